@@ -48,7 +48,8 @@ class Answers(LM):
         return [AWKWARD[request.doc_id] for request in requests]
 
 
-# Rows that the project generates in the original fields, and rows of the data sets in the developers' folder.
+# Rows in the original fields: those of ROWS with some that the project generates, and rows of the data sets in the
+# developers' folder.
 SOURCES = {"generated": 24, "real": 200}
 # Blanks, marks, templates and labels in all their forms.
 ROWS = {
@@ -63,16 +64,14 @@ ROWS = {
 
 
 def rows_of(name: str, source: str, number: int | None = None) -> dict[str, list[dict]]:
-    if source != "real":
-        make = BY_NAME[f"{name}_mini"].generate
-        rows = {split: make(split, 24, 0) for split in SPLITS}
-        if source == "awkward":
-            rows["validation"] = ROWS[name]
+    if source == "generated":
+        rows = {split: BY_NAME[f"{name}_mini"].generate(split, 24, 0) for split in SPLITS}
+        rows["validation"] = ROWS[name] + rows["validation"]
     elif (DATA / name).exists():
         rows = {split: read_examples(DATA / name / f"{split}.jsonl", BY_NAME[name]) for split in SPLITS}
     else:
         pytest.skip("needs the developers' folder ../shared")
-    return {**rows, "validation": rows["validation"][: number or SOURCES.get(source)]}
+    return {**rows, "validation": rows["validation"][: number or SOURCES[source]]}
 
 
 def stock_definition(name: str, rows: dict[str, list[dict]]) -> dict:
@@ -101,19 +100,19 @@ def samples(lm: LM, definition: dict) -> list[dict]:
     return sorted(found["samples"][definition["task"]], key=lambda sample: (sample["doc_id"], sample["filter"]))
 
 
-@pytest.mark.parametrize("source", [*SOURCES, "awkward"])
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("name", YAMLS)
 def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name, source):
     rows = rows_of(name, source)
     ours, theirs = (samples(DummyLM(), definition) for definition in
                     (task_definition(BY_NAME[name], rows), stock_definition(name, rows)))  # fmt: skip
-    assert len(ours) == len(theirs) == SOURCES.get(source, len(ROWS[name])) * (2 if name == "gsm8k" else 1)
+    assert len(ours) == len(theirs) == SOURCES[source] * (2 if name == "gsm8k" else 1)
     for mine, stock in zip(ours, theirs, strict=True):
         assert str(mine["target"]) == str(stock["target"])
-        asked, stock_asked = mine["arguments"], stock["arguments"]  # (prompt, choice or settings) each
-        if name == "gsm8k":
-            asked, stock_asked = asked[0][0], stock_asked[0][0]
-            assert asked.count("Question: ") == 6  # five worked examples before its own
+        # (prompt, choice or settings) each. A generation has settings of its own.
+        asked, stock_asked = (
+            sample["arguments"][0][0] if name == "gsm8k" else sample["arguments"] for sample in (mine, stock)
+        )
         assert asked == stock_asked
 
 
