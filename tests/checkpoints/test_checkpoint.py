@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint, read_header
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.storage.bits import to_float32
 from sparseft.study.sources import Model
-from tiny_models import change_json, save_tiny
+from tiny_models import change_json, edited, save_tiny
 
 AWKWARD = [0.0, -0.0, 1.0, -1.5, 3e-39, 65504.0, 2**-24, float("inf"), float("-inf"), float("nan")]
 
@@ -86,9 +86,8 @@ def test_the_digest_of_a_prepared_model_takes_the_hashes_of_its_weights_from_the
 def test_the_digest_and_the_manifest_follow_every_file_that_decides_a_result(prepared, tiny_llama, name):
     file = prepared / name
     if name == "model.safetensors":
-        weights = load_file(file)
-        weights["model.norm.weight"][0] += 1
-        save_file(weights, file, metadata={"format": "pt"})
+        with edited(prepared) as weights:
+            weights["model.norm.weight"][0] += 1
     elif name.endswith(".json"):
         # The size of the file stays.
         file.write_text(file.read_text().replace("2", "3"))

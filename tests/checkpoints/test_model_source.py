@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import MARKER
 from sparseft.study.sources import Model
-from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
+from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, edited, save_tiny
 from transformers import AutoTokenizer
 
-IDS = torch.arange(3, 51).reshape(2, 24)
 Q4_1 = gguf.GGMLQuantizationType.Q4_1
 
 
@@ -90,9 +89,8 @@ def altered(tmp_path, change, **config) -> Path:
     """Write a tiny LLaMA whose tensors went through `change`, and whose config.json has the keys `config`. Return its
     folder."""
     folder = save_tiny("llama", tmp_path / "source")
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with edited(folder) as weights:
+        change(weights)
     change_json(folder / "config.json", **config)
     return folder
 

@@ -25,7 +25,6 @@ from sparseft.study.sources import TaskData
 
 # lm-eval starts git and tools that describe the machine.
 pytestmark = pytest.mark.process
-SPLITS = ("train", "validation")
 # One row of each task in the fields that the hub has, with {n} for its number.
 ROWS = {
     "arc_easy": lambda n: {"id": f"q{n}", "question": f"Which of these {n} things melts?", "answerKey": "ABC"[n % 3],

@@ -2,7 +2,6 @@
 ones."""
 
 import json
-from pathlib import Path
 
 import pytest
 from project import succeed
@@ -46,21 +45,12 @@ def test_a_task_without_a_definition_is_unknown(tmp_path):
         find_task(tmp_path, "bolq")
 
 
-@pytest.fixture
-def rows(tmp_path) -> Path:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS))
-    return path
-
-
-def test_the_documents_of_a_file_are_its_rows_and_their_digest_is_the_file_s(tmp_path, rows):
+def test_the_documents_of_a_file_are_its_rows_and_those_of_a_prepared_text_have_its_source(tmp_path):
+    rows, whole, prepared = (tmp_path / name for name in ("rows.jsonl", "whole.txt", "data/calibration_c4.jsonl"))
+    write_rows(rows, ROWS)
+    whole.write_text("one\n\ntwo\n")
+    assert read_documents(whole) == (["one\n\ntwo\n"], sha256(whole))
     assert read_documents(rows) == (DOCUMENTS, sha256(rows))
-    (tmp_path / "whole.txt").write_text("one\n\ntwo\n")
-    assert read_documents(tmp_path / "whole.txt") == (["one\n\ntwo\n"], sha256(tmp_path / "whole.txt"))
-
-
-def test_a_prepared_text_is_read_back_with_its_source(tmp_path, rows):
-    prepared = tmp_path / "data/calibration_c4.jsonl"
     succeed("prepare_text.py", text=rows, output=prepared)
     documents, digest = read_documents(prepared)
     assert documents == DOCUMENTS

@@ -69,7 +69,11 @@ def test_a_killed_training_goes_on_to_the_bits_of_an_undisturbed_one(masked, tmp
     whole = train(flags(masked, tmp_path / "whole", mode))
     assert whole["device"].startswith("GPU" if device.type == "cuda" else "CPU")
     killed = flags(masked, tmp_path / "killed", mode)
-    kill_after_a_state(command(killed), tmp_path / "killed/state.pt")
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "killed/state.pt").exists():
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     resumed = train(killed)
     assert 0 < resumed["resumed_after_steps"][0] < SCHEDULE["steps"]
     assert resumed["loss_curve"] == whole["loss_curve"]
@@ -78,29 +82,14 @@ def test_a_killed_training_goes_on_to_the_bits_of_an_undisturbed_one(masked, tmp
     note(f"{mode}, {masked.name}: same bits after a kill; {rate:.0f} tokens/s (a tiny model)")
 
 
-def kill_after_a_state(words: list[str], state: Path) -> None:
-    """Start a training, and kill it as soon as it has saved a state."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not state.exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-
-def sharing_processes(device: torch.device) -> int:
-    """Return the number of processes that share a training: one per GPU, or two on a CPU. Skip the test on a single
-    GPU."""
-    processes = torch.cuda.device_count() if device.type == "cuda" else 2
-    if processes == 1:
-        pytest.skip("needs at least two GPUs")
-    return processes
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_all_gpus_together_train_the_adapter_of_one_with_whole_models_or_a_divided_one(
     masked, tmp_path, device, note, mode
 ):
-    processes = sharing_processes(device)
+    # One per GPU, or two on a CPU.
+    processes = torch.cuda.device_count() if device.type == "cuda" else 2
+    if processes == 1:
+        pytest.skip("needs at least two GPUs")
     changes = {"steps": 4, "batch_size": 4 * processes, "micro_batch_size": 2}
     one = train(flags(masked, tmp_path / "one", mode, **changes))
     several = train(flags(masked, tmp_path / "several", mode, **changes), processes)

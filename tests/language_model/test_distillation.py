@@ -19,12 +19,6 @@ TEMPERATURE = 3.0
 TARGETS = torch.arange(37)
 
 
-def drawn(dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return logits (37, 50) of a student and of a teacher."""
-    generator = torch.Generator().manual_seed(0)
-    return [(4 * torch.randn(37, 50, generator=generator, dtype=torch.float64)).to(dtype) for _ in range(2)]
-
-
 def torchs(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return what CrossEntropyFunction gives, from torch's own functions."""
     # One copy, so that its gradient is rounded once.
@@ -36,7 +30,8 @@ def torchs(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_losses_and_their_gradient_are_torchs_and_the_same_bits_by_rows_and_whole(monkeypatch, dtype):
-    student, teacher = drawn(dtype)
+    torch.manual_seed(0)
+    student, teacher = ((4 * torch.randn(37, 50, dtype=torch.float64)).to(dtype) for _ in range(2))
     student.requires_grad_()
     expected = torchs(student, teacher)
     weights = torch.linspace(-1, 3, 74).view(2, 37)

@@ -52,11 +52,6 @@ def layer_of(kind, W, kept, settings=SETTINGS, b=None):
     return kind(linear_of(W, b), kept, settings, Workspace())
 
 
-def merge_into(layer, linear):
-    """Write W' into the weight of torch's layer."""
-    linear.weight.data.copy_(layer.workspace.merged(layer.weight, *layer.factors(), layer.scale))
-
-
 def naive(X, W, kept, A, B, s, b=None):
     """Return y = x ((W + s B A) * M)^T + b as it is defined, with autograd's gradients."""
     return F.linear(X, (W + (s * (B @ A)).to(W.dtype)) * kept, b)
@@ -99,7 +94,7 @@ def test_a_masked_layer_has_the_bits_of_the_linear_that_it_merges_to(dtype, has_
     b = bias_of(W) if has_bias else None
     layer, linear = layer_of(MaskedLoRALinear, W, kept, b=b), linear_of(W, b)
     layer.lora_A.data, layer.lora_B.data = A, B
-    merge_into(layer, linear)
+    linear.weight.data.copy_(layer.workspace.merged(layer.weight, *layer.factors(), layer.scale))
     assert torch.equal(layer(X), linear(X))
 
 

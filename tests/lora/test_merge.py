@@ -25,17 +25,12 @@ SETTINGS = Training(lora_r=3, lora_alpha=6.0)
 IDS = torch.arange(3, 51).reshape(2, 24)
 
 
-def randomise(layers: dict) -> None:
-    """Give B random values, as a training would."""
-    generator = torch.Generator().manual_seed(0)
-    for layer in layers.values():
-        layer.lora_B.data = 0.2 * torch.randn(layer.lora_B.shape, generator=generator)
-
-
 def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path, origin: dict | None = None):
     """Write an adapter with random B, and return its model."""
     loss, _, part = model_to_train(checkpoint, mask, mode, SETTINGS, torch.device("cpu"))
-    randomise(part.layers)
+    # As a training would.
+    for layer in part.layers.values():
+        torch.nn.init.normal_(layer.lora_B, std=0.2)
     factors = {name: layer.factors() for name, layer in part.layers.items()}
     write_adapter(folder, factors, SETTINGS, base="base", sparseft=origin or {"mask_sha256": "m"})
     return loss.model

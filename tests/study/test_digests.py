@@ -122,10 +122,6 @@ def test_a_kept_record_gives_the_digests_of_the_files_as_they_are_now(project, m
     assert Code(project / "lib", record).digest(script) != before
 
 
-def text_of(source: str) -> bytes:
-    return read_code(source.encode())[0]
-
-
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
@@ -151,4 +147,5 @@ def text_of(source: str) -> bytes:
     ],
 )
 def test_what_only_a_reader_sees_may_be_left_out_and_nothing_else(one, other, is_same):
-    assert (text_of(one) == text_of(other)) == is_same
+    one, other = (read_code(source.encode())[0] for source in (one, other))
+    assert (one == other) == is_same

@@ -19,24 +19,23 @@ pytestmark = pytest.mark.process
 SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 
 
-@pytest.mark.parametrize(("printed", "is_broken", "is_full"), [
-    ("grpc: status = StatusCode.UNAVAILABLE", True, False),
-    ("ConnectionResetError: [Errno 104] Connection reset by peer", True, False),
-    ("error: ApplianceDeadlockError: no progress (client.py, line 3); check the input", True, False),
-    ("Socket closed", True, False),
-    ("OSError: [Errno 122] Disk quota exceeded\nSocket closed", False, True),
-    ("error: [Errno 28] Driver write request failed (errno = 28, error message = 'No space left on device'); x",
-     False, True),
-    ("file write failed, errno = 122, buf = 0x1", False, True),
-    ("errno = 1228", False, False),
-    ("Socket closed\nerror: ImportError: no cerebras.pytorch", False, False),
-    ("UNAVAILABLE\nerror: ClusterConfigError: mgmt_address has no default value; use a user node", False, False),
-    ("error: the loss is nan; lower training.learning_rate", False, False),
-    ("step 502 of http: loss 2.0", False, False),
+@pytest.mark.parametrize(("printed", "expected"), [
+    ("grpc: status = StatusCode.UNAVAILABLE", BROKEN),
+    ("ConnectionResetError: [Errno 104] Connection reset by peer", BROKEN),
+    ("error: ApplianceDeadlockError: no progress (client.py, line 3); check the input", BROKEN),
+    ("Socket closed", BROKEN),
+    ("OSError: [Errno 122] Disk quota exceeded\nSocket closed", FULL),
+    ("error: [Errno 28] Driver write request failed (errno = 28, error message = 'No space left on device'); x", FULL),
+    ("file write failed, errno = 122, buf = 0x1", FULL),
+    ("errno = 1228", None),
+    ("Socket closed\nerror: ImportError: no cerebras.pytorch", None),
+    ("UNAVAILABLE\nerror: ClusterConfigError: mgmt_address has no default value; use a user node", None),
+    ("error: the loss is nan; lower training.learning_rate", None),
+    ("step 502 of http: loss 2.0", None),
 ])  # fmt: skip
-def test_a_failure_is_told_by_what_the_trainer_printed(printed, is_broken, is_full):
+def test_a_failure_is_told_by_what_the_trainer_printed(printed, expected):
     said = f"| Train Device=CSX, Step=50\n{printed}\n"
-    assert cause(said) is (FULL if is_full else BROKEN if is_broken else None)
+    assert cause(said) is expected
 
 
 class Bench:
