@@ -117,9 +117,16 @@ def edited(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def loaded(folder: Path) -> torch.nn.Module:
+    """Return stock transformers' model of a folder, which must find every tensor in its shape and no other."""
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    assert not any(loading.values()), loading
+    return model.eval()
+
+
 def stock(folder: Path) -> torch.nn.Module:
     """Return stock transformers' model of a folder, in which every expert is a module."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    model = loaded(folder)
     unfuse_experts(model)
     return model
 
