@@ -1,5 +1,6 @@
 """Masks against the definition: the first round(s n) weights of a stable ascending sort by |w|."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -9,13 +10,15 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.importances.ria import RIA
+from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
-from sparseft.pruning import mask_generator
-from sparseft.pruning import scores as importance
+from sparseft.pruning import mask_generator, scores
 from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.scores import random_source
 from sparseft.pruning.sparsegpt import prune_weights
+from sparseft.study.grid import PassFiles
+from sparseft.study.mask_settings import Masks
 from tiny_models import PRUNABLE_LAYERS, SIZES, edited, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -65,44 +68,43 @@ def test_random_masks_depend_on_the_seed_alone_and_are_the_same_on_every_machine
     assert block[:4].tolist() == [1986921081, 3479913712, 1880959405, 1762501512]
 
 
-@pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random"])
-def test_any_number_of_threads_gives_the_same_bits(tiny, method):
-    alone, together = (compute_masks(tiny, method, [50], threads=threads)[50] for threads in (1, 4))
-    assert all((alone.bits[layer] == together.bits[layer]).all() for layer in alone.shape)
-
-
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Checkpoint:
     """A LLaMA with rows of an odd number of weights."""
     folder = tmp_path_factory.mktemp("odd") / "m"
-    heads = {"head_dim": 6, "num_attention_heads": 3, "num_key_value_heads": 3}
-    LlamaForCausalLM(LlamaConfig(**SIZES | heads | {"hidden_size": 21, "intermediate_size": 33})).save_pretrained(
-        folder
-    )
+    odd = {
+        "hidden_size": 21,
+        "intermediate_size": 33,
+        "head_dim": 6,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+    }
+    LlamaForCausalLM(LlamaConfig(**SIZES | odd)).save_pretrained(folder)
     return Checkpoint(folder)
 
 
 @pytest.mark.parametrize("method", ["unstructured", "random", "structured"])
 @pytest.mark.parametrize("scope", ["layer", "row", "global"])
-def test_blocks_of_a_few_rows_give_the_same_bits(odd, method, scope, monkeypatch):
+def test_blocks_of_a_few_rows_and_several_threads_give_the_same_bits(odd, method, scope, monkeypatch):
     whole = compute_masks(odd, method, [10, 50, 70], scope=scope, head_share=1)
-    monkeypatch.setattr(importance, "BLOCK", 100)
-    blocks = compute_masks(odd, method, [10, 50, 70], scope=scope, head_share=1)
+    for module in (mask_generator, scores):
+        monkeypatch.setattr(module, "BLOCK", 100)
+    blocks = compute_masks(odd, method, [10, 50, 70], threads=4, scope=scope, head_share=1)
     assert any(cols % 2 for _, cols in whole[50].shape.values())
     for percent, mask in whole.items():
         assert all((mask.bits[layer] == blocks[percent].bits[layer]).all() for layer in mask.shape)
 
 
 @pytest.mark.parametrize(
-    "settings, method, percents, line",
+    ("method", "line"),
     [
-        ({}, "semistructured", [30], r"semistructured: 30 % .*N:4.* 0, 25, 50, 75\b.*grid\.methods"),
-        ({}, "dense", [0, 30], "keeps every weight"),
+        ("semistructured", r"semistructured: 30 % .*N:4.* 0, 25, 50, 75\b.*grid\.methods"),
+        ("dense", "keeps every weight"),
     ],
 )
-def test_what_a_method_cannot_do_is_refused(tiny_llama, settings, method, percents, line):
+def test_a_sparsity_that_a_method_cannot_reach_is_refused(tiny_llama, method, line):
     with pytest.raises(InputError, match=line):
-        compute_masks(tiny_llama, method, percents, **settings)
+        compute_masks(tiny_llama, method, [0, 30])
 
 
 @pytest.mark.parametrize(
@@ -110,9 +112,7 @@ def test_what_a_method_cannot_do_is_refused(tiny_llama, settings, method, percen
     [("semistructured8", mask_generator.compute_masks), ("semistructured8_sparsegpt", prune_weights)],
 )
 def test_rows_that_groups_do_not_divide_are_refused(odd, places, method, prune):
-    with pytest.raises(
-        InputError, match="down_proj: its 33 columns cannot be divided into groups of 8; .*grid.methods"
-    ):
+    with pytest.raises(InputError, match="down_proj: its 33 columns .* divided into groups of 8; .*grid.methods"):
         prune(pass_of(odd, method, [50], places, calibration=looking_at([])))
 
 
@@ -167,8 +167,8 @@ def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, computed,
         for layer in mask.shape:
             weights = read_float32(tiny, f"{layer}.weight")
             sums = np.abs(weights).sum(axis=0, dtype=np.float64).astype(np.float32)
-            scores = score(weights, evidence[layer], sums)
-            scopes = scores if scope == "row" else scores.reshape(1, -1)
+            ranked = score(weights, evidence[layer], sums)
+            scopes = ranked if scope == "row" else ranked.reshape(1, -1)
             np.testing.assert_array_equal(mask.kept(layer).reshape(scopes.shape), reference(scopes, percent))
 
 
@@ -216,3 +216,17 @@ def test_meta_says_what_was_looked_at(tiny_llama, computed):
     assert (meta["task"], meta["calibration_examples"], meta["calibration_seed"]) == (TASK.name, NUMBER, 0)
     assert meta["accumulated"] == "mean over examples of |w dL/dw|, L the mean answer loss of one example"
     assert len(meta["train_sha256"]) == 64
+
+
+@pytest.mark.long
+def test_the_report_has_the_masks_counts_in_the_model_s_order(tmp_path, tiny_llama):
+    paths = [tmp_path / "40.pt", tmp_path / "70.pt"]
+    files = PassFiles(paths, tmp_path / "report.json", tmp_path / "plots/plot.png")
+    report = mask_generator.compute_masks(pass_of(tiny_llama, "structured", [40, 70], files, Masks(head_share=1)))
+    assert json.loads(files.report.read_text()) == json.loads(json.dumps(report))
+    assert files.plot.read_bytes().startswith(b"\x89PNG")
+    for path, part in zip(paths, report["sparsities"], strict=True):
+        mask = read_mask(path)
+        rows = [(row["layer"], row["kept"]) for row in part["layers"]]
+        assert rows == [(name, int(mask.kept(name).sum())) for name in mask.shape]
+        assert part["reached"] == mask.meta["reached"]

@@ -1,25 +1,21 @@
 """Compare removed units with least squares in fp64, with the published expression, and with stock transformers."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from sparseft.architectures.architecture import KEY_VALUE_HEADS
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning.hessian import output_error
 from sparseft.pruning.obs import choose_units, prune_units, refit
 from sparseft.study.mask_settings import Masks
-from test_weight_updates import EXAMPLES
-from tiny_models import TYPICAL, save_tiny, stock
+from test_weight_updates import CALIBRATION, decoder_layers, output_errors
+from tiny_models import TYPICAL, save_tiny
 
-from masks import compute_masks, coupled_parts, inputs_of, looking_at, pass_of, read_float32
+from masks import compute_masks, coupled_parts, pass_of
 
 ROWS, COLS, TOKENS = 8, 24, 60
-CALIBRATION = looking_at(EXAMPLES)
 
 
 @pytest.fixture
@@ -81,41 +77,27 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
     prune_units(pass_of(checkpoint, "structured_obs", [50], places, Masks(head_share=head_share), CALIBRATION))
     base, mask = Checkpoint(places.base), read_mask(places.masks[0])
     assert validate(base, mask, base=base)["passed"]
-    rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
-    errors = {row["layer"]: row.get("output_error") for row in rows}
-    model = stock(checkpoint.folder)
-    groups = coupled_parts(checkpoint)
-    for number in range(2):
-        own = [parts for parts in groups if parts[0].layer.startswith(f"model.layers.{number}.")]
-        inputs = inputs_of(model, [parts[-1].layer for parts in own], EXAMPLES)
-        for parts in own:
+    errors, groups = output_errors(places), coupled_parts(checkpoint)
+    for layers in decoder_layers(checkpoint, base):
+        for parts in (parts for parts in groups if parts[0].layer in layers):
+            for part in (part for part in parts if part.axis == 0):
+                before, after, _ = layers[part.layer]
+                assert torch.equal(after, before.float() * torch.from_numpy(mask.kept(part.layer))), part.layer
             last = parts[-1].layer
-            hessian = inputs[last].T @ inputs[last]
-            modules = [model.get_submodule(memory_path(checkpoint.architecture, part.layer)) for part in parts]
-            before = modules[-1].weight.detach().double().clone()
-            for part, module in zip(parts, modules, strict=True):
-                written = torch.from_numpy(read_float32(base, f"{part.layer}.weight"))
-                if part.axis == 0:
-                    kept = torch.from_numpy(mask.kept(part.layer))
-                    assert torch.equal(written, module.weight.detach() * kept), part.layer
-                with torch.no_grad():
-                    module.weight.copy_(written)
+            before, after, hessian = layers[last]
             if parts[0].unit == KEY_VALUE_HEADS and not head_share:
-                assert torch.equal(before.float(), modules[-1].weight.detach())
+                assert torch.equal(before.float(), after)
                 continue
-            kept = torch.from_numpy(mask.kept(last).all(axis=0))
-            expected = refit(last, before, hessian, kept, 0.01).weights
-            after = modules[-1].weight.detach().double()
+            expected = refit(last, before, hessian, torch.from_numpy(mask.kept(last).all(axis=0)), 0.01).weights
             assert (after - expected).norm() < 1e-3 * expected.norm(), last
-            assert errors[last] == pytest.approx(output_error(before, after, hessian), rel=1e-2), last
+            assert errors[last] == pytest.approx(output_error(before, after.double(), hessian), rel=1e-2), last
 
 
 @pytest.mark.parametrize("importance", ["", "_wanda", "_random"])
 def test_a_refit_has_the_mask_of_its_importance_and_the_same_rows(importance, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
-    mask = compute_masks(checkpoint, f"structured{importance}", [50], CALIBRATION if importance == "_wanda" else None)[
-        50
-    ]
+    calibration = CALIBRATION if importance == "_wanda" else None
+    mask = compute_masks(checkpoint, f"structured{importance}", [50], calibration)[50]
     prune_units(pass_of(checkpoint, f"structured{importance}_refit", [50], places, calibration=CALIBRATION))
     refitted = read_mask(places.masks[0])
     assert all((mask.bits[layer] == refitted.bits[layer]).all() for layer in mask.shape)

@@ -2,14 +2,16 @@
 together."""
 
 import json
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import groupby
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import memory_path
@@ -23,6 +25,7 @@ from sparseft.storage.bits import pack
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny, stock
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from masks import inputs_of, looking_at, pass_of, read_float32
@@ -33,32 +36,39 @@ SETTINGS = Masks(sparsegpt_block=16)
 METHOD = "unstructured_sparsegpt"
 
 
+def decoder_layers(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """Yield for each decoder layer by prunable layer: W (fp64), what `base` has instead (fp32), and X^T X (fp64).
+
+    The inputs X are those of stock transformers, in which the decoder layers before it have the weights of `base`."""
+    model = stock(checkpoint.folder)
+    for _, own in groupby(prunable_shapes(checkpoint), decoder_layer_of):
+        inputs = inputs_of(model, list(own), EXAMPLES)
+        weights = {layer: model.get_submodule(memory_path(checkpoint.architecture, layer)).weight for layer in inputs}
+        written = {layer: torch.from_numpy(read_float32(base, f"{layer}.weight")) for layer in inputs}
+        yield {layer: (weights[layer].detach().double(), written[layer], x.T @ x) for layer, x in inputs.items()}
+        for layer, weight in weights.items():
+            weight.data.copy_(written[layer])
+
+
+def output_errors(places: PassFiles) -> dict[str, float | None]:
+    """Return the error of the outputs of each layer in the report."""
+    layers = json.loads(places.report.read_text())["sparsities"][0]["layers"]
+    return {row["layer"]: row.get("output_error") for row in layers}
+
+
 @pytest.mark.parametrize("name", TYPICAL)
 def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, tmp_path, places):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
     prune_weights(pass_of(checkpoint, METHOD, [50], places, SETTINGS, CALIBRATION))
-    base = Checkpoint(places.base)
-    mask = read_mask(places.masks[0])
-    rows = json.loads(places.report.read_text())["sparsities"][0]["layers"]
-    errors = {row["layer"]: row["output_error"] for row in rows}
-    # Stock transformers, in which the blocks are replaced one after the other.
-    model = stock(checkpoint.folder)
-    for number in range(2):
-        layers = [layer for layer in mask.shape if layer.startswith(f"model.layers.{number}.")]
-        sums = {layer: x.T @ x for layer, x in inputs_of(model, layers, EXAMPLES).items()}
-        for layer in layers:
-            weight = model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
-            count = weight.numel() // 2
-            expected = prune_layer(layer, weight.double(), sums[layer], count, block=16, damping=0.01)
-            written = torch.from_numpy(read_float32(base, f"{layer}.weight"))
+    mask, errors = read_mask(places.masks[0]), output_errors(places)
+    for layers in decoder_layers(checkpoint, Checkpoint(places.base)):
+        for layer, (before, after, hessian) in layers.items():
+            expected = prune_layer(layer, before, hessian, before.numel() // 2, block=16, damping=0.01)
             differing = torch.from_numpy(mask.kept(layer)) != expected.kept
             assert differing.float().mean() < 0.005, layer  # near-ties fall otherwise in fp32
             if not differing.any():
-                assert (written - expected.weights).norm() < 1e-3 * expected.weights.norm(), layer
-            with torch.no_grad():
-                error = output_error(weight.double(), written.double(), sums[layer])
-                assert errors[layer] == pytest.approx(error, rel=1e-2), layer
-                weight.copy_(written)
+                assert (after - expected.weights).norm() < 1e-3 * expected.weights.norm(), layer
+            assert errors[layer] == pytest.approx(output_error(before, after.double(), hessian), rel=1e-2), layer
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
