@@ -16,8 +16,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning.imported import infer_mask
-from tiny_models import TYPICAL, change_json, edited, save_tiny
-from transformers import AutoModelForCausalLM
+from tiny_models import TYPICAL, change_json, edited, loaded, save_tiny
 
 from masks import read_float32
 
@@ -64,27 +63,16 @@ def two_of_four(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def prune_with(tool: Callable, base: Checkpoint, folder: Path, **options: object) -> dict[str, np.ndarray]:
     """Prune the base with a tool and save it as transformers does; return the tool's own mask by layer, True = kept."""
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto")
-    state = model.state_dict()
+    shutil.copytree(base.folder, folder)
     kept = {}
-    for layer, (_, cols) in prunable_shapes(base).items():
-        weight = torch.from_numpy(base.read(f"{layer}.weight").view(np.int16)).view(torch.bfloat16)
-        pruned, weights = tool(weight, torch.randn(64, cols))
-        kept[layer] = ~pruned.numpy()
-        set_weight(state, layer, weight, weights)
+    with edited(folder) as weights:
+        for layer, (_, cols) in prunable_shapes(base).items():
+            pruned, weights[f"{layer}.weight"] = tool(weights[f"{layer}.weight"], torch.randn(64, cols))
+            kept[layer] = ~pruned.numpy()
+    model = loaded(folder)
+    shutil.rmtree(folder)
     model.save_pretrained(folder, **options)
     return kept
-
-
-def set_weight(state: dict[str, torch.Tensor], layer: str, old: torch.Tensor, new: torch.Tensor) -> None:
-    """Write a layer's weights into a loaded model, in which the experts of a mixture are one tensor."""
-    if f"{layer}.weight" in state:
-        state[f"{layer}.weight"].copy_(new)
-        return
-    experts = [
-        part for stacked in state.values() if stacked.ndim == 3 for expert in stacked for part in expert.split(len(old))
-    ]
-    next(part for part in experts if part.shape == old.shape and torch.equal(part, old)).copy_(new)
 
 
 def imported(base: Checkpoint, pruned: Path, out: Path) -> dict:
@@ -160,10 +148,9 @@ def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_br
     assert ("natural zeros pruned" in said) == from_parent
     mask = read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt")
     assert mask.meta["stated_pattern"] == "2:4"
+    saved = Checkpoint(tmp_path / "pruned")
     for layer, kept in kept_by_tool.items():
-        np.testing.assert_array_equal(
-            mask.kept(layer), kept & (read_float32(Checkpoint(tmp_path / "pruned"), f"{layer}.weight") != 0)
-        )
+        np.testing.assert_array_equal(mask.kept(layer), kept & (read_float32(saved, f"{layer}.weight") != 0))
     with edited(tmp_path / "pruned") as weights:
         weights[f"{UP}.weight"][5, 8:12] = torch.tensor([1.0, 0.0, 1.0, 1.0])
     line = refused(tmp_path, "import_pruned.py", **pair | {"output_dir": tmp_path / "m", "pruned_dir": tmp_path / "b"})
@@ -199,10 +186,8 @@ def test_a_wider_dtype_passes_if_no_value_changes(tmp_path, pair, dtype):
     with edited(tmp_path / "pruned") as weights:
         weights[f"{UP}.weight"][0, 1] = 1 + 2**-10
     line = refused(tmp_path, "import_pruned.py", **pair | {"output_dir": tmp_path / "m", "pruned_dir": tmp_path / "b"})
-    assert re.search(
-        rf"path:{tmp_path}/pruned: {UP}.weight is in F\d+ and .* BF16.*; give the model that the tool pruned, in the same dtype",
-        line,
-    )
+    what = f"path:{tmp_path}/pruned: {UP}.weight is in F"
+    assert re.search(rf"{what}\d+ and .* BF16.*; give the model that the tool pruned, in the same dtype", line)
 
 
 def config(**changes: object) -> Callable[[Path], None]:
