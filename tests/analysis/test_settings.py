@@ -96,9 +96,7 @@ def test_a_run_outside_the_grid_is_in_no_table(write_run, runs_dir):
         write_run(SPARSE.format(seed=seed), value, change=trained_with(learning_rate=0.001))
     study = study_with()
     results = compute(read_study(runs_dir, study), Analysis(), study)
-    assert results.runs[["seed", "status", "chosen"]].values.tolist() == [
-        [0, "not fully checked", True],
-    ]
+    assert results.runs[["seed", "status", "chosen"]].values.tolist() == [[0, "not fully checked", True]]
     assert results.cells[["seeds", "value"]].values.tolist() == [[1, 0.25]]
     absent = ["results", True, "no such folder, though the configuration asks for it"]
     assert results.missing.drop(columns="run_id").values.tolist() == [absent] * 3

@@ -11,7 +11,6 @@ Each stage is one test, and the id of a test names the architecture. A new archi
 """
 
 import json
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -43,21 +42,13 @@ from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
-from tiny_models import LLAMA3, MODELS, PRUNABLE_LAYERS, save_tiny
-from transformers import AutoModelForCausalLM
+from tiny_models import LLAMA3, MODELS, PRUNABLE_LAYERS, loaded, save_tiny, stock
 
 CPU = torch.device("cpu")
 METHODS = (
-    "unstructured",
-    "unstructured_taylor",
-    "unstructured_wanda",
-    "structured",
-    "structured_taylor_on_task",
-    "semistructured",
-    "semistructured_wanda",
-    "random",
-    "dense",
-)
+    "unstructured unstructured_taylor unstructured_wanda structured structured_taylor_on_task"
+    " semistructured semistructured_wanda random dense"
+).split()
 # Method and mode of the trainings -> whether the merged logits have the bits of the trained ones. None: the merge masks
 # what was trained dense, so they differ.
 TRAININGS = {
@@ -144,14 +135,6 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model(IDS).logits.float()
 
 
-def stock_logits(checkpoint: Checkpoint, prepare: Callable = lambda model: None) -> torch.Tensor:
-    """Return the logits of stock transformers, which must find every tensor in its shape and no other."""
-    model, loading = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto", output_loading_info=True)
-    assert not any(loading.values()), loading
-    prepare(model)
-    return logits(model.eval())
-
-
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = ROUNDING) -> None:
     assert theirs.std() > 0.1
     assert (ours - theirs).abs().max() < bound * theirs.abs().max()
@@ -184,10 +167,10 @@ def test_the_merge_has_the_trained_logits_and_the_proof_holds(stages, method, mo
     same_bits = TRAININGS[method, mode]
     trained = stages.trained(method, mode)
     ours = stages.trained_logits(method, mode)
-    theirs = stock_logits(trained.merged, unfuse_experts)
+    theirs = logits(stock(trained.merged.folder))
     # The weights of the decoder layers stay in their files.
     assert torch.equal(ours, stages.trained_logits(method, mode, {"cpu": 0}))
-    assert (ours - stock_logits(stages.base)).abs().max() > 0.01
+    assert (ours - logits(stock(stages.base.folder))).abs().max() > 0.01
     if same_bits:
         assert torch.equal(ours, theirs)
     elif same_bits is None:
@@ -203,17 +186,9 @@ def test_a_generation_at_batch_1_has_the_same_logits_before_and_after_the_merge(
     before = trained_model(stages.base, mask, "m", adapter, CPU)[0]
     after = load_model(merged.folder, CPU)[0]
     unfuse_experts(after)
-    ours, theirs = (
-        model.generate(
-            IDS[:1, :20],
-            min_new_tokens=16,
-            max_new_tokens=16,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        for model in (before, after)
-    )
+    options = {"min_new_tokens": 16, "max_new_tokens": 16, "do_sample": False}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    ours, theirs = (model.generate(IDS[:1, :20], **options) for model in (before, after))
     assert torch.equal(ours.sequences, theirs.sequences)
     assert torch.equal(torch.stack(ours.logits), torch.stack(theirs.logits))
 
@@ -231,8 +206,7 @@ def test_a_smaller_model_has_the_masked_logits_in_stock_transformers(stages):
     path = stages.mask_path("structured")
     record = compact(trained.merged, path, stages.folder / "small")
     assert record["after"]["parameters"] < record["before"]["parameters"]
-    small = Checkpoint(stages.folder / "small")
-    assert_close(stock_logits(small), stock_logits(trained.merged))
+    assert_close(logits(loaded(stages.folder / "small")), logits(loaded(trained.merged.folder)))
 
 
 @pytest.mark.long
@@ -243,11 +217,11 @@ def test_dtypes_shards_and_tied_embeddings_go_through_all_stages(tmp_path, varia
     assert (len(stages.base.files) > 1) == bool(VARIANTS[variant][3])
     trained = stages.trained("unstructured", "sparse_to_sparse")
     ours = stages.trained_logits("unstructured", "sparse_to_sparse")
-    assert torch.equal(ours, stock_logits(trained.merged, unfuse_experts))
+    assert torch.equal(ours, logits(stock(trained.merged.folder)))
     assert ours.std() > 0.1
     assert_proven(stages, trained)
     structured = stages.mask_path("structured")
     merge(stages.base, read_mask(structured), "m", None, tmp_path / "masked")
     masked = Checkpoint(tmp_path / "masked")
     compact(masked, structured, tmp_path / "small")
-    assert_close(stock_logits(Checkpoint(tmp_path / "small")), stock_logits(masked), 3e-2)
+    assert_close(logits(loaded(tmp_path / "small")), logits(loaded(masked.folder)), 3e-2)

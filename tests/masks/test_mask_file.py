@@ -20,11 +20,6 @@ def mask() -> Mask:
     return Mask(meta, {name: pack(array) for name, array in kept.items()}, {"a": (3, 17), "b": (1, 1)})
 
 
-def kept_of(mask: Mask) -> int:
-    """Return how many weights a mask keeps."""
-    return sum(int(mask.kept(layer).sum()) for layer in mask.shape)
-
-
 def test_bits_are_little_endian_along_the_last_axis():
     kept = np.array([[1, 0, 0, 0, 0, 0, 0, 1, 1], [0, 1, 0, 0, 0, 0, 0, 0, 0]], bool)
     assert pack(kept).tolist() == [[0x81, 0x01], [0x02, 0x00]]
@@ -37,7 +32,8 @@ def test_a_mask_reads_back_as_it_was_written(tmp_path, mask, suffix):
     path.write_bytes(bytes(100_000))
     write_mask(path, mask)
     back = read_mask(path)
-    assert (back.meta, back.shape) == (mask.meta | {"reached": 1 - (kept_of(mask)) / 52}, mask.shape)
+    kept = sum(int(mask.kept(layer).sum()) for layer in mask.shape)
+    assert (back.meta, back.shape) == (mask.meta | {"reached": 1 - kept / 52}, mask.shape)
     assert back.bits.keys() == mask.bits.keys()
     assert all((back.bits[layer] == mask.bits[layer]).all() for layer in mask.bits)
     # A process of a divided training takes its own rows.
@@ -77,10 +73,8 @@ def test_a_cut_file_is_refused(tmp_path, mask, suffix):
 def test_a_mask_of_another_model_is_refused_with_all_that_differs(mask):
     with pytest.raises(InputError) as caught:
         check_mask(mask, "m.pt", {"a": (3, 18), "c": (2, 2)})
-    line = str(caught.value)
-    assert re.search(
-        r"1 layers missing \(first: c\).*1 layers unknown .*\(first: b\).*1 layers .*shape \(first: a is ", line
-    )
+    what = r"1 layers missing \(first: c\).*1 layers unknown .*\(first: b\).*1 layers .*shape \(first: a is "
+    assert re.search(what, str(caught.value))
     with pytest.raises(InputError, match="computed from other weights"):
         check_mask(mask, "m.pt", mask.shape, "0123")
 

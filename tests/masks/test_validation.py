@@ -88,20 +88,16 @@ def test_the_tolerance_is_the_largest_size_that_passes_and_what_passes_is_no_zer
     expected = report["expected_sparsity"]
     assert report["sparsity_within_tolerance"] == pytest.approx(expected - violations / weights, abs=1e-12)
     assert report["actual_sparsity"] == pytest.approx(expected - 3 / weights, abs=1e-12)
-    sentences = [
+    passed = (
         f"Pruned weights up to the tolerance of {2**exponent:g} passed as zeros: {3 - violations} are not exactly zero."
-    ]
-    assert report["not_checked"] == (sentences if violations < 3 else [])
+    )
+    assert report["not_checked"] == ([passed] if violations < 3 else [])
 
 
 def test_the_script_s_line_says_what_was_not_checked(tmp_path, pruned, mask):
     write_mask(tmp_path / "m.pt", mask)
-    said = succeed(
-        "validate_sparsity.py",
-        checkpoint=pruned.folder,
-        mask_path=tmp_path / "m.pt",
-        output=tmp_path / "report.json",
-    )
+    flags = {"mask_path": tmp_path / "m.pt", "output": tmp_path / "report.json"}
+    said = succeed("validate_sparsity.py", checkpoint=pruned.folder, **flags)
     open_points = json.loads((tmp_path / "report.json").read_text())["not_checked"]
     assert len(open_points) == 2
     assert re.match(r"passed: 14 of 14 layers .*\b0 violations", said)
@@ -125,27 +121,23 @@ def test_a_zero_of_any_sign_is_no_violation_and_one_among_the_kept_is_counted_ap
     assert (report["actual_sparsity"] > report["expected_sparsity"]) == is_kept
 
 
-def test_a_mask_that_matches_no_layer_proves_nothing(pruned, mask):
-    names = {layer: f"other.{layer}" for layer in mask.shape}
-    foreign = replace(mask, bits={names[layer]: bits for layer, bits in mask.bits.items()},
-                      shape={names[layer]: shape for layer, shape in mask.shape.items()})  # fmt: skip
-    report = validate(pruned, foreign)
-    assert (report["passed"], report["layers_checked"], report["layers_expected"]) == (False, 0, 14)
-    assert (report["violations"], report["expected_sparsity"], report["actual_sparsity"]) == (0, None, None)
-    assert len(report["layers_not_checked"]) == 28
+# What a mask has instead of the layers of the model -> how many layers are checked, and how many are not.
+UNMATCHED = {
+    "a layer less": (lambda shape: {layer: size for layer, size in shape.items() if layer != LAYER}, 13, 1),
+    "another shape": (lambda shape: shape | {LAYER: (48, 31)}, 13, 1),
+    "a layer more": (lambda shape: shape | {LAYER + "s": (48, 31)}, 14, 1),
+    "no common layer": (lambda shape: {f"{LAYER}/{layer}": size for layer, size in shape.items()}, 0, 28),
+}
 
 
-@pytest.mark.parametrize("fault", ["missing", "of another shape", "in addition"])
-def test_a_layer_that_model_and_mask_do_not_share_fails(pruned, mask, fault):
-    shape = dict(mask.shape)
-    if fault == "missing":
-        del shape[LAYER]
-    else:
-        shape[LAYER if fault == "of another shape" else "extra"] = (48, 31)
-    report = validate(pruned, replace(mask, shape=shape))
-    assert (report["passed"], report["violations"]) == (False, 0)
-    assert report["layers_not_checked"] == [LAYER if fault != "in addition" else "extra"]
-    assert report["layers_checked"] == 14 - (fault != "in addition")
+@pytest.mark.parametrize("case", UNMATCHED)
+def test_a_layer_that_model_and_mask_do_not_share_fails(pruned, mask, case):
+    change, checked, others = UNMATCHED[case]
+    report = validate(pruned, replace(mask, shape=change(mask.shape)))
+    assert (report["passed"], report["violations"], report["layers_expected"]) == (False, 0, 14)
+    assert (report["layers_checked"], len(report["layers_not_checked"])) == (checked, others)
+    assert any(LAYER in layer for layer in report["layers_not_checked"])
+    assert (report["expected_sparsity"] is None) == (report["actual_sparsity"] is None) == (not checked)
 
 
 def test_the_mask_of_another_base_proves_nothing_although_its_weights_are_zero(tiny_llama, pruned, mask):

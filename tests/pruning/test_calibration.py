@@ -225,16 +225,18 @@ def document(first: int, length: int) -> str:
     return "".join(chr(first + number) for number in range(length))
 
 
+DOCUMENTS = [document(1000 * number + 1000, length) for number, length in enumerate((11, 9, 40, 10, 200, 11, 30))]
+
+
 def test_long_documents_give_one_random_window_each():
-    documents = [document(1000 * number + 1000, length) for number, length in enumerate((11, 9, 40, 10, 200, 11, 30))]
-    windows = choose_windows(documents, letters, settings(), PLACE)
+    windows = choose_windows(DOCUMENTS, letters, settings(), PLACE)
     assert len({window[0] // 1000 for window in windows}) == 4
     for window in windows:
-        home = documents[window[0] // 1000 - 1]
+        home = DOCUMENTS[window[0] // 1000 - 1]
         assert len(home) > 10
         assert "".join(map(chr, window)) in home
         assert len(window) == 10
-    drawn = [choose_windows(documents, letters, settings(seed=seed), PLACE) for seed in range(200)]
+    drawn = [choose_windows(DOCUMENTS, letters, settings(seed=seed), PLACE) for seed in range(200)]
     starts = {window[0] for windows in drawn for window in windows}
     assert {1000, 1001, 3000, 3030, 6000, 6001} <= starts  # the first and the last place of a document
     assert not starts & {2000, 4000}  # documents that are not longer than a window
@@ -242,21 +244,15 @@ def test_long_documents_give_one_random_window_each():
 
 @pytest.mark.parametrize(
     ("seed", "starts"),
-    [
-        (0, [7012, 7013, 1000, 5124, 7009, 3018, 5035, 3004]),
-        (3, [5139, 3029, 5121, 6000, 5003, 7015, 3017, 6000]),
-    ],
+    [(0, [7012, 7013, 1000, 5124, 7009, 3018, 5035, 3004]), (3, [5139, 3029, 5121, 6000, 5003, 7015, 3017, 6000])],
 )
 def test_windows_are_those_of_wanda_s_get_c4(seed, starts):
     # `starts` was printed by get_c4 of locuslab/wanda@0628038, lib/data.py, on these documents.
-    documents = [document(1000 * number + 1000, length) for number, length in enumerate((11, 9, 40, 10, 200, 11, 30))]
     asked = settings(seed=seed, choice="get_c4", examples=8)
-    windows = choose_windows(documents, letters, asked, PLACE)
+    windows = choose_windows(DOCUMENTS, letters, asked, PLACE)
     assert [window[0] for window in windows] == starts
     assert all(window == list(range(window[0], window[0] + 10)) for window in windows)
-    with pytest.raises(
-        InputError, match="^text.jsonl: no document is longer than a window of 10 tokens, .*; give longer"
-    ):
+    with pytest.raises(InputError, match="^text.jsonl: no document is longer than a window of 10 tokens, .*; give"):
         choose_windows(["a" * 10, "b"], letters, asked, PLACE)
 
 
@@ -265,17 +261,13 @@ def test_short_documents_are_joined_by_blank_lines():
     windows = choose_windows(documents, letters, settings(), PLACE)
     whole = "abc\n\n\n\ndefghij\n\n" + "k" * 30
     assert all("".join(map(chr, window)) in whole for window in windows)
-    starts = {
-        "".join(map(chr, choose_windows(documents, letters, settings(seed=seed), PLACE)[0])) for seed in range(200)
-    }
-    assert {whole[:10], whole[4:14], whole[-10:]} <= starts
+    firsts = (choose_windows(documents, letters, settings(seed=seed), PLACE)[0] for seed in range(200))
+    assert {whole[:10], whole[4:14], whole[-10:]} <= {"".join(map(chr, window)) for window in firsts}
 
 
 @pytest.mark.parametrize(("documents", "tokens"), [(["a" * 39], 39), (["a" * 10, "b" * 10], 22), ([""], 0)])
 def test_a_text_with_fewer_tokens_than_its_windows_is_refused(documents, tokens):
-    with pytest.raises(
-        InputError, match=f"^text.jsonl: {tokens} tokens are fewer than 4 windows of 10 tokens; give more"
-    ):
+    with pytest.raises(InputError, match=f"^text.jsonl: {tokens} tokens are fewer than 4 windows of 10 tokens; give"):
         choose_windows(documents, letters, settings(), PLACE)
 
 
@@ -304,7 +296,6 @@ def test_a_window_is_an_example_whose_loss_leaves_out_the_first_token(tiny_llama
 )  # fmt: skip
 def test_flags_that_do_not_fit_the_methods_are_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):
     monkeypatch.chdir(tmp_path)
-    said = refused(
-        tmp_path, "compute_masks.py", model_path=tiny_models["llama"], output_dir="out", sparsity=0.5, **flags
-    )
+    flags = {"model_path": tiny_models["llama"], "output_dir": "out", "sparsity": 0.5} | flags
+    said = refused(tmp_path, "compute_masks.py", **flags)
     assert re.match(f"error: {fault}", said), said

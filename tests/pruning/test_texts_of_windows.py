@@ -36,11 +36,10 @@ def box(tmp_path_factory, tiny_models) -> Path:
     return box
 
 
-def mixture(box: Path, tiny_models: dict, **changes: object) -> dict:
+def mixture(box: Path, tiny_models: dict) -> dict:
     """Return the flags of a mixture of all three, without its place."""
-    flags = {"model_path": tiny_models["llama"], "text": [box / "texts/self.jsonl", box / "web.jsonl"], "windows": [4, 3],
-             "task": TASK.name, "data_dir": box / "data", "task_windows": 2, "length": 20, "seed": 7}  # fmt: skip
-    return flags | changes
+    return {"model_path": tiny_models["llama"], "text": [box / "texts/self.jsonl", box / "web.jsonl"], "windows": [4, 3],
+            "task": TASK.name, "data_dir": box / "data", "task_windows": 2, "length": 20, "seed": 7}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -126,38 +125,33 @@ def test_the_mask_says_whose_text_it_looked_at_and_whose_task(
             check_run(mask, "mask.pt", cell)
 
 
-@pytest.mark.parametrize(
-    ("flags", "fault"),
-    [
-        ({}, "self.jsonl: it has 6 windows, and 128 are asked for; .*at most 6"),
-        ({"calibration_examples": 6, "calibration_length": 30}, "self.jsonl: its windows are fixed, .*leave"),
-        ({"calibration_examples": 6, "calibration_seed": 1}, "self.jsonl: its windows are fixed, .*leave"),
-        (
-            {"calibration_examples": 6, "model_path": "other"},
-            "self.jsonl: its windows are .* of another tokenizer than",
-        ),
-    ],
-)
-def test_windows_that_do_not_fit_are_refused_in_one_line(box, tmp_path, tiny_models, other, flags, fault):
-    flags = {"model_path": tiny_models["llama"]} | flags | ({"model_path": other} if "model_path" in flags else {})
-    flags |= {"text": box / "texts/self.jsonl"}
-    flags |= {"output_dir": tmp_path / "out", "sparsity": 0.5, "method": "unstructured_wanda_on_self"}
-    said = refused(tmp_path, "compute_masks.py", **flags)
+# The script, what is changed in its flags, and what it says. `other` stands for the model with other token ids.
+REFUSED = [
+    ("compute_masks.py", {}, "self.jsonl: it has 6 windows, and 128 are asked for; .*at most 6"),
+    ("compute_masks.py", {"calibration_examples": 6, "calibration_length": 30}, "its windows are fixed, .*leave"),
+    ("compute_masks.py", {"calibration_examples": 6, "calibration_seed": 1}, "its windows are fixed, .*leave"),
+    (
+        "compute_masks.py",
+        {"calibration_examples": 6, "model_path": "other"},
+        "self.jsonl: .* of another tokenizer than",
+    ),
+    ("mix_texts.py", {"windows": [4]}, "--windows: 1 numbers for 2 texts"),
+    ("mix_texts.py", {"windows": [7, 3]}, "self.jsonl: it has 6 windows, and 7 are asked for"),
+    ("mix_texts.py", {"task_windows": 25}, "examples of the mixture 25: hellaswag_mini has only 24 training rows"),
+    ("mix_texts.py", {"length": 10_000}, "web.jsonl: windows of 10000 tokens, but the model takes 512"),
+    ("mix_texts.py", {"model_path": "other"}, "self.jsonl: its windows are token ids of another tokenizer"),
+    ("mix_texts.py", {"output": "texts/self.jsonl"}, "self.jsonl is an input"),
+]
+
+
+@pytest.mark.parametrize(("script", "changes", "fault"), REFUSED)
+def test_windows_that_do_not_fit_are_refused_in_one_line(box, tiny_models, other, monkeypatch, script, changes, fault):
+    monkeypatch.chdir(box)
+    flags = {
+        "compute_masks.py": {"model_path": tiny_models["llama"], "text": "texts/self.jsonl", "output_dir": "out",
+                             "sparsity": 0.5, "method": "unstructured_wanda_on_self"},
+        "mix_texts.py": mixture(box, tiny_models) | {"output": "texts/other.jsonl"},
+    }[script]  # fmt: skip
+    flags |= changes | ({"model_path": other} if "model_path" in changes else {})
+    said = refused(box, script, **flags)
     assert re.search(fault, said), said
-
-
-@pytest.mark.parametrize(
-    ("changes", "fault"),
-    [
-        ({"windows": [4]}, "--windows: 1 numbers for 2 texts"),
-        ({"windows": [7, 3]}, "self.jsonl: it has 6 windows, and 7 are asked for"),
-        ({"task_windows": 25}, "examples of the mixture 25: hellaswag_mini has only 24 training rows"),
-        ({"length": 10_000}, "web.jsonl: windows of 10000 tokens, but the model takes 512"),
-        ({"model_path": "other"}, "self.jsonl: its windows are token ids of another tokenizer"),
-        ({"output": "texts/self.jsonl"}, "self.jsonl is an input"),
-    ],
-)
-def test_a_mixture_that_cannot_be_made_is_refused_in_one_line(box, tiny_models, other, changes, fault):
-    changes = changes | ({"model_path": other} if "model_path" in changes else {})
-    place = box / changes.pop("output", "texts/other.jsonl")
-    assert fault in refused(box, "mix_texts.py", **mixture(box, tiny_models, **changes), output=place)

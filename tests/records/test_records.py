@@ -57,8 +57,7 @@ def test_a_record_is_read_as_it_was_written(schema, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("", "json"), ("{", "json"), ("[]", "object"), ("{}", "required"), ("\xff", "json")],
+    ("text", "words"), [("", "json"), ("{", "json"), ("[]", "object"), ("{}", "required"), ("\xff", "json")]
 )
 def test_a_malformed_file_is_refused(tmp_path, text, words):
     path = tmp_path / "evaluation.json"
