@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -131,23 +132,17 @@ def stock(folder: Path) -> torch.nn.Module:
     return model
 
 
-def append_token(folder: Path, token: str = "</s>") -> Path:
-    """Make the tokenizer in `folder` end every text with `token`."""
-    return _add_token(folder, token, f"$A {token}")
-
-
-def prepend_token(folder: Path, token: str = "<s>") -> Path:
-    """Make the tokenizer in `folder` begin every text with `token`."""
-    return _add_token(folder, token, f"{token} $A")
-
-
-def _add_token(folder: Path, token: str, template: str) -> Path:
+def fill_template(template: str, folder: Path) -> Path:
+    """Make the tokenizer in `folder` put every text into a template, as $A."""
     path = str(folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
-    special = [(token, tokenizer.token_to_id(token))]
+    special = [(token, tokenizer.token_to_id(token)) for token in template.split() if token != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
     tokenizer.save(path)
     return folder
+
+
+append_token, prepend_token = partial(fill_template, "$A </s>"), partial(fill_template, "<s> $A")
 
 
 def rewrite_text(folder: Path, old: str, new: str) -> Path:

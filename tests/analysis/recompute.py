@@ -187,17 +187,12 @@ def compare(cells, options):
                 rows.append(row | dict(zip(DIFFERENCE, found, strict=True)))
     for row in rows:
         tests = [one for one in rows if same(one, row, "question", *PLACE)]
-        family, is_dense, of_value = (
-            sorted(one["p_value"] for one in tests),
-            row["question"] == "dense",
-            row["measure"] == "value",
-        )
+        family = sorted(one["p_value"] for one in tests)
+        is_dense, of_value = row["question"] == "dense", row["measure"] == "value"
         p = max([p * (len(family) - rank) for rank, p in enumerate(family) if p <= row["p_value"]], default=1)
         row |= {"p_holm": min(1, p), "comparisons": len(family)}
         told, tolerance = p < 0.05, options.get("tolerance", 0.02)
-        row["verdict"] = (
-            "lower" if told and (of_value or row["measure"] != "divergence" or not is_dense) else "not told apart"
-        )
+        row["verdict"] = "lower" if told and (not is_dense or row["measure"] != "divergence") else "not told apart"
         if row["is_equal"]:
             row["verdict"] = "equal here"
         if is_dense and of_value and row["metric"] != "loss" and row["difference_low"] > -tolerance:

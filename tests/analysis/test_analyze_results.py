@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from project import ROOT, call_script
+from project import ROOT, refused, succeed, tree
 from sparseft.study.grid import FINDINGS, PAGES, REPORT, TABLES
 
 SCRIPT = ROOT / "workflow/scripts/analyze_results.py"
@@ -19,12 +19,8 @@ RUN = "m-boolq_mini-{}-sparsity50-sparse_to_dense-seed0"
 FILES = {*TABLES, *PAGES, FINDINGS, REPORT, ".sparseft"}
 
 
-def analyze(runs: Path, output: Path, **flags) -> tuple[int, str]:
-    return call_script("analyze_results.py", results_dir=runs, output_dir=output, **flags)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def analyze(runs: Path, output: Path, **flags) -> str:
+    return succeed("analyze_results.py", results_dir=runs, output_dir=output, **flags)
 
 
 @pytest.fixture
@@ -40,13 +36,12 @@ def study(write_run, runs_dir) -> Path:
 @pytest.mark.process
 def test_a_study_is_written_twice_the_same(study, tmp_path):
     for name in ("a", "b", "a"):
-        code, said = analyze(study, tmp_path / name, plot=True)
-        assert code == 0, said
-    written = contents(tmp_path / "a")
-    assert written == contents(tmp_path / "b")
+        said = analyze(study, tmp_path / name, plot=True)
+    written = tree(tmp_path / "a")
+    assert written == tree(tmp_path / "b")
     assert {name for name in written if not name.startswith("plots/")} == FILES
     assert {Path(name).suffix for name in written if name.startswith("plots/")} == {".png", ".svg", ""}
-    assert said.startswith(written[FINDINGS].decode())
+    assert said.startswith((tmp_path / "a" / FINDINGS).read_text())
     assert said.splitlines()[-1] == f"Tables and pages: {tmp_path}/a/"
 
 
@@ -60,8 +55,7 @@ def test_a_name_from_outside_is_neither_a_formula_nor_html_in_any_output(write_r
     write_run(RUN.format("unstructured"), change=change)
     for name in ("=HYPERLINK(1)", "+cmd", "@SUM", "-x", "<script>alert(2)"):
         (runs_dir / name).mkdir()
-    code, said = analyze(runs_dir, tmp_path / "out")
-    assert code == 0, said
+    analyze(runs_dir, tmp_path / "out")
     for table in (tmp_path / "out").glob("*.csv"):
         for cell in (cell for row in csv.reader(table.read_text().splitlines()) for cell in row):
             assert not cell.startswith(("=", "+", "@")), table
@@ -79,8 +73,7 @@ def test_faults_are_said_and_the_rest_is_analysed(study, write_run, tmp_path):
     faulty, damaged = RUN.format("unstructured"), RUN.format("random")
     write_run(faulty, change=lambda files: files["validation_report"].update(passed=False))
     (study / damaged / "evaluation.json").write_text("{")
-    code, said = analyze(study, tmp_path / "out", plot=True)
-    assert code == 0, said
+    said = analyze(study, tmp_path / "out", plot=True)
     assert f"left out: {damaged}: evaluation.json" in said
     # Every pruned run has a fault.
     assert not list((tmp_path / "out/plots").glob("*.*g"))
@@ -97,32 +90,25 @@ def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_
     baseline = tmp_path / "baseline.csv"
     row = "m,boolq_mini,unstructured,50,sparse_to_dense,acc,0.75,theirs"
     baseline.write_text(f"model,task,method,sparsity,mode,metric,value,source\n{row}\n")
-    code, said = analyze(study, tmp_path / "out", plot=True, baseline=baseline)
-    assert code == 0, said
+    analyze(study, tmp_path / "out", plot=True, baseline=baseline)
     assert pd.read_csv(tmp_path / "out/baseline_comparison.csv")["baseline_value"].tolist() == [0.75]
-    assert analyze(study, tmp_path / "out")[0] == 0
-    assert set(contents(tmp_path / "out")) == FILES | {"plots/.sparseft"}
+    analyze(study, tmp_path / "out")
+    assert tree(tmp_path / "out").keys() == FILES | {"plots/.sparseft"}
     (tmp_path / "out/plots/mine.png").write_bytes(b"a figure of somebody else")
-    code, said = analyze(study, tmp_path / "out")
-    assert (code, "would be lost: mine.png" in said) == (2, True)
+    flags = {"results_dir": study, "output_dir": tmp_path / "out"}
+    assert "would be lost: mine.png" in refused(tmp_path, "analyze_results.py", **flags)
 
 
 def test_torch_is_never_imported(study, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    code = f"""import runpy, sys
-sys.argv[1:] = ["--results_dir", "{study}", "--output_dir", "{tmp_path}/out", "--plot"]
-try:
-    runpy.run_path("{SCRIPT}", run_name="__main__")
-except SystemExit as end:
-    assert end.code == 0
-assert "torch" not in sys.modules and "seaborn" in sys.modules"""
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    command = [sys.executable, SCRIPT, "--results_dir", study, "--output_dir", tmp_path / "out", "--plot"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert list((tmp_path / "out/plots").glob("*.svg"))
 
 
 @pytest.mark.parametrize(("runs", "what"), [("absent", "no such folder"), ("empty", "none complete")])
 def test_no_folder_and_no_run_are_refused_in_one_line(tmp_path, runs, what):
     (tmp_path / "empty").mkdir()
-    code, said = analyze(tmp_path / runs, tmp_path / "out")
-    assert (code, said.count("\n"), said.startswith("error: "), what in said) == (2, 1, True, True)
-    assert not (tmp_path / "out").exists()
+    flags = {"results_dir": tmp_path / runs, "output_dir": tmp_path / "out"}
+    assert what in refused(tmp_path, "analyze_results.py", **flags)

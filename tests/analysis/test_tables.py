@@ -35,8 +35,7 @@ def test_summary_has_the_measured_columns_and_types_are_read_back(written):
     assert list(table)[:9] == tables.RUN
     assert {"acc", "local_text_ppl_64", "probe_piqa"} < set(table)
     types = written["grouped_summary.csv"].dtypes
-    assert {str(types[name]) for name in ("sparsity", "seeds", "examples")} == {"int64"}
-    assert {str(types[name]) for name in ("chosen",)} == {"bool"}
+    assert types[["sparsity", "seeds", "examples", "chosen"]].map(str).tolist() == ["int64"] * 3 + ["bool"]
 
 
 def test_a_run_whose_engines_were_checked_has_what_they_measured(write_run, runs_dir):
@@ -45,22 +44,15 @@ def test_a_run_whose_engines_were_checked_has_what_they_measured(write_run, runs
     results = compute(read_study(runs_dir), Analysis())
     runs = results.runs.set_index("run_id")
     low, high = stats.t.interval(0.95, df=1, loc=2.0, scale=0.5)
-    measured = {
-        "vllm_speedup": 2.0,
-        "vllm_speedup_low": pytest.approx(low),
-        "vllm_speedup_high": pytest.approx(high),
-        "vllm_tokens_per_second": 65.0,
-        "vllm_first_token_seconds": 0.25,
-        "vllm_memory_bytes": 9e8,
-    }
+    speeds = {"vllm_speedup": 2.0, "vllm_speedup_low": pytest.approx(low), "vllm_speedup_high": pytest.approx(high)}
+    others = {"vllm_tokens_per_second": 65.0, "vllm_first_token_seconds": 0.25, "vllm_memory_bytes": 9e8}
+    measured = speeds | others
     assert runs.loc[RUNS[-1], list(measured)].to_dict() == measured
     assert runs.loc[RUNS[:-1], list(measured)].isna().all(axis=None)
     assert set(measured) <= set(tables.ordered(runs, [tables.MEASURED], results.measured))
     # A cell of one run has the interval of its repeats.
     cell = results.cells[results.cells["method"] == "random"].iloc[0]
-    assert cell[[name for name in measured if "speedup" in name]].to_dict() == {
-        name: value for name, value in measured.items() if "speedup" in name
-    }
+    assert cell[list(speeds)].to_dict() == speeds
 
 
 def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):

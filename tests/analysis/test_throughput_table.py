@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from project import call_script
+from project import succeed, tree
 from records.sound_records import CPU, measured
 from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.records.record_file import write
@@ -52,14 +52,12 @@ def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_the_script_writes_the_table_and_a_figure_a_model_and_task_twice_the_same(tmp_path, repeats):
     paths = [write_cell(tmp_path, name, repeats) for name in (DENSE, SPARSE, SPARSE.replace("m-", "n-"))]
-    contents = []
+    written = []
     for _ in range(2):
-        code, said = call_script(
-            "analyze_throughput.py", records=paths, table=tmp_path / "out/t.csv", plots=tmp_path / "out/plots"
-        )
-        assert code == 0, said
-        contents.append({path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()})
-    names = {f"{model}_t_throughput_vs_batch_size.{kind}" for model in "mn" for kind in ("png", "svg")}
-    assert contents[0].keys() == names | {"t.csv", MARKER}
-    assert contents[0] == contents[1]
-    assert CPU in contents[0]["t.csv"].decode()
+        flags = {"table": tmp_path / "out/t.csv", "plots": tmp_path / "out/plots"}
+        succeed("analyze_throughput.py", records=paths, **flags)
+        written.append(tree(tmp_path / "out"))
+    names = {f"plots/{model}_t_throughput_vs_batch_size.{kind}" for model in "mn" for kind in ("png", "svg")}
+    assert written[0].keys() == names | {"t.csv", f"plots/{MARKER}"}
+    assert written[0] == written[1]
+    assert CPU in (tmp_path / "out/t.csv").read_text()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from analysis.frames import make_study
 from project import laid_over
-from records.sound_records import check_engines, digest
+from records.sound_records import check_engines
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.sentences import speed_sentences
 from sparseft.analysis.study import read_study
@@ -104,30 +104,20 @@ def test_if_the_headline_is_a_loss_every_probe_must_be_within(verdicts, is_near)
 CONFIGURED = {"m": "path:m", "part": "pruned:m/sparsity10_layers_random"}
 
 
-@pytest.fixture
-def composed(write_run, runs_dir, tmp_path):
-    """Write a model with layers and channels left out, and return the reader of its tables."""
+def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(write_run, runs_dir, tmp_path):
+    """The part is a model without some layers, from which channels are removed too."""
 
-    def dense_of(name):
-        def change(files):
-            check_engines(files)
-            files["engines"]["inputs"]["dense"] = digest(name)
-            files["validation_report"]["mask"]["head_share"] = 0.0
-
-        return change
+    def change(files):
+        check_engines(files)
+        files["validation_report"]["mask"]["head_share"] = 0.0
 
     for model, method, value in (("m", "dense", 0.9), ("part", "dense", 0.5), ("part", "structured", 0.5)):
         run = Run(model, "t", method, 0 if method == "dense" else 50, MODE, seed=0)
-        write_run(run.id, value, change=dense_of("m"))
-
+        write_run(run.id, value, change=change)
     models = {name: {"source": source, "sha256": None, "dtype": "float32"} for name, source in CONFIGURED.items()}
     grid = {"models": [*CONFIGURED], "tasks": ["t"], "methods": ["structured"], "sparsities": [0, 50], "modes": [MODE]}
     config = laid_over({"models": models, "tasks": {"t": {"kind": "text", "local": "t"}}, "grid": grid})
-    return lambda: compute(read_study(runs_dir, config), WISH, config)
-
-
-def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(composed, tmp_path):
-    results = composed()
+    results = compute(read_study(runs_dir, config), WISH, config)
     pairs = results.comparisons.set_index("question").query("method == 'structured' and measure == 'value'")
     assert pairs.loc["dense", "difference"] == 0
     assert pairs.loc["original", "difference"] == pytest.approx(-0.4)

