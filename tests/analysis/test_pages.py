@@ -22,6 +22,7 @@ from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
 
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
 METHODS = ["unstructured", "structured", "random"]
+MEASURES = ("value", "eval_loss", "divergence")
 
 
 def written(folder: Path, study: Results, configuration: Path | None = None) -> dict[str, str]:
@@ -65,14 +66,8 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
     for row in study.curves.itertuples():
         name = row.method if row.sparsity else "original model" if row.mode == "no_finetune" else "dense with LoRA"
         sparsity = "10 (7.5)" if row.method == "structured" else str(row.sparsity)
-        values = [
-            f"{value:.3f} [{low:.3f}, {high:.3f}]"
-            for value, low, high in (
-                (row.value, row.value_low, row.value_high),
-                (row.eval_loss, row.eval_loss_low, row.eval_loss_high),
-                (row.divergence, row.divergence_low, row.divergence_high),
-            )
-        ]
+        names = [[f"{name}{end}" for end in ("", "_low", "_high")] for name in MEASURES]
+        values = ["{:.3f} [{:.3f}, {:.3f}]".format(*(getattr(row, name) for name in own)) for own in names]
         place = lines.index([name, sparsity, *values])
         if row.sparsity:
             assert lines[place + 1] == [row.verdict, "higher"]
@@ -97,7 +92,6 @@ def three_methods() -> Results:
     return make_study([*CELLS[:2], *((method, 50, "sparse_to_sparse", 0.7) for method in METHODS)])
 
 
-MEASURES = ("value", "eval_loss", "divergence")
 TIE, WIN, LOSE = "not told apart", "higher", "lower"
 # What each measure says of every two of METHODS, in their order; and the sentence. Less loss is better.
 DECIDING = [
@@ -132,11 +126,8 @@ def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_
         for name, page in written(tmp_path, shown).items():
             text = " ".join(Text(page).words if name == REPORT else page.split())
             if name in (REPORT, "EXPERIMENTS.md"):
-                assert (
-                    text.index("hellaswag_mini (a generated toy task): ")
-                    < text.index(answer)
-                    < text.index("What was asked")
-                )
+                parts = ("hellaswag_mini (a generated toy task): ", answer, "What was asked")
+                assert sorted(parts, key=text.index) == list(parts)
                 assert "a toy task that SparseFT generates" in text
             assert name == "correctness_memo.md" or answer in text
 
@@ -173,10 +164,7 @@ def test_faults_and_overlaps_stand_at_the_top_only_if_there_are_any(tmp_path):
     pages = written(tmp_path, large_study())
     for name in (REPORT, FINDINGS, "EXPERIMENTS.md"):
         text = " ".join(pages[name].split())
-        assert (
-            "The models have seen some of what they are evaluated on: 25 % of boolq_mini and 25 % of hellaswag_mini."
-            in text
-        )
+        assert "have seen some of what they are evaluated on: 25 % of boolq_mini and 25 % of hellaswag_mini." in text
         assert "Runs: 1 fault; see the memo." in text
     assert "merge.json: inputs.adapter is another file" in pages["correctness_memo.md"]
     sound = written(tmp_path, make_study())

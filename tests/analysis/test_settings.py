@@ -20,16 +20,9 @@ def trained_with(**values):
     return lambda files: files["train"].update(values)
 
 
-def evaluated_with(**values):
-    def change(files):
-        for name in {"evaluation", "before_merge"} & files.keys():
-            files[name].update(values)
-
-    return change
-
-
-def masked_with(**values):
-    return lambda files: files["validation_report"]["mask"].update(values)
+def of_another_harness(files: dict) -> None:
+    for name in ("evaluation", "before_merge"):
+        files[name]["harness"] = "lm-eval 2"
 
 
 @pytest.mark.parametrize(
@@ -38,8 +31,8 @@ def masked_with(**values):
         (trained_with(learning_rate=0.5), "learning_rate 0.5"),
         (trained_with(lora_targets=["q_proj", "v_proj"]), "lora_targets q_proj, v_proj"),
         (trained_with(distillation=TAUGHT), "distillation weight=0.25 temperature=3.0"),
-        (evaluated_with(harness="lm-eval 2"), "evaluation harness lm-eval 2"),
-        (masked_with(scope="row"), "unstructured scope row"),
+        (of_another_harness, "evaluation harness lm-eval 2"),
+        (lambda files: files["validation_report"]["mask"].update(scope="row"), "unstructured scope row"),
     ],
 )
 def test_runs_of_two_settings_are_two_cells(write_run, runs_dir, change, setting):
@@ -58,12 +51,8 @@ def test_cells_are_compared_if_they_agree_in_what_both_have(write_run, runs_dir)
     write_run(SPARSE.format(seed=0))
     write_run(SPARSE.format(seed=1), change=trained_with(learning_rate=0.5))
     pairs = compute(read_study(runs_dir), Analysis()).comparisons
-    counts = (
-        pairs.query("method == 'unstructured' and mode == 'sparse_to_sparse' and measure == 'value'")
-        .groupby("question")
-        .size()
-    )
-    assert counts.to_dict() == {"dense": 1, "untuned": 2}
+    own = pairs.query("method == 'unstructured' and mode == 'sparse_to_sparse' and measure == 'value'")
+    assert own["question"].value_counts().to_dict() == {"dense": 1, "untuned": 2}
 
 
 def test_a_guess_and_a_curve_are_those_of_cells_that_agree(write_run, runs_dir):

@@ -3,6 +3,7 @@ measured."""
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -83,10 +84,8 @@ def test_the_sentence_is_what_a_reader_finds_in_the_table(case):
 def test_each_engine_has_its_sentence_and_a_study_without_a_sound_pruned_model_has_none():
     sentences = said(ALL, vllm_speedup=[1, 1, 1.5, 2, 3], vllm_speedup_low=None, vllm_speedup_high=None)
     assert [sentence.partition(",")[0] for sentence in sentences] == ["In transformers", "In vllm"]
-    assert (
-        "x 1.50; the best with x 1.3 or faster is structured 20 (15.0) % (no_finetune), x 1.50, acc 0.953"
-        in sentences[1]
-    )
+    best = "the best with x 1.3 or faster is structured 20 (15.0) % (no_finetune), x 1.50, acc 0.953"
+    assert f"x 1.50; {best}" in sentences[1]
     assert said(ALL, status="fault") == []
     assert said(ALL, speeds=False) == []
 
@@ -141,17 +140,14 @@ def test_without_a_configuration_nothing_says_what_dense_is(write_run, runs_dir)
 
 
 def test_the_speed_of_a_cell_of_several_seeds_is_a_mean_with_students_interval_over_them(write_run, runs_dir):
-    def faster(by: float):
-        def change(files):
-            check_engines(files)
-            for result in files["engines"]["results"]:
-                result["tokens_per_second"] *= by if result["model"] == "run" else 1
-
-        return change
+    def check(files: dict, factor: float) -> None:
+        check_engines(files)
+        for result in files["engines"]["results"]:
+            result["tokens_per_second"] *= factor if result["model"] == "run" else 1
 
     # Each run is 2 x its factor as fast as dense: 2 and 4.
     for seed, factor in ((0, 1.0), (1, 2.0)):
-        write_run(f"m-t-random-sparsity50-sparse_to_sparse-seed{seed}", 0.5, change=faster(factor))
+        write_run(f"m-t-random-sparsity50-sparse_to_sparse-seed{seed}", change=partial(check, factor=factor))
     cell = compute(read_study(runs_dir), Analysis()).cells.iloc[0]
     assert cell["vllm_speedup"] == 3
     # t(0.975, 1) is 12.706, and the standard error of the mean of 2 and 4 is 1.

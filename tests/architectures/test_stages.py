@@ -10,7 +10,6 @@ Each stage is one test, and the id of a test names the architecture. A new archi
     compact    the logits of the masked model, in stock transformers
 """
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.data.rows import write_rows
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
@@ -33,7 +33,6 @@ from sparseft.planning.sizes import described
 from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
@@ -43,6 +42,8 @@ from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
 from tiny_models import LLAMA3, MODELS, PRUNABLE_LAYERS, loaded, save_tiny, stock
+
+from masks import pass_of
 
 CPU = torch.device("cpu")
 METHODS = (
@@ -97,7 +98,7 @@ class Stages:
         prepare_model(self.model, folder / "base")
         self.base = Checkpoint(folder / "base")
         self.train_file = folder / "train.jsonl"
-        self.train_file.write_text("".join(json.dumps(row) + "\n" for row in ROWS["train"]))
+        write_rows(self.train_file, ROWS["train"])
         self.mask_path = cache(self._mask_path)
         self.trained = cache(self._trained)
 
@@ -112,7 +113,7 @@ class Stages:
         calibration = calibrate(get_method(method), TASK.name, self.train_file, settings) if uses_examples else None
         percent = 0 if method == "dense" else 50
         places = PassFiles([path], self.folder / f"{method}.json")
-        compute_masks(MaskPass(self.base, get_method(method), [percent], places, settings, calibration))
+        compute_masks(pass_of(self.base, method, [percent], places, settings, calibration))
         return path
 
     def _trained(self, method: str, mode: str) -> Trained:

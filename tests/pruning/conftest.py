@@ -1,11 +1,11 @@
 """Provide masks from a task's examples, and the places of the files that a method that updates weights writes."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.rows import write_rows
 from sparseft.masks.mask_file import Mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
@@ -26,7 +26,7 @@ def places(tmp_path) -> PassFiles:
 def train(tmp_path) -> Path:
     """Return a file with the rows of a task."""
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    write_rows(path, ROWS)
     return path
 
 

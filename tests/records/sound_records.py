@@ -41,14 +41,9 @@ def scored(run: Run, value: float, loss: float, *, examples: int = 60, right: li
     shares = tokens * (0.5 + random_of(run.task, "loss").random(examples) + 0.1 * random_of(run.id).random(examples))
     losses = loss * tokens.sum() * shares / shares.sum()
     right = outcomes(run, value, examples) if right is None else right
-    headline = {
-        "metric": "acc",
-        "value": float(np.mean(right)),
-        "outcomes": right,
-        "chance": 0.25,
-        "harness": "lm-eval 1",
-    }
-    headline |= {"metrics": {"acc": float(np.mean(right)), "acc_stderr": 0.0}, "standard_error": 0.0}
+    accuracy = float(np.mean(right))
+    headline = {"metric": "acc", "value": accuracy, "outcomes": right, "chance": 0.25, "harness": "lm-eval 1"}
+    headline |= {"metrics": {"acc": accuracy, "acc_stderr": 0.0}, "standard_error": 0.0}
     if by_loss:
         error = ratio_error(losses, tokens)
         metrics = {"loss": loss, "loss_stderr": error}
@@ -79,9 +74,9 @@ def pieces(run: Run, value: float, **changes) -> dict[str, dict]:
     name), selection (the value on the selection rows) and start (the id of the run that the training starts from)."""
     loss = changes.get("loss", 2.0)
     rows = {name: changes[name] for name in ("examples", "right", "by_loss") if name in changes}
-    trained = run.mode != "no_finetune"
-    inputs = {"model": digest(run.model), "mask": digest(run.model, run.method, run.sparsity)}
-    inputs["adapter"] = digest(run.id, "adapter") if trained else None
+    adapter = digest(run.id, "adapter") if run.mode != "no_finetune" else None
+    mask = digest(run.model, run.method, run.sparsity)
+    inputs = {"model": digest(run.model), "mask": mask, "adapter": adapter}
     merged = {"model.safetensors": digest(run.id, "merged")}
     data = {"data": digest(run.task, "validation"), "train": digest(run.task, "train")}
     evaluation = scored(run, value, loss, **rows) | {"overlap": 0.0, "inputs": {"model": merged, **data}}
@@ -89,7 +84,7 @@ def pieces(run: Run, value: float, **changes) -> dict[str, dict]:
     files = {
         "merge": {
             "run_id": run.id, "inputs": inputs, "outputs": merged, "as_trained": False, "seconds": 1.0,
-            "scale": 2.0 if trained else None, "layers_merged": 2,
+            "scale": 2.0 if adapter else None, "layers_merged": 2,
         },
         "validation_report": validation(run, inputs, merged),
         "evaluation": evaluation,
@@ -99,7 +94,7 @@ def pieces(run: Run, value: float, **changes) -> dict[str, dict]:
         own = {"prompt_sha256": digest("selection"), "split": "selection", "overlap": 0.0}
         rows_of = {"data": digest(run.task, "selection"), "validation": data["data"]}
         files["selection"] = selection | own | {"inputs": evaluation["inputs"] | rows_of}
-    if trained:
+    if adapter:
         before = scored(run, value, loss - changes.get("gap", 0.0), **rows)
         files["before_merge"] = before | {"inputs": {**inputs, **data}}
         files["train"] = training(run, loss, inputs, data, changes)
