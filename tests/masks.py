@@ -46,10 +46,8 @@ def compute_masks(
     """The masks of a method by sparsity, in percent; they stay mapped when their files are gone."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{percent}.pt" for percent in percents]
-        settings = Masks(**settings)
-        masks = pass_of(
-            checkpoint, method, percents, PassFiles(paths, Path(folder) / "report.json"), settings, calibration
-        )
+        places = PassFiles(paths, Path(folder) / "report.json")
+        masks = pass_of(checkpoint, method, percents, places, Masks(**settings), calibration)
         mask_generator.compute_masks(replace(masks, threads=threads))
         return {percent: read_mask(path) for percent, path in zip(percents, paths, strict=True)}
 

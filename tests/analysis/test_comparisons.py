@@ -33,8 +33,9 @@ def test_cells_with_a_fault_or_repeated_examples_are_not_compared(write_run, run
 
 
 def test_seven_methods_are_not_compared_in_pairs_unless_you_ask(write_run, runs_dir):
-    for name in ("", "_wanda", "_ria", "_stade", "_fisher", "_taylor", "_gradient"):
-        write_run(run_id(f"unstructured{name}"))
+    for importance in ("wanda", "ria", "stade", "fisher", "taylor", "gradient"):
+        write_run(run_id(f"unstructured_{importance}"))
+    write_run(run_id("random"))
     assert set(results(runs_dir).comparisons["question"]) == {"against"}
 
 
@@ -43,3 +44,9 @@ def test_no_divergence_is_called_lower_than_that_of_the_original_model(write_run
     write_run(run_id(mode="no_finetune"), change=partial(diverge, text="1", windows=[-0.1, *[-0.2] * 11]))
     row = results(runs_dir).comparisons.query("measure == 'divergence'").iloc[0]
     assert (row["verdict"], row["p_holm"] < 0.05) == ("not told apart", True)
+
+
+def test_a_loss_has_no_tolerance(write_run, runs_dir):
+    for name, loss in (("dense-sparsity00", 2.0), ("unstructured-sparsity50", 2.001)):
+        write_run(f"m-t-{name}-no_finetune-seed0", loss=loss, by_loss=True)
+    assert results(runs_dir, tolerance=0.9).comparisons["verdict"].isin(["higher", "not told apart"]).all()

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
+import pytest
 from analysis.frames import large_study, make_study
 from matplotlib.figure import Figure
 from sparseft.analysis.figures import study_figures
@@ -44,6 +45,9 @@ def test_the_bars_are_the_intervals_of_the_frame_and_every_line_begins_in_its_de
     assert bars(figure) == set(study.curves[["value_low", "value_high"]].round(3).itertuples(index=False, name=None))
     starts = [[bars[0].get_xydata()[0].tolist() for bars in axes.containers] for axes in figure.axes]
     assert starts == [[[0, 62 / 64]] * 3, [[0, 1.0]] * 3]
+    # They end at the sparsity that was reached, a little apart.
+    ends = [[bars[0].get_xdata()[-1] for bars in axes.containers] for axes in figure.axes]
+    assert ends == [pytest.approx([10, 7.5, 10], abs=0.2)] * 2 and len(set(ends[0])) == 3
 
 
 def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():

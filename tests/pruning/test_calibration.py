@@ -62,9 +62,7 @@ CALIBRATION = looking_at(EXAMPLES)
     ],
     ids=["gradient", "fisher"],
 )
-def test_the_bits_are_those_of_a_backward_through_the_whole_model(
-    tmp_path, monkeypatch, name, dtype, length, statistic, of, divisor
-):
+def test_the_bits_are_those_of_a_whole_backward(tmp_path, monkeypatch, name, dtype, length, statistic, of, divisor):
     changes = {"num_hidden_layers": 4} if length > 1 else {}
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, dtype, changes))
     monkeypatch.setattr(calibration, "segment_length", lambda *_: length)

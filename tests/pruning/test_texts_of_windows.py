@@ -104,9 +104,7 @@ CHOSEN = {"calibration_length": 10, "calibration_seed": 3, "calibration_choice":
     ("name", "number", "key", "chosen", "task"),
     [("texts/self", 6, "self", {}, None), ("texts/mix", 9, "taskmix", {}, TASK.name), ("web", 4, "c4", CHOSEN, None)],
 )
-def test_the_mask_says_whose_text_it_looked_at_and_whose_task(
-    box, tmp_path, tiny_models, name, number, key, chosen, task
-):
+def test_the_mask_says_whose_text_and_task_it_looked_at(box, tmp_path, tiny_models, name, number, key, chosen, task):
     method, text = f"unstructured_wanda_on_{key}", box / f"{name}.jsonl"
     chosen = chosen | {"calibration_examples": number}
     flags = {"model_path": tiny_models["llama"], "output_dir": tmp_path, "sparsity": 0.5}

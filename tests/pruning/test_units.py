@@ -168,9 +168,7 @@ def without_experts(model: nn.Module, removed: list[list[int]], top_k: int) -> n
         ("qwen3_moe", "experts_frequency", 17, 1, 2),
     ],
 )
-def test_a_model_without_experts_has_the_logits_of_its_parent_without_them(
-    name, method, percent, number, top_k, tmp_path, places
-):
+def test_a_model_without_experts_is_its_parent_without_them(name, method, percent, number, top_k, tmp_path, places):
     parent = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32, max_shard_size="40KB"))
     base, report = pruned(method, percent, parent, places)
     removed = [row["removed"] for row in report["units"]]
@@ -196,7 +194,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
         ("llama", "layers_random", 5, None, {}),
     ],
 )
-def test_a_model_without_decoder_layers_has_the_logits_of_its_parent_without_them(
+def test_a_model_without_decoder_layers_is_its_parent_without_them(
     name, method, layers, types, changes, tmp_path, places
 ):
     changes = changes | {"num_hidden_layers": layers} | ({"layer_types": types} if types else {})
