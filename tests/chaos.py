@@ -10,14 +10,12 @@ summary.csv the metrics, of the undisturbed study. Power is not cut, so what the
 
 import os
 import random
-import signal
 import subprocess
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -40,24 +38,21 @@ STEPS = 40
 LONGEST = 25
 
 
-def configure(folder: Path, model: Path, steps: int) -> Study:
+def configure(folder: Path, model: Path) -> Study:
     """Return a study of three runs on a tiny LLaMA, two of them trainings that save their state after every step."""
-    study = Study(folder)
-    cells = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [50]}
     training = {**TINY_STUDY["training"], "save_every": 1}
-    task = {**TINY_STUDY["tasks"]["boolq_mini"], "training": {"steps": steps, "learning_rate": 0.02}}
-    study.configure({"llama": model}, grid=cells, tasks={"boolq_mini": task}, training=training)
-    return study
+    task = {**TINY_STUDY["tasks"]["boolq_mini"], "training": {"steps": STEPS, "learning_rate": 0.02}}
+    sections = {"tasks": {"boolq_mini": task}, "training": training}
+    return Study(folder).configure(
+        {"llama": model}, grid=tiny_grid("llama", "boolq_mini", ["unstructured"], sparsities=[50]), **sections
+    )
 
 
-def start(study: Study, *arguments: str) -> subprocess.Popen:
+def start(study: Study) -> subprocess.Popen:
     """Start Snakemake in the study's folder. All that it prints goes to a file there."""
-    command = [study.python, "-m", "snakemake", *arguments, "--snakefile", study.root / "Snakefile", "--configfile",
-               "study.yaml"]  # fmt: skip
-    # A shell without job control lets what it starts in the background ignore SIGINT.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [study.python, "-m", "snakemake", "--snakefile", study.root / "Snakefile", "--configfile", "study.yaml"]
     with open(study.folder / "said", "a") as said:
-        return subprocess.Popen(list(map(str, command)), cwd=study.folder, stdout=said, stderr=said, preexec_fn=heed)
+        return subprocess.Popen(command, cwd=study.folder, stdout=said, stderr=said)
 
 
 def running(study: Study) -> list[psutil.Process]:
@@ -70,12 +65,6 @@ def scripts(processes: list[psutil.Process]) -> list[tuple[str, psutil.Process]]
     """Return the scripts among some processes, with their names."""
     programs = [(process, (process.info["cmdline"] or [])[1:2]) for process in processes]
     return [(Path(words[0]).name, process) for process, words in programs if words and "workflow/scripts/" in words[0]]
-
-
-def end_all(study: Study) -> None:
-    """Kill what still runs in the study's folder."""
-    for process in running(study):
-        process.kill()
 
 
 def disturb(study: Study, chance: random.Random) -> Iterator[str]:
@@ -108,12 +97,10 @@ def kill(study: Study, snakemake: subprocess.Popen, kind: str, chance: random.Ra
         victims = [chance.choice(jobs)[1]] if jobs else []
     elif kind == "snakemake":
         victims = [snakemake]
-    killed = 0
     for victim in victims:
         with suppress(psutil.NoSuchProcess):
             victim.kill()
-            killed += 1
-    return killed > 0
+    return bool(victims)
 
 
 def outcome(study: Study) -> tuple[dict[str, str], pd.DataFrame]:
@@ -138,12 +125,12 @@ def storm(folder: Path, number: int, seed: int) -> list[str]:
     """Kill until there were `number` kills, and return their kinds. If a study is finished before, another one
     begins."""
     model = save_tiny("llama", folder / "model")
-    reference = configure(folder / "undisturbed", model, STEPS)
+    reference = configure(folder / "undisturbed", model)
     reference.snakemake()
     chance = random.Random(seed)
     kinds: list[str] = []
     for lap in count(1):
-        study = configure(folder / f"disturbed{lap}", model, STEPS)
+        study = configure(folder / f"disturbed{lap}", model)
         try:
             for kind in disturb(study, chance):
                 kinds.append(kind)
@@ -153,7 +140,8 @@ def storm(folder: Path, number: int, seed: int) -> list[str]:
             study.snakemake()
             check_same(study, reference)
         finally:
-            end_all(study)
+            for process in running(study):
+                process.kill()
         print(f"{len(kinds)} kills: the adapters and the rows of summary.csv are the undisturbed ones", flush=True)
         if len(kinds) == number:
             return kinds

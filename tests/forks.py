@@ -51,8 +51,8 @@ def start(said: Path, function: Callable, *arguments: object, number: int = 1) -
 
 def torchrun_s_variables(rank: int, number: int, port: int) -> dict[str, str]:
     """Return the variables that torchrun sets for one of several processes."""
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
-    return {**{name: str(value) for name, value in ranks.items()}, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_PORT": port}
+    return {name: str(value) for name, value in ranks.items()} | {"MASTER_ADDR": "127.0.0.1"}
 
 
 def wait(processes: list[Process]) -> int:
@@ -66,6 +66,11 @@ def wait(processes: list[Process]) -> int:
                 code = ended
                 kill(running)
     return code
+
+
+def are_alive(processes: list[Process]) -> bool:
+    """Return whether none of these has ended."""
+    return all(process.is_alive() for process in processes)
 
 
 def kill(processes: list[Process]) -> None:

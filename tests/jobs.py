@@ -20,34 +20,19 @@ import sys
 # Libraries read these when they are imported.
 VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 IMPORTED = (
-    "jinja2",
-    "pandas",
-    "snakemake.cli",
-    "snakemake.report",
-    "snakemake.workflow",
-    "sparseft.analysis.figures",
-    "sparseft.analysis.pages",
-    "sparseft.trainers.torch",
-    "sparseft.command",
-    "sparseft.evaluation.evaluate",
-    "sparseft.lora.merge",
-    "sparseft.masks.validation",
-    "sparseft.planning.inputs",
-    "sparseft.planning.requests",
-    "sparseft.pruning.mask_generator",
-    "sparseft.study.targets",
-    "transformers.models.llama.modeling_llama",
-)
+    "jinja2 pandas snakemake.cli snakemake.report snakemake.workflow transformers.models.llama.modeling_llama"
+    " sparseft.analysis.figures sparseft.analysis.pages sparseft.trainers.torch sparseft.command"
+    " sparseft.evaluation.evaluate sparseft.lora.merge sparseft.masks.validation sparseft.planning.inputs"
+    " sparseft.planning.requests sparseft.pruning.mask_generator sparseft.study.targets"
+).split()
 
 
 class Process:
     """Run a command in the server, with these standard files."""
 
-    def __init__(
-        self, address: str, arguments: list[str], files: list[int], folder: str, environment: dict[str, str]
-    ) -> None:
+    def __init__(self, address: str, words: list[str], files: list[int], folder: str, environment: dict) -> None:
         """Start it. Its number is `pid`."""
-        content = {"folder": folder, "environment": environment, "arguments": arguments}
+        content = {"folder": folder, "environment": environment, "arguments": words}
         self.connection = socket.socket(socket.AF_UNIX)
         self.connection.connect(address)
         socket.send_fds(self.connection, [b"\n"], files)
@@ -68,11 +53,6 @@ class Process:
         """Return the exit code at the end, which is negative for a signal."""
         with self.connection, self.answers:
             return int(self.answers.readline())
-
-
-def request(address: str, arguments: list[str], files: list[int], folder: str, environment: dict[str, str]) -> int:
-    """Run a command in the server until it ends. Return its exit code."""
-    return Process(address, arguments, files, folder, environment).wait()
 
 
 def serve(address: str) -> None:
@@ -166,6 +146,6 @@ if __name__ == "__main__":
         run()
     if not arguments or "/workflow/scripts/" not in arguments[0]:
         os.execv(sys.executable, [sys.executable, *arguments])
-    code = request(address, arguments, [0, 1, 2], os.getcwd(), dict(os.environ))
+    code = Process(address, arguments, [0, 1, 2], os.getcwd(), dict(os.environ)).wait()
     # A shell reports a signal as 128 + its number.
     sys.exit(code if code >= 0 else 128 - code)

@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from jobs import request
+from jobs import Process
 from sparseft.storage import locks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
@@ -52,8 +53,7 @@ def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int,
 
     What follows the script in `name` only says how it is called."""
     argv, said = sys.argv, io.StringIO()
-    words = [part for flag, value in flags.items() for part in (f"--{flag}", *_words(value))]
-    sys.argv = [str(ROOT / "workflow/scripts" / name.split()[0]), *map(str, arguments), *words]
+    sys.argv = [str(ROOT / "workflow/scripts" / name.split()[0]), *map(str, arguments), *words_of(flags)]
     try:
         with redirect_stderr(said), redirect_stdout(said):
             runpy.run_path(sys.argv[0], run_name="__main__")
@@ -75,6 +75,25 @@ def succeed(name: str, /, **flags: object) -> str:
     code, said = call_script(name, **flags)
     assert code == 0, said
     return said
+
+
+def copy_project(root: Path, *others: str) -> Path:
+    """Copy what the workflow needs, and other folders and files of the project, to a folder; return it."""
+    root.mkdir()
+    for name in ("Snakefile", "config", "envs", "lib", "profiles", "rules", "workflow", *others):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(ROOT / name, root)
+    return root
+
+
+def program(path: Path, text: str) -> Path:
+    """Write a program that stands in for a real one, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
 
 
 def read_record(path: Path) -> dict:
@@ -100,9 +119,12 @@ def refused(folder: Path, name: str, /, *arguments: object, **flags: object) -> 
     return lines[0]
 
 
-def _words(value: object) -> list[str]:
-    """A flag's values; True is a flag without one."""
-    return [] if value is True else [str(part) for part in (value if isinstance(value, list) else [value])]
+def words_of(flags: dict[str, object]) -> list[str]:
+    """Return flags as the words of a command; True is a flag without a value."""
+    words = []
+    for flag, value in flags.items():
+        words += [f"--{flag}", *(value if isinstance(value, list) else [value] * (value is not True))]
+    return list(map(str, words))
 
 
 @cache
@@ -134,10 +156,11 @@ class Study:
         self.folder, self.root, self.python = folder, root, python
         folder.mkdir(parents=True, exist_ok=True)
 
-    def configure(self, models: dict[str, Path], **sections: object) -> None:
-        """Write study.yaml; `models` by name, from their folders."""
+    def configure(self, models: dict[str, Path], **sections: object) -> "Study":
+        """Write study.yaml: TINY_STUDY, with `models` by name from their folders, and `sections`; return the study."""
         sources = {name: {"source": f"path:{folder}", "dtype": "bfloat16"} for name, folder in models.items()}
-        (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
+        (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **TINY_STUDY, **sections}))
+        return self
 
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
@@ -148,7 +171,7 @@ class Study:
         environment = self.environment() | {"BASH_FUNC_python%%": f'() {{ {client} "$@"; }}'}
         with tempfile.TemporaryFile("w+") as said, open(os.devnull) as nothing:
             files = [nothing.fileno(), said.fileno(), said.fileno()]
-            code = request(address, words, files, str(self.folder), environment)
+            code = Process(address, words, files, str(self.folder), environment).wait()
             said.seek(0)
             text = said.read()
         assert code == expect, text[-4000:]
@@ -202,8 +225,8 @@ TINY_STUDY = {
 METHODS = ["unstructured", "structured", "random"]
 
 
-def tiny_grid(model: str, task: str, methods: list[str] = METHODS) -> dict:
-    """One model and task, three sparsities and both modes."""
+def tiny_grid(model: str, task: str, methods: list[str] = METHODS, **others: object) -> dict:
+    """One model and task, three sparsities and both modes; `others`: keys that differ."""
     return {
         "models": [model],
         "tasks": [task],
@@ -212,4 +235,5 @@ def tiny_grid(model: str, task: str, methods: list[str] = METHODS) -> dict:
         "sparsities": [0, 50, 55],
         "modes": ["sparse_to_dense", "sparse_to_sparse"],
         "seeds": [0],
+        **others,
     }

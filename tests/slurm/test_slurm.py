@@ -1,20 +1,18 @@
 """profiles/slurm on a real Slurm of one node, without an accounting database and without a GPU: make test-slurm."""
 
-import json
-import os
 import re
 import subprocess
 import threading
 from pathlib import Path
 
-from project import ROOT, TINY_STUDY, Study, tiny_grid
+from project import ROOT, Study, program, tiny_grid
 
 PROFILE = [
     "--profile", str(ROOT / "profiles/slurm"), "--slurm-status-command", "squeue",
     "--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2", "--latency-wait", "10",
     "--slurm-keep-successful-logs",
 ]  # fmt: skip
-SMALL = tiny_grid("llama", "boolq_mini", ["unstructured"]) | {"sparsities": [50], "modes": ["sparse_to_dense"]}
+SMALL = tiny_grid("llama", "boolq_mini", ["unstructured"], sparsities=[50], modes=["sparse_to_dense"])
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 WAFER = """#!/bin/bash
 while [ $# -gt 0 ]; do case $1 in --output_dir) out=$2;; esac; shift; done
@@ -27,9 +25,7 @@ echo "end $(date +%s.%N)" >> {calls}
 
 
 def study_in(folder: Path, tiny_models: dict[str, Path], **sections: object) -> Study:
-    study = Study(folder)
-    study.configure({"llama": tiny_models["llama"]}, **{"grid": SMALL, **TINY_STUDY, **sections})
-    return study
+    return Study(folder).configure({"llama": tiny_models["llama"]}, grid=SMALL, **sections)
 
 
 def jobs() -> dict[str, dict[str, str]]:
@@ -48,8 +44,7 @@ def submitted(before: dict, rule: str) -> list[dict[str, str]]:
 def test_a_study_goes_through_the_queue_and_asks_for_what_its_jobs_need(slurm, tmp_path, tiny_models):
     before, study = jobs(), study_in(tmp_path / "study", tiny_models)
     study.snakemake(*PROFILE)
-    rows = (study.folder / "results/analysis/summary.csv").read_text().splitlines()
-    assert len(rows) == 3  # a header, the pruned run and the trained one
+    assert len(study.table()) == 2  # the pruned run and the trained one
     assert study.planned() == {}
     (training,) = submitted(before, "train_adapter")
     assert (training["JobState"], training["NumCPUs"]) == ("COMPLETED", "1")
@@ -70,13 +65,12 @@ def test_a_job_that_was_ended_for_its_memory_gets_more(slurm, tmp_path, tiny_mod
     assert [job["JobState"] for job in trainings][-1] == "COMPLETED"
     assert all(job["JobState"] != "COMPLETED" for job in trainings[:-1])
     assert "Trying to restart job" in printed
-    assert json.loads((study.folder / RUN / "train.json").read_text())["final_loss"]
+    assert study.json(f"{RUN}/train.json")["final_loss"]
 
 
 def test_one_licence_keeps_the_wafer_jobs_of_two_snakemakes_apart(slurm, tmp_path, tiny_models):
-    calls, trainer, before = tmp_path / "calls", tmp_path / "trainer", jobs()
-    trainer.write_text(WAFER.format(calls=calls))
-    trainer.chmod(0o755)
+    calls, before = tmp_path / "calls", jobs()
+    trainer = program(tmp_path / "trainer", WAFER.format(calls=calls))
     wafer = {"backend": "cerebras", "cerebras": {"lock": None, "python": str(trainer)}}
     studies = [study_in(tmp_path / name, tiny_models, **wafer) for name in ("one", "two")]
     for study in studies:
@@ -95,11 +89,8 @@ def test_threads_and_gpus_are_asked_for_by_count(slurm, tmp_path, tiny_models, m
     """More threads than Snakemake's own machine has cores: they are not cut to those.
 
     The GPU is a stand-in, so the training refuses it. It does not compute on the CPU."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: none (UUID: GPU-stand-in)'\n")
-    (programs / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    program(tmp_path / "bin/nvidia-smi", "#!/bin/sh\necho 'GPU 0: none (UUID: GPU-stand-in)'\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     before, study = jobs(), study_in(tmp_path / "study", tiny_models, resources={"threads": 2, "gpus": 1})
     printed = study.snakemake(f"{RUN}/train.json", *PROFILE, "--cores", "1", "--retries", "0", expect=1)
     (training,) = submitted(before, "train_adapter")

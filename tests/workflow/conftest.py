@@ -5,7 +5,7 @@ from pathlib import Path
 
 import box
 import pytest
-from project import TINY_STUDY, Study, made_once, tiny_grid
+from project import Study, made_once, tiny_grid
 
 
 @pytest.fixture(scope="session")
@@ -15,9 +15,8 @@ def small_study(shared_folder, tiny_models) -> Study:
     study = Study(folder / "a folder with spaces")
     with made_once(folder) as first:
         if first:
-            grid = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
-            study.configure({"llama": tiny_models["llama"]}, grid=grid, keep_merged=True, **TINY_STUDY)
-            study.snakemake()
+            grid = tiny_grid("llama", "boolq_mini", ["unstructured"], sparsities=[0, 50])
+            study.configure({"llama": tiny_models["llama"]}, grid=grid, keep_merged=True).snakemake()
     return study
 
 
@@ -34,4 +33,4 @@ def finished_runs(shared_folder) -> Path:
 @pytest.fixture
 def own_study(tmp_path, small_study) -> Study:
     """A copy of the small study, which a test may change."""
-    return Study(Path(shutil.copytree(small_study.folder, tmp_path / "study")))
+    return Study(Path(shutil.copytree(small_study.folder, tmp_path / "a folder with spaces")))

@@ -2,10 +2,8 @@
 
 A stand-in trains; the workflow with the real package on its CPU backend is in tests/cerebras."""
 
-from pathlib import Path
-
 import pytest
-from project import ROOT, TINY_STUDY, Study, tiny_grid
+from project import ROOT, Study, program, tiny_grid
 
 CS3 = ["--profile", str(ROOT / "profiles/cs3")]
 STAND_IN = """#!/bin/bash
@@ -33,30 +31,26 @@ DENSE, PRUNED = (
 def study(tmp_path, tiny_models, monkeypatch) -> Study:
     """A study of three trainings on the appliance, with a stand-in for it."""
     monkeypatch.setenv("HERE", str(tmp_path))
-    trainer = tmp_path / "trainer"
-    trainer.write_text(STAND_IN)
-    trainer.chmod(0o755)
+    program(tmp_path / "trainer", STAND_IN)
     study = Study(tmp_path / "study")
-    configure(study, tiny_models["llama"], python=str(trainer))
+    study.model = tiny_models["llama"]
+    configure(study)
     return study
 
 
-def configure(
-    study: Study, model: Path, *, seeds=(0,), methods=("unstructured",), throughput: dict | None = None,
-    modes=("sparse_to_dense", "sparse_to_sparse"), **cerebras: object,
-) -> None:  # fmt: skip
-    cells = tiny_grid("llama", "boolq_mini", list(methods))
-    cells |= {"sparsities": [0, 50], "seeds": list(seeds), "modes": list(modes)}
-    settings = {"lock": None, "job_labels": ["name=x"], **cerebras}
-    study.configure({"llama": model}, grid=cells, backend="cerebras", cerebras=settings, throughput=throughput or {},
-                    **TINY_STUDY)  # fmt: skip
+def configure(study: Study, *, grid: dict | None = None, throughput: dict | None = None, **cerebras: object) -> None:
+    """Write the study, with other keys of its grid or settings of the appliance."""
+    cells = tiny_grid("llama", "boolq_mini", ["unstructured"], sparsities=[0, 50]) | (grid or {})
+    settings = {"lock": None, "job_labels": ["name=x"], "python": str(study.folder.parent / "trainer"), **cerebras}
+    sections = {"backend": "cerebras", "cerebras": settings, "throughput": throughput or {}}
+    study.configure({"llama": study.model}, grid=cells, **sections)
 
 
 def calls(study: Study) -> list[list[str]]:
     return [line.split() for line in (study.folder.parent / "calls").read_text().splitlines()]
 
 
-def test_the_appliance_is_taken_in_turns(study, tiny_models):
+def test_the_appliance_is_taken_in_turns(study):
     study.snakemake("train", *CS3, "--cores", "4")
     seen = calls(study)
     assert [call[3] for call in seen] == ["begin", "end"] * 3  # cores are free, the appliance is not
@@ -64,13 +58,13 @@ def test_the_appliance_is_taken_in_turns(study, tiny_models):
     assert study.planned("train", *CS3) == {}
 
     def planned(**changed: object) -> dict[str, int]:
-        configure(study, tiny_models["llama"], python=str(study.folder.parent / "trainer"), **changed)
+        configure(study, **changed)
         return study.planned("train", *CS3)
 
     # What decides no number trains nothing again.
     assert planned(job_priority="p3", job_time_sec=60, mount_dirs=["/a b"]) == {}
-    assert planned(seeds=(0, 1)) == {"train_adapter": 3, "train": 1}
-    assert planned(methods=("random", "unstructured"))["train_adapter"] == 2
+    assert planned(grid={"seeds": [0, 1]}) == {"train_adapter": 3, "train": 1}
+    assert planned(grid={"methods": ["random", "unstructured"]})["train_adapter"] == 2
     assert planned(sequence_length=256)["train_adapter"] == 3
 
 
@@ -89,13 +83,11 @@ def test_a_broken_connection_is_tried_again_and_a_wrong_configuration_is_not(stu
     assert study.planned("train") == {}
 
 
-def test_each_batch_size_is_measured_in_turns(study, tiny_models):
+def test_each_batch_size_is_measured_in_turns(study):
     asked = {"batch_sizes": [4, 2], "steps": 100, "warmup_steps": 10, "repeats": 2, "sparsities": [50]}
-    trainer = str(study.folder.parent / "trainer")
-    configure(study, tiny_models["llama"], python=trainer, modes=("sparse_to_sparse",), throughput=asked)
+    configure(study, grid={"modes": ["sparse_to_sparse"]}, throughput=asked)
     planned = study.planned("throughput", *CS3)
-    expected = {"measure_batch": 4, "join_measurements": 1, "analyze_throughput": 1}
-    assert planned.items() >= expected.items()
+    assert planned.items() >= {"measure_batch": 4, "join_measurements": 1, "analyze_throughput": 1}.items()
     assert "train_adapter" not in planned
     study.snakemake("throughput", *CS3, "--cores", "4", expect=1)  # what the stand-in wrote is no measurement
     seen = calls(study)
@@ -103,9 +95,7 @@ def test_each_batch_size_is_measured_in_turns(study, tiny_models):
     measured = sorted(place.rpartition("batch")[2] for _, _, place, moment, _ in seen if moment == "begin")
     assert measured == ["2-seed0", "2-seed1", "4-seed0", "4-seed1"]
     for flags in (study.folder.parent / "flags").read_text().splitlines():
-        assert " --steps 110 " in flags
-        assert " --save_every 0 " in flags
-        assert " --eval_every 0 " in flags
+        assert all(f" --{flag} " in flags for flag in ("steps 110", "save_every 0", "eval_every 0"))
         assert flags.count(" --batch_size ") == 1
     printed = (study.folder / "results/logs/join_measurements").glob("*.log")
     assert ["Field required" in log.read_text() for log in printed] == [True]

@@ -14,7 +14,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from project import call_script, succeed
+from project import read_record, refused, succeed
 from sparseft.data.lm_eval_rendering import sandboxed
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.evaluation.harness import task_definition
@@ -26,6 +26,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tiny_models import save_tiny
 
 RUN = RUNS[0]
+EXPORT = ("export_study.py", "--results_dir", "results/runs", "--output_dir", "out")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,6 @@ def export(form: str) -> Path:
     return Path(form)
 
 
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
 def points(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Return the steps and values of each chart of TensorBoard."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
@@ -65,7 +62,7 @@ def points(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_shows_the_curves_and_the_results(study):
     charts = points(export("tensorboard") / RUN)
-    training, evaluation = read(study / "train.json"), read(study / "evaluation.json")
+    training, evaluation = read_record(study / "train.json"), read_record(study / "evaluation.json")
     for tag, key in (("train/loss", "loss"), ("train/learning_rate", "learning_rate")):
         assert charts[tag] == [(step["step"], pytest.approx(step[key])) for step in training["loss_curve"]]
     before = training["eval_curve"][0]["eval_loss"]
@@ -113,14 +110,14 @@ def test_the_files_for_lm_eval_are_those_that_lm_eval_writes_for_the_model(study
         for row, expected in zip(ours[name][1], rows, strict=True):
             assert row | {"resps": 0, "filtered_resps": 0} == expected | {"resps": 0, "filtered_resps": 0}
             assert numbers(row["resps"]) == pytest.approx(numbers(expected["resps"]), rel=1e-5)
-    metrics = read(Path("evaluation.json"))["metrics"]
+    metrics = read_record(Path("evaluation.json"))["metrics"]
     assert f"|acc_norm|↑  |{metrics['acc_norm']:.4f}|±" in utils.make_table(ours["hellaswag_mini"][0])
 
 
 def lm_eval_files(folder: Path) -> dict[str, tuple[dict, list[dict]]]:
     """Return the results and the samples by task, found and named by lm-eval's own functions."""
     files = [path.as_posix() for path in folder.iterdir()]
-    results = [read(Path(file)) for file in utils.get_results_filenames(files)]
+    results = [read_record(Path(file)) for file in utils.get_results_filenames(files)]
     samples = {
         utils.get_file_task_name(Path(file).name): [json.loads(line) for line in Path(file).read_text().splitlines()]
         for file in utils.get_sample_results_filenames(files)
@@ -143,9 +140,9 @@ def test_wandb_gets_the_curve_the_settings_and_the_results(study, monkeypatch):
     assert (run.run_id, run.project, run.run_group) == (RUN, "pruning", RUN.removesuffix("-seed0"))
     config = values(run.config.update)
     assert config["learning_rate"] == 0.02 and config["lora_targets"] == []
-    curve = read(study / "train.json")["loss_curve"]
+    curve = read_record(study / "train.json")["loss_curve"]
     assert [step["train/loss"] for step in history] == [step["loss"] for step in curve]
-    evaluation = read(study / "evaluation.json")
+    evaluation = read_record(study / "evaluation.json")
     assert summary["eval/acc"] == evaluation["metrics"]["acc"] and summary["eval/loss"] == evaluation["eval_loss"]
 
 
@@ -176,21 +173,14 @@ def values(items: list) -> dict:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def refused(form: str, fault: str) -> None:
-    """Check that an export ends after its fault."""
-    found, said = call_script("export_study.py", results_dir="results/runs", output_dir="out", format=form)
-    assert found == 2 and fault in said, said
-
-
 @pytest.mark.skipif(bool(find_spec("wandb")), reason="needs an environment without wandb")
 def test_wandb_is_named_if_it_is_not_installed(study):
-    refused("wandb", "make install-wandb")
-    assert not Path("out").exists()
+    assert "make install-wandb" in refused(Path(), *EXPORT, format="wandb")
 
 
 def test_a_damaged_record_ends_the_export(study):
     (study / "train.json").write_text((study / "train.json").read_text().replace('"steps": 4', '"steps": 5'))
-    refused("tensorboard", "train.json")
+    assert "train.json" in refused(Path(), *EXPORT, format="tensorboard")
 
 
 def test_a_later_export_completes_a_run_and_doubles_nothing(study):

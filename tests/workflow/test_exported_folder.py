@@ -1,7 +1,6 @@
 """Test the exported folder: the logits of the merged model, the hashes, the model card with the results of the run, and
 the rules that make it for who asks."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,8 +10,7 @@ import torch
 from box import RUNS, flags
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
-from project import TINY_STUDY, Study, call_script, succeed, tiny_grid
-from safetensors.torch import load_file
+from project import read_record, refused, succeed
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.storage.hashes import sha256
@@ -30,7 +28,7 @@ def box(tmp_path_factory, finished_runs) -> Path:
     """Return a folder with two exported runs. Their model comes from the hub, and states a licence."""
     box = Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("exported") / "box"))
     source = Path(shutil.copytree(box / "models/tiny", box / "source"))
-    (source / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n")
+    (source / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\nlicense_link: LICENSE\n---\n")
     for name in TERMS:
         (source / name).write_text(f"the text of {name}")
     shutil.rmtree(box / "models/prepared")
@@ -60,22 +58,20 @@ def test_a_structured_run_is_exported_without_its_pruned_channels_and_with_the_s
     # Other sums in bfloat16, as in tests/pruning/test_compact.py.
     assert (ours - theirs).abs().max() < 1e-2 * theirs.abs().max()
     assert Checkpoint(exported).config["intermediate_size"] == 32
-    assert json.loads((exported / "manifest.json").read_text())["why_not_smaller"] is None
+    assert read_record(exported / "manifest.json")["why_not_smaller"] is None
 
 
 def test_any_other_run_is_exported_as_it_is(box):
     merged, exported = folders(box, RANDOM)
-    ours, theirs = load_file(exported / "model.safetensors"), load_file(merged / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name].view(torch.int16), theirs[name].view(torch.int16)) for name in ours)
+    assert Checkpoint(exported).hashes() == Checkpoint(merged).hashes()
     assert torch.equal(logits(exported), logits(merged))
-    assert "only in part" in json.loads((exported / "manifest.json").read_text())["why_not_smaller"]
+    assert "only in part" in read_record(exported / "manifest.json")["why_not_smaller"]
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_the_manifest_has_the_hash_of_every_file_but_the_card(box, run):
     _, exported = folders(box, run)
-    manifest = json.loads((exported / "manifest.json").read_text())
+    manifest = read_record(exported / "manifest.json")
     recorded = {name: entry["sha256"] for name, entry in (manifest["files"] | manifest["others"]).items()}
     files = {path.name for path in exported.iterdir()} - {"README.md", "manifest.json", ".sparseft"}
     assert recorded == {name: sha256(exported / name) for name in files}
@@ -83,34 +79,33 @@ def test_the_manifest_has_the_hash_of_every_file_but_the_card(box, run):
     assert Checkpoint(exported).digest == manifest["digest"]
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_the_model_card_has_the_results_the_base_its_licence_and_the_proof(box, run):
+@pytest.mark.parametrize(("run", "words"), [
+    (STRUCTURED, "The pruned channels and heads, all of them zero, are left out: "),
+    (RANDOM, "The files have every weight. The pruned ones are zeros."),
+])  # fmt: skip
+def test_the_model_card_has_the_results_the_base_its_licence_the_proof_and_what_the_files_leave_out(box, run, words):
     merged, exported = folders(box, run)
     card = ModelCard.load(exported / "README.md")
-    evaluation = json.loads((merged.parent / "evaluation.json").read_text())
-    proof = json.loads((merged.parent / "validation_report.json").read_text())
+    evaluation = read_record(merged.parent / "evaluation.json")
+    proof = read_record(merged.parent / "validation_report.json")
     found = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
-    expected = {
-        ("hellaswag_mini", name): value for name, value in evaluation["metrics"].items() if "_stderr" not in name
-    }
-    assert found == expected | {("hellaswag_mini", "eval_loss"): evaluation["eval_loss"]}
+    measured = evaluation["metrics"] | {"eval_loss": evaluation["eval_loss"]}
+    assert found == {("hellaswag_mini", name): value for name, value in measured.items() if "_stderr" not in name}
     assert (card.data.model_name, card.data.base_model) == (f"Llama-{run}", "somebody/tiny")
-    assert (card.data.license, card.data.license_name) == ("other", "llama3.2")
+    assert (card.data.license, card.data.license_name, card.data.license_link) == ("other", "llama3.2", "LICENSE")
     # As far as huggingface_hub validates a card without the hub.
     assert ModelCardData(**card.data.to_dict()).to_dict() == card.data.to_dict()
     validate_repo_id(f"somebody/{card.data.model_name}")
     assert f"{proof['layers_checked']} of {proof['layers_expected']} layers, 0 violations" in card.text
-    assert proof["inputs"]["mask"] in card.text
+    assert proof["inputs"]["mask"] in card.text and words in card.text
+    assert "Nothing was left out" not in card.text and "model.layers" not in card.text
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_the_terms_of_the_base_come_along_and_are_recorded(box, run):
     _, exported = folders(box, run)
-    prepared = box / "models/prepared"
-    for folder in (prepared, exported):
-        assert {name: (folder / name).read_text() for name in TERMS} == {name: f"the text of {name}" for name in TERMS}
-    assert json.loads((prepared / "manifest.json").read_text())["others"].keys() == set(TERMS)
-    assert json.loads((exported / "manifest.json").read_text())["others"].keys() >= set(TERMS)
+    assert {name: (exported / name).read_text() for name in TERMS} == {name: f"the text of {name}" for name in TERMS}
+    assert read_record(exported / "manifest.json")["others"].keys() >= set(TERMS)
     # The base has the file that the licence wants, under this name.
     assert [file.name for file in exported.iterdir() if file.name.casefold() == "notice"] == ["NOTICE"]
 
@@ -130,9 +125,7 @@ def test_a_model_whose_terms_changed_or_forbid_it_is_not_exported(box, tmp_path,
     given = flags(box, RANDOM, "export_run.py", tmp_path)
     changed = given | {"model_path": shutil.copytree(given["model_path"], tmp_path / "prepared")}
     (tmp_path / "prepared" / name).write_text(text)
-    code, said = call_script("export_run.py", **changed)
-    assert (code, fault in said) == (2, True), said
-    assert not (tmp_path / "export").exists()
+    assert fault in refused(tmp_path, "export_run.py", **changed)
 
 
 def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box, tmp_path):
@@ -141,50 +134,34 @@ def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box,
     prepare_model(Model(source=f"path:{source}"), tmp_path / "prepared")
     succeed("export_run.py", **given | {"model_path": tmp_path / "prepared"})
     assert (tmp_path / "export/Notice").read_text().startswith("Llama 3.2 is licensed under the Llama 3.2 Community ")
-    assert "Notice" in json.loads((tmp_path / "export/manifest.json").read_text())["others"]
+    assert "Notice" in read_record(tmp_path / "export/manifest.json")["others"]
 
 
 def test_no_exported_file_says_where_files_lie_on_this_machine(finished_runs, tmp_path):
     succeed("export_run.py", **flags(finished_runs, RANDOM, "export_run.py", tmp_path))
     exported = tmp_path / "export"
-    assert json.loads((exported / "manifest.json").read_text())["source"] == "path:tiny"
+    assert read_record(exported / "manifest.json")["source"] == "path:tiny"
     assert "This is `path:tiny`, " in (exported / "README.md").read_text()
     for path in exported.iterdir():
         assert str(finished_runs).encode() not in path.read_bytes(), path.name
 
 
-def test_a_card_says_once_and_in_plain_words_what_the_files_leave_out(box):
-    said = {run: ModelCard.load(folders(box, run)[1] / "README.md").text for run in RUNS}
-    assert "The pruned channels and heads, all of them zero, are left out: " in said[STRUCTURED]
-    assert "The files have every weight. The pruned ones are zeros." in said[RANDOM]
-    assert not any(text in card for text in ("Nothing was left out", "model.layers") for card in said.values())
-
-
-@pytest.mark.slow
-def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(tmp_path, tiny_models):
-    study = Study(tmp_path)
-    export = {"engines": [f"transformers:{sys.executable}"], "prompts": 2, "prompt_tokens": 16, "new_tokens": 4,
-              "repeats": 2}  # fmt: skip
-    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), export=export, **TINY_STUDY)
-    assert not {"export_run", "check_engines"} & study.planned().keys()
-    run = "results/runs/llama-hellaswag_mini-structured-sparsity50-sparse_to_sparse-seed0"
+def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(own_study):
+    asked = "{prompts: 2, prompt_tokens: 16, new_tokens: 4, repeats: 2"
+    export = f"export: {asked}, engines: ['transformers:{sys.executable}']}}"
+    run = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0"
     target = f"{run}/engines.json"
-    planned = study.planned(target)
-    assert (planned["export_run"], planned["check_engines"], planned["evaluate_run"]) == (1, 1, 1)
-    study.snakemake(target)
-    record = study.json(target)
-    one_repeat = [("transformers", "dense"), ("transformers", "run")]
-    assert [(one["engine"], one["model"]) for one in record["results"]] == 2 * one_repeat
-    assert (record["passed"], record["threads"], record["new_tokens"]) == (True, 1, 4)
-    exported = Checkpoint(study.folder / run / "export")
-    assert exported.config["intermediate_size"] == 32
-    assert record["inputs"]["export"] == exported.digest
-    # Nothing has evaluated this run before the merge. That is a gap, and no fault.
-    succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "alone")
-    memo = (study.folder / "alone/correctness_memo.md").read_text()
-    assert "|incomplete|before_merge.json: no such file" in memo and "|fault|" not in memo
-    with study.edited("repeats: 2", "repeats: 2\n  limit_seconds: 60"):
-        assert "check_engines" not in study.planned(target)
-    # Another model is measured anew when it is asked for.
-    with study.edited("lora_r: 4", "lora_r: 2"):
-        assert study.planned(target)["check_engines"] == 1
+    with own_study.edited("keep_merged: true", f"keep_merged: true\n{export}"):
+        assert not {"export_run", "check_engines"} & own_study.planned().keys()
+        assert own_study.planned(target) == {"export_run": 1, "check_engines": 1}
+        own_study.snakemake(target)
+        record = own_study.json(target)
+        one_repeat = [("transformers", "dense"), ("transformers", "run")]
+        assert [(one["engine"], one["model"]) for one in record["results"]] == 2 * one_repeat
+        assert (record["passed"], record["threads"], record["new_tokens"]) == (True, 1, 4)
+        assert record["inputs"]["export"] == Checkpoint(own_study.folder / run / "export").digest
+        with own_study.edited("repeats: 2", "repeats: 2, limit_seconds: 60"):
+            assert own_study.planned(target) == {}
+        # Another model is measured anew when it is asked for.
+        with own_study.edited("lora_r: 4", "lora_r: 2"):
+            assert own_study.planned(target)["check_engines"] == 1

@@ -13,8 +13,7 @@ from project import call_script
 
 PAGE = 4096
 STAGES = ("compute_masks.py", "compute_masks.py --pruned_dir", "import_pruned.py", "train.py", "reconstruct.py", "merge.py",
-          "validate_sparsity.py",
-          "evaluate.py --adapter", "evaluate.py", "evaluate.py --split selection",
+          "validate_sparsity.py", "evaluate.py --adapter", "evaluate.py", "evaluate.py --split selection",
           "measure_throughput.py", "analyze_results.py", "export_run.py", "export_modelzoo.py")  # fmt: skip
 
 
@@ -50,9 +49,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, finished_
         assert code == 0, said
         need = pages(out)
     for share in (0, 0.5, 1):
-        with small_disk(
-            tmp_path / f"small{share}", int(need * share) // PAGE * PAGE - (PAGE if share == 1 else 0)
-        ) as out:
+        with small_disk(tmp_path / f"small{share}", int(need * share) // PAGE * PAGE - PAGE * (share == 1)) as out:
             before = sorted(out.iterdir())
             code, said = call_script(stage, **flags(finished_runs, RUNS[0], stage, out))
             errors = [line for line in said.splitlines() if line.startswith("error: ")]

@@ -2,7 +2,7 @@
 
 import pytest
 from hub_cache import write
-from project import TINY_STUDY, Study, tiny_grid
+from project import Study, tiny_grid
 
 pytestmark = pytest.mark.slow
 RUN = "results/runs/llama-{}-unstructured-sparsity50-{}-seed0"
@@ -14,20 +14,15 @@ def study(tmp_path_factory, tiny_models) -> Study:
     """Return a finished study of a task whose runs are first trained on a text."""
     study = Study(tmp_path_factory.mktemp("full"))
     for split, number in (("train", 60), ("validation", 20)):
-        write(
-            study.folder / f"pages/{split}.jsonl",
-            [{"text": f"Page {n} of {split} has {n * 17} words."} for n in range(number)],
-        )
-    schedule = {"steps": 3, "batch_size": 2, "micro_batch_size": 1}
+        rows = [{"text": f"Page {n} of {split} has {n * 17} words."} for n in range(number)]
+        write(study.folder / f"pages/{split}.jsonl", rows)
     tasks = {
         "pages": {"kind": "text", "local": "pages", "length": 16},
         "boolq_mini": {"train_examples": 16, "validation_examples": 8},
     }
-    grid = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "tasks": list(tasks), "sparsities": [0, 50],
-            "modes": [LORA, FULL, DENSE]}  # fmt: skip
-    own = {key: value for key, value in TINY_STUDY.items() if key not in ("tasks", "training")}
-    training = {**schedule, "recover_on": "pages", "full_learning_rate": 0.01}
-    study.configure({"llama": tiny_models["llama"]}, grid=grid, **own, tasks=tasks, training=training)
+    grid = tiny_grid("llama", "", ["unstructured"], tasks=list(tasks), sparsities=[0, 50], modes=[LORA, FULL, DENSE])
+    training = {"steps": 3, "batch_size": 2, "micro_batch_size": 1, "recover_on": "pages", "full_learning_rate": 0.01}
+    study.configure({"llama": tiny_models["llama"]}, grid=grid, tasks=tasks, training=training)
     planned = study.planned()
     assert (planned["train_weights"], planned["train_adapter"]) == (6, 4)
     study.snakemake("--cores", "2")
@@ -54,11 +49,8 @@ def test_a_run_continues_the_training_on_the_text_and_its_merge_changes_no_answe
     assert second["inputs"]["initial_adapter"] == first["outputs"]["adapter"] != second["outputs"]["adapter"]
     assert (second["lora_r"] is None, second["train"] is None) == (mode != LORA, mode == LORA)
     if mode != LORA:
-        assert (second["learning_rate"], study.json(f"{RUN.format('pages', mode)}/merge.json")["as_trained"]) == (
-            0.01,
-            True,
-        )
-    before, after = (
-        study.json(f"{RUN.format('boolq_mini', mode)}/{name}.json") for name in ("before_merge", "evaluation")
-    )
+        assert second["learning_rate"] == 0.01
+        assert study.json(f"{RUN.format('pages', mode)}/merge.json")["as_trained"]
+    run = RUN.format("boolq_mini", mode)
+    before, after = (study.json(f"{run}/{name}.json") for name in ("before_merge", "evaluation"))
     assert before["log_likelihoods"] == after["log_likelihoods"]

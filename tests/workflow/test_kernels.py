@@ -7,6 +7,7 @@ import forks
 import pytest
 import torch
 from box import RUNS, flags
+from project import words_of
 from torch.nn import functional as F
 
 SCRIPTS = ("evaluate.py", "train.py", "reconstruct.py", "compute_masks.py --pruned_dir")
@@ -22,10 +23,7 @@ def note_kernels(place: str, name: str, *words: str) -> None:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "filled": torch.utils.deterministic.fill_uninitialized_memory,
             "precision": torch.get_float32_matmul_precision(),
-            "reduced": [
-                matmul.allow_fp16_reduced_precision_reduction,
-                matmul.allow_bf16_reduced_precision_reduction,
-            ],
+            "reduced": [matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction],
         }
         Path(place).write_text(json.dumps(settings))
         return attention(*inputs, **options)
@@ -36,8 +34,7 @@ def note_kernels(place: str, name: str, *words: str) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_model_runs_with_repeatable_kernels_and_exact_sums(finished_runs, tmp_path, script):
-    given = flags(finished_runs, RUNS[0], script, tmp_path / "out")
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    words = words_of(flags(finished_runs, RUNS[0], script, tmp_path / "out"))
     code, said = forks.call(note_kernels, str(tmp_path / "noted"), script.split()[0], *words)
     assert code == 0, said
     assert json.loads((tmp_path / "noted").read_text()) == {

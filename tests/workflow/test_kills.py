@@ -7,7 +7,7 @@ from pathlib import Path
 import forks
 import pytest
 from box import RUNS, flags
-from project import read_record, succeed, tree
+from project import read_record, succeed, tree, words_of
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
 
@@ -30,8 +30,7 @@ def run_until(renames: int, script: str, given: dict) -> None:
         replace(*places)
 
     os.replace = count
-    values = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
-    forks.script(script, *(word for name, words in values.items() for word in (f"--{name}", *words)))
+    forks.script(script, *words_of(given))
 
 
 def results(out: Path) -> dict[str, str]:

@@ -3,15 +3,14 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hub_cache import write
-from project import TINY_STUDY, Study, succeed, tiny_grid
-from safetensors.torch import load_file, save_file
+from project import Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.hashes import sha256
+from tiny_models import edited
 
 pytestmark = pytest.mark.slow
 TASK = "hellaswag_mini"
@@ -22,42 +21,33 @@ PLACES = {
     "unstructured_owl": f"{TASK}/",
     "unstructured_sparsegpt": f"{TASK}/",
     "semistructured_sparsegpt_on_web": "",
-    "imported_magnitude": "",
+    "imported_half": "",
 }
-BASES = ("unstructured_sparsegpt", "semistructured_sparsegpt_on_web", "imported_magnitude")
-
-
-def prune_by_magnitude(source: Path, folder: Path) -> None:
-    """Write a copy of a model in which the smaller half of each prunable layer is zero, and the rest has a new
-    value."""
-    shutil.copytree(source, folder)
-    weights = load_file(folder / "model.safetensors")
-    for layer in prunable_shapes(Checkpoint(folder)):
-        weight = weights[f"{layer}.weight"].float()
-        smallest = weight.abs().flatten().argsort(stable=True)[: weight.numel() // 2]
-        weights[f"{layer}.weight"] = (1.25 * weight).flatten().index_fill(0, smallest, 0).view_as(weight).bfloat16()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+BASES = ("unstructured_sparsegpt", "semistructured_sparsegpt_on_web", "imported_half")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_models) -> Study:
     """Return a study with the masks of every kind, and some of their runs."""
     study = Study(tmp_path_factory.mktemp("masks"))
-    prune_by_magnitude(tiny_models["llama"], study.folder / "sparse")
+    with edited(Path(shutil.copytree(tiny_models["llama"], study.folder / "sparse"))) as weights:
+        for layer in prunable_shapes(Checkpoint(tiny_models["llama"])):
+            weights[f"{layer}.weight"] *= 2
+            weights[f"{layer}.weight"].view(-1)[::2] = 0
     write(study.folder / "web.jsonl", [{"text": f"Page {number} has {number * 17} words."} for number in range(40)])
     masks = {
         "calibration_examples": 4,
         "owl_m": 2.0,
         "sparsegpt_block": 16,
         "calibration": {"web": {"text": "web.jsonl", "examples": 8, "length": 12}},
-        "imported": {"magnitude": {50: "path:sparse", 75: "path:sparse"}},
+        "imported": {"half": {50: "path:sparse", 75: "path:sparse"}},
     }
-    grid = {**tiny_grid("llama", TASK, list(PLACES)), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
-    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, keep_merged=True, **TINY_STUDY)
+    grid = tiny_grid("llama", TASK, list(PLACES), sparsities=[0, 50], modes=["sparse_to_sparse"])
+    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, keep_merged=True)
     planned = study.planned("masks")
     jobs = {"compute_one_mask": 1, "compute_masks": 3, "prune": 2, "import_pruned": 1}
     assert planned == jobs | {"prepare_model": 1, "prepare_task": 1, "prepare_calibration": 1, "masks": 1}
-    runs = [run(method) for method in BASES] + [run("imported_magnitude", "sparse_to_sparse")]
+    runs = [run(method) for method in BASES] + [run("imported_half", "sparse_to_sparse")]
     study.snakemake("masks", *(f"{folder}/validation_report.json" for folder in runs))
     assert study.planned("masks") == {}
     return study
@@ -100,16 +90,10 @@ def test_the_runs_start_from_the_pruned_base_and_name_it(study, method):
     assert sha256(study.folder / run(method) / "model_dir/model.safetensors") == sha256(base.files[0])
 
 
-def test_an_imported_checkpoint_has_the_mask_of_the_same_rule_and_is_trained_and_proved(study, tmp_path):
-    model = study.folder / "models/llama"
-    succeed("compute_masks.py", model_path=model, output_dir=tmp_path, sparsity=0.5, method="unstructured")
-    ours = read_mask(tmp_path / "masks_sparsity50_unstructured.pt")
-    imported = read_mask(study.folder / mask_of("imported_magnitude"))
-    for layer in ours.shape:
-        np.testing.assert_array_equal(imported.kept(layer), ours.kept(layer))
-    base, sparse = base_of(study, "imported_magnitude"), Checkpoint(study.folder / "sparse")
+def test_an_imported_checkpoint_is_the_pruned_base_and_is_trained_and_proved(study):
+    base, sparse = base_of(study, "imported_half"), Checkpoint(study.folder / "sparse")
     assert all((base.read(name) == sparse.read(name)).all() for name in sparse.tensors)
-    report = study.json(f"{run('imported_magnitude', 'sparse_to_sparse')}/validation_report.json")
+    report = study.json(f"{run('imported_half', 'sparse_to_sparse')}/validation_report.json")
     assert (report["passed"], report["mask"]["inferred"]) == (True, True)
 
 
@@ -130,28 +114,17 @@ def test_a_setting_makes_the_masks_again_that_depend_on_it(study, old, new, jobs
         assert study.planned("masks") == {**jobs, "masks": 1}
 
 
-def test_a_checkpoint_with_2_4_zeros_is_imported_without_its_parent(tmp_path, tiny_models):
-    study = Study(tmp_path)
-    sparse = Path(shutil.copytree(tiny_models["llama"], tmp_path / "sparse"))
-    weights = load_file(sparse / "model.safetensors")
-    for layer in prunable_shapes(Checkpoint(sparse)):
-        weight = weights[f"{layer}.weight"]
-        smallest = weight.abs().view(len(weight), -1, 4).topk(2, largest=False).indices
-        weight.view(len(weight), -1, 4).scatter_(2, smallest, 0)
-    save_file(weights, sparse / "model.safetensors", metadata={"format": "pt"})
-    grid = tiny_grid("llama", TASK, ["imported_own"]) | {"sparsities": [50], "modes": ["sparse_to_sparse"]}
+def test_an_import_of_the_model_itself_has_no_source_and_names_its_pattern(tmp_path, tiny_models):
+    model = Path(shutil.copytree(tiny_models["llama"], tmp_path / "sparse"))
     masks = {"imported": {"own": {50: "path:./sparse"}}, "imported_pattern": {"own": "2:4"}}
-    study.configure({"llama": sparse}, grid=grid, masks=masks, **TINY_STUDY)
-    study.snakemake("masks")
-    mask = read_mask(study.folder / "masks/llama/masks_sparsity50_imported_own.pt")
-    for layer in mask.shape:
-        np.testing.assert_array_equal(mask.kept(layer), weights[f"{layer}.weight"].float().numpy() != 0)
+    grid = tiny_grid("llama", TASK, ["imported_own"], sparsities=[50])
+    study = Study(tmp_path).configure({"llama": model}, grid=grid, masks=masks)
+    (command,) = [line for line in study.commands("masks") if "import_pruned.py" in line]
+    assert "--pattern 2:4" in command and "--source" not in command
 
 
-def test_an_imported_checkpoint_that_changed_is_imported_again(study):
-    weights = study.folder / "sparse/model.safetensors"
-    before = weights.read_bytes()
-    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
-    planned = study.planned("masks")
-    weights.write_bytes(before)
-    assert planned == {"import_pruned": 1, "masks": 1}
+def test_an_imported_checkpoint_that_changed_is_imported_again(study, tmp_path):
+    copy = Study(Path(shutil.copytree(study.folder, tmp_path / "copy")))
+    with edited(copy.folder / "sparse") as weights:
+        weights["model.norm.weight"] *= 2
+    assert copy.planned("masks") == {"import_pruned": 1, "masks": 1}

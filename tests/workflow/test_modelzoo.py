@@ -1,13 +1,12 @@
 """ModelZoo's checkpoints through the scripts and the workflow: .mdl in, .mdl out, and bad ones in one line."""
 
-import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, TINY_STUDY, Study, refused, succeed, tiny_grid
+from project import ROOT, TINY_STUDY, Study, read_record, refused, succeed, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.trainers.modelzoo.export import CHECKPOINT, CONFIGURATION
 from tiny_models import change_json
@@ -31,7 +30,7 @@ def box(tmp_path, made) -> Path:
 
 
 def test_an_export_is_a_checkpoint_a_configuration_and_their_records(made, tiny_models):
-    report = json.loads((made / "cs/export.json").read_text())
+    report = read_record(made / "cs/export.json")
     assert report["inputs"]["model"] == Checkpoint(tiny_models["llama"]).digest
     assert report["mask"]["reached"] == 0.5
     assert set(report["outputs"]) == {CHECKPOINT, CONFIGURATION}
@@ -42,43 +41,29 @@ def test_an_export_is_a_checkpoint_a_configuration_and_their_records(made, tiny_
     assert asked.items() <= section.items()
 
 
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def widen(file: Path) -> None:
-    change_json(file.parent / "config.json", intermediate_size=64)
-
-
 def forget_tokenizer(file: Path) -> None:
     for tokenizer in file.parent.glob("tokenizer*"):
         tokenizer.unlink()
 
 
-MASKS = (
-    "compute_masks.py",
-    {"model_path": "{file}", "output_dir": "{box}/out", "sparsity": 0.5, "method": "unstructured"},
-)
-PROOF = (
-    "validate_sparsity.py",
-    {"checkpoint": "{file}", "mask_path": f"{{box}}/{MASK}", "output": "{box}/report.json"},
-)
-SOURCE = ("prepare_model.py", {"source": "mdl:{file}", "output_dir": "{box}/out"})
-WANDA = (MASKS[0], MASKS[1] | {"method": "unstructured_wanda", "task": "boolq_mini", "data_dir": "{box}"})
-OTHER_SHAPE = "{file}: .*transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"
+MASKED = {"model_path": "{file}", "output_dir": "{box}/out", "sparsity": 0.5}
 
 
-@pytest.mark.parametrize(("damage", "call", "line"), [
-    (truncate, MASKS, "{file}: truncated"), (widen, PROOF, OTHER_SHAPE), (truncate, SOURCE, "{file}: truncated"),
-    (forget_tokenizer, SOURCE, "{box}/cs: no tokenizer; "),
+@pytest.mark.parametrize(("damage", "script", "flags", "line"), [
+    (lambda file: file.write_bytes(file.read_bytes()[:-1]), "compute_masks.py",
+     MASKED | {"method": "unstructured"}, "{file}: truncated"),
+    (lambda file: change_json(file.parent / "config.json", intermediate_size=64), "validate_sparsity.py",
+     {"checkpoint": "{file}", "mask_path": f"{{box}}/{MASK}", "output": "{box}/report.json"},
+     "{file}: .*transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"),
+    (forget_tokenizer, "prepare_model.py", {"source": "mdl:{file}", "output_dir": "{box}/out"}, "{box}/cs: no tokenizer; "),
     # Methods that run the model need a prepared one.
-    (None, WANDA, ".*prepare_model.py --source mdl:{file}"),
+    (None, "compute_masks.py", MASKED | {"method": "unstructured_wanda", "task": "boolq_mini", "data_dir": "{box}"},
+     ".*prepare_model.py --source mdl:{file}"),
 ])  # fmt: skip
-def test_a_bad_file_is_one_line_wherever_it_is_read(box, damage, call, line):
+def test_a_bad_file_is_one_line_wherever_it_is_read(box, damage, script, flags, line):
     file = box / "cs" / CHECKPOINT
     if damage:
         damage(file)
-    script, flags = call
     filled = {name: str(value).format(file=file, box=box) for name, value in flags.items()}
     assert re.match(f"error: {line.format(file=file, box=box)}", refused(box, script, **filled))
 
@@ -86,10 +71,10 @@ def test_a_bad_file_is_one_line_wherever_it_is_read(box, damage, call, line):
 def test_a_study_is_planned_with_an_export_per_mask(tmp_path, tiny_models):
     settings = yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())
     settings["cerebras"]["sequence_length"] = 256
-    training = TINY_STUDY["training"] | settings.pop("training")
-    study = Study(tmp_path)
-    sections = {"grid": tiny_grid("llama", "boolq_mini"), "tasks": TINY_STUDY["tasks"], "training": training}
-    study.configure({"llama": tiny_models["llama"]}, **sections, **settings)
+    settings["training"] = TINY_STUDY["training"] | settings["training"]
+    study = Study(tmp_path).configure(
+        {"llama": tiny_models["llama"]}, grid=tiny_grid("llama", "boolq_mini"), **settings
+    )
     planned = study.planned()
     # Three methods at two sparsities, and the dense model.
     assert (planned["export_checkpoint"], planned["train_adapter"]) == (7, 13)

@@ -10,10 +10,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from project import ROOT, Study
+from project import ROOT, Study, copy_project
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-no_finetune-seed0"
-PARTS = ("rules", "workflow", "lib", "config", "envs")
 
 
 @pytest.fixture
@@ -40,10 +39,7 @@ def importing(own_study):
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> str:
     """Put the project into a bare git repository, which git finds at github.com; return how a Snakefile names it."""
-    work, bare = tmp_path / "project", tmp_path / "github/example/sparseft"
-    for name in PARTS:
-        shutil.copytree(ROOT / name, work / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(ROOT / "Snakefile", work)
+    work, bare = copy_project(tmp_path / "project"), tmp_path / "github/example/sparseft"
     git = ["git", "-C", work, "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"], ["tag", "v1"]):
         subprocess.run([*git, *words], check=True)

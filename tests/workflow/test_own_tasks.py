@@ -1,14 +1,13 @@
 """The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge, with a
 probe and the perplexity of a text."""
 
-import math
 import re
 
 import pytest
 import torch
 import yaml
 from hub_cache import write
-from project import ROOT, Study
+from project import ROOT, Study, tiny_grid
 from sparseft.evaluation.evaluate import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
@@ -39,10 +38,10 @@ def make(study: Study, *own: str) -> Study:
     save_tiny("llama", study.folder / "m", torch.float32)
     (study.folder / "m/chat_template.jinja").write_text(CHAT_TEMPLATE)
     tasks = {name: OWN[name] for name in own} | QUESTIONS
-    grid = {"models": ["m"], "tasks": list(tasks), "methods": ["unstructured_wanda"], "sparsities": [0, 50]}
-    study.configure(
+    grid = {"tasks": list(tasks), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
+    return study.configure(
         {"m": study.folder / "m"},
-        grid=grid | {"modes": ["sparse_to_sparse"]},
+        grid=tiny_grid("m", "", ["unstructured_wanda"], **grid),
         tasks=tasks | {"arc_easy": {"lm_eval": "arc_easy", "local": "arc"}},
         # The masks calibrate on the tasks too.
         masks={"calibration_examples": 3},
@@ -50,7 +49,6 @@ def make(study: Study, *own: str) -> Study:
         evaluation={"probes": ["arc_easy", "questions"]},
         perplexity={"local": "wiki.jsonl", "context": 20},
     )
-    return study
 
 
 @pytest.fixture
@@ -86,14 +84,10 @@ def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_
 
 
 def test_the_stage_prepare_makes_all_that_nodes_without_network_need(study):
-    calibrated = (
-        "masks={calibration: {mine: {text: wiki.jsonl}}}",
-        "grid={methods: [unstructured_wanda_on_mine], sparsities: [50]}",
-    )
-    assert study.planned("prepare", "--config", *calibrated) == {
-        "prepare_model": 1, "prepare_task": 2, "prepare_validation": 2,
-        "prepare_wikitext2": 1, "prepare_calibration": 1, "prepare": 1,
-    }  # fmt: skip
+    masks, grid = "masks={calibration: {mine: {text: wiki.jsonl}}}", "grid={methods: [unstructured_wanda_on_mine]}"
+    once = dict.fromkeys(("prepare_model", "prepare_wikitext2", "prepare_calibration", "prepare"), 1)
+    planned = study.planned("prepare", "--config", masks, grid)
+    assert planned == once | {"prepare_task": 2, "prepare_validation": 2}
 
 
 @pytest.mark.slow
@@ -103,17 +97,12 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(finished):
     assert {row["task"] for row in table} == {*OWN, *QUESTIONS}
     for row in table:
         assert (row["metric"] == "loss") == (row["task"] in OWN)
-        if row["task"] in OWN:
-            assert float(row["value"]) == float(row["eval_loss"])
-            assert float(row["token_perplexity"]) == pytest.approx(math.exp(float(row["value"])))
     for task in OWN:
-        train, after, before = (
-            finished.json(f"{RUN.format(task)}/{name}.json") for name in ("train", "evaluation", "before_merge")
-        )
+        names = ("train", "evaluation", "before_merge")
+        train, after, before = (finished.json(f"{RUN.format(task)}/{name}.json") for name in names)
         assert train["definition_sha256"] == after["definition_sha256"] == before["definition_sha256"]
         # On a CPU, the merge of sparse_to_sparse keeps every bit.
         assert after["losses"] == before["losses"]
-        assert after["value"] == pytest.approx(before["value"], rel=1e-6) and after["value"] > 0
         assert len(after["losses"]) == len(after["answer_tokens"]) == after["examples"]
         rows = finished.json(f"data/{task}/validation_manifest.json")["sha256"]["validation"]
         assert after["inputs"]["data"] == rows

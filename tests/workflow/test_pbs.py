@@ -4,13 +4,13 @@ The stand-ins take the flags and print the fields that PBS Pro documents, and en
 memory."""
 
 import importlib.util
-import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
-from project import ROOT, TINY_STUDY, Study, tiny_grid
+from project import ROOT, Study, program, tiny_grid
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None,
@@ -51,23 +51,20 @@ print(f"Job Id: {sys.argv[3]}\\n    job_state = {'F' if ended else 'R'}" + (f"\\
 @pytest.fixture
 def queue(tmp_path, monkeypatch) -> Path:
     """The stand-in's folder; its commands are in PATH."""
-    programs, folder = tmp_path / "bin", tmp_path / "queue"
-    programs.mkdir()
+    folder = tmp_path / "queue"
     folder.mkdir()
     for name, body in (("qsub", QSUB), ("qstat", QSTAT)):
-        (programs / name).write_text(f"#!{sys.executable}{body}")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        program(tmp_path / "bin" / name, f"#!{sys.executable}{body}")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setenv("QUEUE", str(folder))
     return folder
 
 
 @pytest.fixture
 def study(tmp_path, tiny_models) -> Study:
-    study = Study(tmp_path / "study")
-    cells = tiny_grid("llama", "boolq_mini", ["unstructured"]) | {"sparsities": [50], "modes": ["sparse_to_dense"]}
-    study.configure({"llama": tiny_models["llama"]}, grid=cells, resources={"threads": 1}, **TINY_STUDY)
-    return study
+    cells = tiny_grid("llama", "boolq_mini", ["unstructured"], sparsities=[50], modes=["sparse_to_dense"])
+    model = {"llama": tiny_models["llama"]}
+    return Study(tmp_path / "study").configure(model, grid=cells, resources={"threads": 1})
 
 
 def asked(queue: Path, rule: str) -> list[str]:
@@ -79,14 +76,13 @@ def asked(queue: Path, rule: str) -> list[str]:
 def test_a_study_goes_through_the_queue_and_memory_grows_where_it_was_too_little(queue, study, monkeypatch):
     monkeypatch.setenv("LEAST", "1500")
     study.snakemake(*PROFILE)
-    assert len((study.folder / "results/analysis/summary.csv").read_text().splitlines()) == 3
+    assert len(study.table()) == 2
     assert study.planned() == {}
-    memories = [int(re.search(r"mem=(\d+)mb", text)[1]) for text in asked(queue, "train_adapter")]
-    assert len(memories) == 2
-    assert memories[0] < 1500 <= memories[1] == 2 * memories[0]
-    assert [text.split("walltime=")[1] for text in asked(queue, "train_adapter")] == ["00:21:00", "00:42:00"]
-    assert "ncpus=1:" in asked(queue, "train_adapter")[0]
-    assert "ngpus" not in asked(queue, "train_adapter")[0]
+    trainings = asked(queue, "train_adapter")
+    low, high = (int(re.search(r"ncpus=1:mem=(\d+)mb", text)[1]) for text in trainings)
+    assert low < 1500 <= high == 2 * low
+    assert [text.split("walltime=")[1] for text in trainings] == ["00:21:00", "00:42:00"]
+    assert "ngpus" not in trainings[0]
 
 
 def test_jobs_in_a_queue_share_no_gpu(study):
@@ -94,11 +90,9 @@ def test_jobs_in_a_queue_share_no_gpu(study):
     assert said.endswith("error: resources.jobs_per_gpu: the cluster gives each job GPUs of its own; set it to 1\n")
 
 
-def loaded(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"profiles/pbs/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def loaded(name: str) -> dict:
+    """Return what is defined in a program of the profile."""
+    return runpy.run_path(str(ROOT / f"profiles/pbs/{name}.py"))
 
 
 @pytest.mark.parametrize(("printed", "state"), [
@@ -109,13 +103,13 @@ def loaded(name: str):
     ("Job Id: 1.s\n    job_state = F\n", "failed"),  # deleted before it ran
 ])  # fmt: skip
 def test_the_state_of_a_job_is_what_qstat_says(printed, state):
-    assert loaded("status").state(printed) == state
+    assert loaded("status")["state"](printed) == state
 
 
 def test_a_job_asks_for_what_its_properties_say():
     job = {"rule": "train_adapter", "threads": 8,
            "resources": {"mem_mb": 20000, "runtime": 211, "gpu": 2, "pbs_extra": "-q gpu -A 'my project'"}}  # fmt: skip
-    flags = loaded("submit").flags(job)
+    flags = loaded("submit")["flags"](job)
     chunk = "select=1:ncpus=8:mem=20000mb:ngpus=2"
     assert flags[:6] == ["-N", "sparseft-train_adapter", "-l", chunk, "-l", "walltime=03:31:00"]
     assert flags[-4:] == ["-q", "gpu", "-A", "my project"]

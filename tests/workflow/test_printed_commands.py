@@ -1,6 +1,5 @@
 """The commands that the pages print, typed as they stand, give the study again."""
 
-import json
 import os
 import re
 import shlex
@@ -15,12 +14,6 @@ from project import ROOT, Study
 
 pytestmark = pytest.mark.slow
 CONFIGURATION = "results/analysis/configuration.yaml"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory, small_study) -> Study:
-    """Return a copy of the small study."""
-    return Study(Path(shutil.copytree(small_study.folder, tmp_path_factory.mktemp("again") / "a folder with spaces")))
 
 
 def commands(study: Study, page: str) -> list[str]:
@@ -43,33 +36,33 @@ def summary(study: Study) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in MEASURED} for row in study.table()]
 
 
-def test_the_printed_command_plans_nothing_in_the_same_folder(study):
-    again, _ = commands(study, "EXPERIMENTS.md")
-    assert "Nothing to be done" in type_in(study, again, study.folder)
+def test_the_printed_command_plans_nothing_in_the_same_folder(own_study):
+    again, _ = commands(own_study, "EXPERIMENTS.md")
+    assert "Nothing to be done" in type_in(own_study, again, own_study.folder)
 
 
-def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(study, tmp_path):
-    shutil.copy(study.folder / CONFIGURATION, tmp_path)
-    snakefile = shlex.quote(str(ROOT / "Snakefile"))
-    type_in(study, f"snakemake --snakefile {snakefile} --configfile {Path(CONFIGURATION).name}", tmp_path)
-    assert summary(Study(tmp_path)) == summary(study)
-    assert (tmp_path / CONFIGURATION).read_bytes() == (study.folder / CONFIGURATION).read_bytes()
+def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(own_study, tmp_path):
+    new, snakefile = Study(tmp_path / "new"), shlex.quote(str(ROOT / "Snakefile"))
+    shutil.copy(own_study.folder / CONFIGURATION, new.folder)
+    type_in(own_study, f"snakemake --snakefile {snakefile} --configfile {Path(CONFIGURATION).name}", new.folder)
+    assert summary(new) == summary(own_study)
+    assert (new.folder / CONFIGURATION).read_bytes() == (own_study.folder / CONFIGURATION).read_bytes()
 
 
-def test_the_printed_analysis_writes_the_same_tables_and_pages(study):
-    _, analysis = commands(study, "EXPERIMENTS.md")
-    type_in(study, analysis, study.folder)
-    first = study.folder / "results/analysis"
+def test_the_printed_analysis_writes_the_same_tables_and_pages(own_study):
+    _, analysis = commands(own_study, "EXPERIMENTS.md")
+    type_in(own_study, analysis, own_study.folder)
+    first = own_study.folder / "results/analysis"
     names = [path.name for path in first.iterdir() if path.is_file()]
     assert {"summary.csv", "EXPERIMENTS.md", "correctness_memo.md", "configuration.yaml"} <= set(names)
     for name in names:
-        assert (study.folder / "analysis_again" / name).read_bytes() == (first / name).read_bytes(), name
+        assert (own_study.folder / "analysis_again" / name).read_bytes() == (first / name).read_bytes(), name
 
 
-def test_the_memo_s_commands_merge_and_validate_one_run_again(study):
-    merge, validation = commands(study, "correctness_memo.md")
-    said = type_in(study, merge, study.folder)
+def test_the_memo_s_commands_merge_and_validate_one_run_again(own_study):
+    merge, validation = commands(own_study, "correctness_memo.md")
+    said = type_in(own_study, merge, own_study.folder)
     assert "Job stats:" in said
     assert "train_adapter" not in said
-    type_in(study, validation, study.folder)
-    assert json.loads((study.folder / "report.json").read_text())["passed"] is True
+    type_in(own_study, validation, own_study.folder)
+    assert own_study.json("report.json")["passed"] is True

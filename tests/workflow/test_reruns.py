@@ -8,23 +8,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from hub_cache import write
-from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
+from project import ROOT, Study, copy_project, succeed, tiny_grid, tree
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
-
-
-def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
-    study = Study(tmp_path / "study")
-    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
-    assert study.planned("masks/llama/masks_sparsity50_random.pt") == {"prepare_model": 1, "compute_masks": 1}
-    jobs = dict.fromkeys(("prepare_model", "prepare_task", "compute_masks", "train_adapter"), 1)
-    assert study.planned(f"{RUN}/adapter") == jobs
 
 
 def test_a_plan_imports_nothing_that_computes(tmp_path):
@@ -36,8 +26,10 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "later", "jobs"),
+    ("target", "later", "jobs"),
     [
+        ("masks/llama/masks_sparsity50_random.pt", "prepare_task", {"prepare_model": 1, "compute_masks": 1}),
+        (f"{RUN}/adapter", "merge_adapter", {"prepare_task": 1, "compute_masks": 1, "train_adapter": 1}),
         ("masks", "train_adapter", {"prepare_model": 1, "compute_masks": 3, "compute_one_mask": 1, "masks": 1}),
         ("train", "merge_adapter", {"prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1}),
         ("validate", "evaluate_run", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
@@ -46,20 +38,18 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
         ("throughput", "train_adapter", {"measure_throughput": 13, "compute_masks": 3, "analyze_throughput": 1}),
     ],
 )
-def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, later, jobs):
-    study = Study(tmp_path / "study")
-    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
-    planned = study.planned(stage)
+def test_a_file_makes_only_what_it_needs_and_a_stage_by_name_is_the_grid_up_to_it(
+    tmp_path, tiny_models, target, later, jobs
+):
+    planned = Study(tmp_path).configure(tiny_models, grid=tiny_grid("llama", "boolq_mini")).planned(target)
     assert planned.items() >= jobs.items()
     assert later not in planned
 
 
 def test_masks_from_examples_take_the_configured_threads_whatever_the_cores(tmp_path, tiny_models):
-    study = Study(tmp_path / "study")
-    methods = ["unstructured", "unstructured_wanda", "unstructured_sparsegpt"]
-    grid = tiny_grid("llama", "boolq_mini", methods)
+    grid = tiny_grid("llama", "boolq_mini", ["unstructured", "unstructured_wanda", "unstructured_sparsegpt"])
     masks = {"calibration_examples": 4}
-    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, resources={"threads": 4}, **TINY_STUDY)
+    study = Study(tmp_path).configure(tiny_models, grid=grid, masks=masks, resources={"threads": 4})
     lines = "\n".join(study.commands("masks", "--cores", "1"))
     threads = dict(re.findall(r"--method (\w+) .* --threads (\d+)", lines))
     assert threads == {"dense": "1", "unstructured": "1", "unstructured_wanda": "4", "unstructured_sparsegpt": "4"}
@@ -68,11 +58,7 @@ def test_masks_from_examples_take_the_configured_threads_whatever_the_cores(tmp_
 @pytest.fixture
 def copied_study(tmp_path, own_study) -> Study:
     """A copy of the small study, with a copy of the project's code: a test may edit both."""
-    root = tmp_path / "project"
-    for name in ("rules", "workflow", "lib", "config", "profiles", "envs"):
-        shutil.copytree(ROOT / name, root / name)
-    shutil.copy(ROOT / "Snakefile", root)
-    return Study(own_study.folder, root)
+    return Study(own_study.folder, copy_project(tmp_path / "project"))
 
 
 def test_a_touched_script_or_module_reruns_nothing(copied_study):
@@ -116,18 +102,23 @@ def sources(tmp_path_factory, tiny_models) -> Study:
         "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: right\n"
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
-    study.sources = [path for path in folder.rglob("*") if path.is_file()]
+    study.sources = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     quiz = {"lm_eval": "quiz.yaml", "local": "quiz", "train_examples": 1}
-    grid = {**tiny_grid("llama", "own", ["unstructured_wanda_on_c"]), "tasks": ["own", "quiz"], "trainings": {"a": {}}}
     study.configure(
         {"llama": Path("m")},
         tasks={"own": {"kind": "instruction", "local": "rows"}, "quiz": quiz},
         masks={"calibration": {"c": {"text": "text.jsonl", "length": 16, "examples": 1}}},
         perplexity={"local": "other_text.jsonl", "context": 16},
-        grid=grid,
+        grid=tiny_grid("llama", "own", ["unstructured_wanda_on_c"], tasks=["own", "quiz"], trainings={"a": {}}),
     )
     study.snakemake(*PREPARED)
     return study
+
+
+@pytest.fixture
+def own_sources(tmp_path, sources) -> Study:
+    """A copy of this study, which a test may change."""
+    return Study(Path(shutil.copytree(sources.folder, tmp_path / "copy")))
 
 
 PREPARED = {
@@ -142,32 +133,25 @@ PREPARED = {
 }
 
 
-@contextmanager
-def replaced(file: Path, date: int, *, content: bytes = b"") -> Iterator[None]:
-    """Put another file with a date of its own into the place of `file`, as `cp -p` does. Its last byte differs if
-    `content` is given."""
-    old, status = file.read_bytes(), file.stat()
+def replace(file: Path, date: int, content: bytes) -> None:
+    """Put another file, which ends with `content`, into the place of `file` with a date of its own, as `cp -p` does."""
+    old = file.read_bytes()
     file.unlink()
     file.write_bytes(old[: len(old) - len(content)] + content)
     os.utime(file, ns=(date, date))
-    yield
-    file.write_bytes(old)
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.parametrize("date", [10**18, 2 * 10**18])
-def test_a_source_is_prepared_again_if_its_content_changed_whatever_its_date_is(sources, date):
+def test_a_source_is_prepared_again_if_its_content_changed_whatever_its_date_is(own_sources, sources, date):
     for content, jobs in ((b"", {}), (b" ", Counter(PREPARED.values()))):
-        with ExitStack() as stack:
-            for source in sources.sources:
-                stack.enter_context(replaced(source, date, content=content))
-            assert sources.planned(*PREPARED) == jobs
-    assert sources.planned(*PREPARED) == {}
+        for source in sources.sources:
+            replace(own_sources.folder / source, date, content)
+        assert own_sources.planned(*PREPARED) == jobs
 
 
 @pytest.mark.parametrize("prepared", [*PREPARED, "models/llama/model.safetensors", "data/quiz/validation.jsonl"])
-def test_a_prepared_file_that_was_edited_is_refused_with_its_date_kept(sources, prepared):
-    file = sources.folder / prepared
+def test_a_prepared_file_that_was_edited_is_refused_with_its_date_kept(own_sources, prepared):
+    file = own_sources.folder / prepared
     if prepared.endswith("manifest.json"):
         rows = "validation.jsonl" if "validation" in prepared else "train.jsonl"
         file = file.with_name("config.json" if "models" in prepared else rows)
@@ -175,15 +159,12 @@ def test_a_prepared_file_that_was_edited_is_refused_with_its_date_kept(sources, 
     # As an editor does it that writes in place.
     file.write_bytes(old[:-1] + b" ")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    said = sources.snakemake("--dry-run", expect=2)
-    assert f"error: {file.relative_to(sources.folder)}: not the file that " in said
-    file.write_bytes(old)
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    said = own_sources.snakemake("--dry-run", expect=2)
+    assert f"error: {file.relative_to(own_sources.folder)}: not the file that " in said
 
 
-def test_a_copied_study_plans_nothing(sources, tmp_path):
-    copy = Study(Path(shutil.copytree(sources.folder, tmp_path / "copy")))
-    assert copy.planned(*PREPARED) == {}
+def test_a_copied_study_plans_nothing(own_sources):
+    assert own_sources.planned(*PREPARED) == {}
 
 
 ANALYSIS = {"analyze_results": 1, "analyze": 1}
@@ -227,8 +208,7 @@ def test_a_setting_makes_only_that_again_that_depends_on_it_as_its_page_says(own
     with own_study.edited(old, new):
         assert own_study.planned() == RECONFIGURED | jobs
     said = runpy.run_path(str(ROOT / "docs/generate.py"))["reruns"](*key.split(" "))
-    for words, rule in FIRST.items():
-        assert words not in said or rule in jobs
+    assert all(words not in said or rule in jobs for words, rule in FIRST.items())
     # Trainings follow masks, and evaluations follow trainings.
     assert ("train_adapter" in jobs) == any(words in said for words in ("trainings", "masks", "added"))
     assert ("evaluate_run" in jobs) == (said not in ("nothing", "the analysis"))
@@ -278,6 +258,5 @@ def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_mask
         # Both folders have nothing more to do for these.
         assert own_study.planned(*made) == {}
     assert own_study.planned() == {}
-    name = f"{adapter}/adapter_model.safetensors"
     results = own_study.folder / "results"
-    assert (results / name).read_bytes() == (results / "other" / name).read_bytes()
+    assert tree(results / adapter) == tree(results / "other" / adapter)

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.study.section import parse_section
 from sparseft.study.sources import Model
-from tiny_models import change_json, save_tiny
+from sparseft.tasks import BY_NAME
+from tiny_models import change_json, edited, save_tiny
 
 RUN = RUNS[0]
 UNTRAINED = RUN.replace("sparse_to_sparse", "no_finetune")
@@ -31,10 +32,8 @@ def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
     """Return a change of the tensors of the box's model."""
 
     def apply(box: Path) -> None:
-        file = box / "models/tiny/model.safetensors"
-        tensors = load_file(file)
-        change(tensors)
-        save_file(tensors, file, metadata={"format": "pt"})
+        with edited(box / "models/tiny") as tensors:
+            change(tensors)
 
     return apply
 
@@ -54,26 +53,24 @@ def text(path: str, content: str) -> Callable[[Path], None]:
     return apply
 
 
-def row(path: str, number: int, **values: object) -> Callable[[Path], None]:
-    """Return a change of the fields of a row in a file of rows. None removes a field."""
+def prepared(box: Path) -> None:
+    """Put the prepared model in the place of the box's model."""
+    model = box / "models/tiny"
+    model.rename(box / "source")
+    prepare_model(parse_section(Model, {"source": f"path:{box / 'source'}"}, "model"), model)
+
+
+def copied(place: str) -> Callable[[Path], None]:
+    """Return a change that copies the model, which is not marked as this program's, to a place."""
+    return lambda box: shutil.copytree(box / "models/tiny", box / place)
+
+
+def changed(before: Callable[[Path], None], file: str, old: str, new: str) -> Callable[[Path], None]:
+    """Return a change of a text in a file, after another change."""
 
     def apply(box: Path) -> None:
-        lines = (box / path).read_text().splitlines()
-        content = json.loads(lines[number - 1]) | values
-        lines[number - 1] = json.dumps({name: value for name, value in content.items() if value is not None})
-        (box / path).write_text("\n".join(lines))
-
-    return apply
-
-
-def edited(name: str, old: str, new: str) -> Callable[[Path], None]:
-    """Return a change of a file of the model after the model was prepared."""
-
-    def apply(box: Path) -> None:
-        model = box / "models/tiny"
-        model.rename(box / "source")
-        prepare_model(parse_section(Model, {"source": f"path:{box / 'source'}"}, "model"), model)
-        (model / name).write_text((model / name).read_text().replace(old, new))
+        before(box)
+        (box / file).write_text((box / file).read_text().replace(old, new))
 
     return apply
 
@@ -105,54 +102,37 @@ def reconstructed(box: Path) -> None:
     (box / FOLDER / "train.json").unlink()
 
 
-def other_model(file: str, old: str, new: str) -> Callable[[Path], None]:
-    """Return a change that copies the model to `other` and edits a file of the copy."""
-
-    def apply(box: Path) -> None:
-        place = Path(shutil.copytree(box / "models/tiny", box / "other"), file)
-        place.write_text(place.read_text().replace(old, new))
-
-    return apply
-
-
-def copied(place: str) -> Callable[[Path], None]:
-    """Return a change that copies the model, which is not marked as this program's, to a place."""
-    return lambda box: shutil.copytree(box / "models/tiny", box / place)
-
-
-PER_WEIGHT = {"method": "unstructured"}
+# Rows of which the second has an answer that is longer than the context.
+LONG = BY_NAME["hellaswag_mini"].generate("validation", 2, 0)
+LONG[1]["endings"] = ["so " * 900, "a", "b", "c"]
 # script, flags that differ from those of box.flags (`@` stands for the box), what is changed before, what the line
 # names
 ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     # The model.
-    ("compute_masks.py", PER_WEIGHT, weights(lambda tensors: tensors[UP].view(-1)[-1:].fill_(torch.nan)), [UP, "NaN"]),
     ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
-    ("compute_masks.py", {}, weights(lambda tensors: tensors.update({UP.replace("weight", "bias"): torch.zeros(48)})), ["bias"]),
-    *((script, {}, edited("config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"])
+    *((script, {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"])
       for script in ("compute_masks.py", "validate_sparsity.py")),
-    ("evaluate.py --adapter", {}, edited("tokenizer.json", "<pad>", "<PAD>"), ["models/tiny/tokenizer.json", "manifest.json"]),
+    ("evaluate.py --adapter", {}, changed(prepared, "models/tiny/tokenizer.json", "<pad>", "<PAD>"),
+     ["models/tiny/tokenizer.json", "manifest.json"]),
     ("evaluate.py", {"checkpoint": "@models/tiny"}, config(num_hidden_layers=1), ["fit its config.json"]),
     ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers missing"]),
     *((script, {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"])
       for script in ("train.py", "merge.py")),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
     # The masks' flags.
-    ("compute_masks.py", {"method": "wandering"}, None, ["method 'wandering' is unknown", "docs/methods.md"]),
     *(("compute_masks.py", {"sparsity": value}, None, ["sparsity", value]) for value in ("1", "0.333", "nan")),
     ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
     ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),
-    ("compute_masks.py", {"method": "unstructured_wanda", "task": "hellaswag_mini", "data_dir": "@data"}, None,
-     ["calibration_examples 128", "24 training rows"]),
     ("compute_masks.py", {"method": "unstructured_wanda_on_c4"}, None, ["--text"]),
     ("compute_masks.py", {"method": "unstructured_sparsegpt", "task": "hellaswag_mini", "data_dir": "@data"}, None,
      ["--pruned_dir"]),
     # The rows.
     ("train.py", {}, text("data/train.jsonl", "\n"), ["data/train.jsonl", "holds no row"]),
-    ("train.py", {}, row("data/train.jsonl", 5, endings=None), ["train.jsonl, line 5", "endings"]),
+    ("train.py", {}, text("data/train.jsonl", '{"ctx": "a"}\n'), ["train.jsonl, line 1", "field"]),
     ("evaluate.py", {}, text("data/validation.jsonl", "not JSON\n"), ["validation.jsonl, line 1"]),
-    ("evaluate.py", {}, row("data/validation.jsonl", 2, endings=["so " * 900, "a", "b", "c"]), ["512", "number 2"]),
+    ("evaluate.py", {}, text("data/validation.jsonl", "\n".join(map(json.dumps, LONG))), ["512", "number 2"]),
     ("train.py", {},
      text("data/manifest.json",
           json.dumps({"task": "hellaswag_mini", "sha256": {"train": "0" * 64, "validation": "0" * 64}})),
@@ -164,9 +144,9 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {"micro_batch_size": 3}, None, ["micro_batch_size 3", "batch_size 4"]),
     ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
     ("train.py", {"dense_path": "@models/tiny"}, None, ["--dense_path", "--distillation.weight"]),
-    ("train.py", {"dense_path": "@other", "distillation.weight": 1}, other_model("tokenizer.json", "<pad>", "<PAD>"),
-     ["other: a teacher with another tokenizer"]),
-    ("reconstruct.py", {"dense_path": "@other"}, other_model("config.json", "1e-06", "1e-05"),
+    ("train.py", {"dense_path": "@other", "distillation.weight": 1},
+     changed(copied("other"), "other/tokenizer.json", "<pad>", "<PAD>"), ["other: a teacher with another tokenizer"]),
+    ("reconstruct.py", {"dense_path": "@other"}, changed(copied("other"), "other/config.json", "1e-06", "1e-05"),
      ["other: not the model that was pruned"]),
     ("reconstruct.py", {"run_id": RUN}, None, ["is not trained by this program; choose a run in mode reconstruct"]),
     ("train.py", {"run_id": FIRST}, None, ["is not trained by this program"]),
@@ -176,16 +156,12 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {"initial_adapter": f"@{FOLDER}/adapter"}, None, ["starts from the pruned model"]),
     ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter"}, None, ["its run_id is"]),
     ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter", "lora_r": 8}, reconstructed, ["its r is 4, not 8"]),
-    ("train.py", {"lora_targets": ["q_proj", "x_proj"]}, None, ["x_proj"]),
     ("evaluate.py", {"run_id": RUN.replace("hellaswag_mini", "boolq_mini")}, None, ["hellaswag_mini", "boolq_mini"]),
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),
-    ("prepare_task.py", {"task": "my_task", "output_dir": "@new"}, None, ["my_task", "--lm_eval"]),
-    ("prepare_model.py", {"source": "elsewhere", "output_dir": "@new"}, None, ["source"]),
     # The adapter and the merge.
     ("merge.py", {}, overflowing, ["NaN or infinity"]),
     ("merge.py", {}, swapped_masks, ["mask"]),
     ("merge.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
-    ("merge.py", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
     ("merge.py", {"adapter": None}, None, [RUN]),
     ("evaluate.py --adapter", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("evaluate.py --adapter", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
@@ -223,8 +199,6 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: a file of another kind"]),
     ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: a file of another kind"]),
     ("analyze_results.py", {"output_dir": "@new"}, text("new/summary.csv", "mine"), ["summary.csv: a file that would be lost"]),
-    ("prepare_task.py", {"task": "boolq_mini", "output_dir": "@other"}, text("other/train.jsonl", "mine"),
-     ["train.jsonl: a file that would be lost"]),
 ]  # fmt: skip
 
 
@@ -238,20 +212,15 @@ def box(tmp_path, finished_runs) -> Path:
 def test_bad_input_is_one_line_and_leaves_every_file_as_it_was(box, script, changed_flags, change, named):
     if change:
         change(box)
-    given = {} if script in ("prepare_task.py", "prepare_model.py") else flags(box, RUN, script, box / "out")
-    given |= {
-        name: box / value[1:] if isinstance(value, str) and value.startswith("@") else value
-        for name, value in changed_flags.items()
-    }
-    line = refused(box, script, **{name: value for name, value in given.items() if value is not None})
+    given = flags(box, RUN, script, box / "out") | changed_flags
+    places = {name: box / value[1:] for name, value in given.items() if str(value).startswith("@")}
+    line = refused(box, script, **{name: value for name, value in (given | places).items() if value is not None})
     assert all(word in line for word in named), line
 
 
 def test_one_altered_weight_fails_the_proof_with_code_1(box):
-    file = box / FOLDER / "model_dir/model.safetensors"
-    tensors = load_file(file)
-    tensors[UP].view(-1)[int((tensors[UP].view(-1) == 0).nonzero()[0])] = 1e-6
-    save_file(tensors, file, metadata={"format": "pt"})
+    with edited(box / FOLDER / "model_dir") as tensors:
+        tensors[UP].view(-1)[int((tensors[UP].view(-1) == 0).nonzero()[0])] = 1e-6
     # It records the file as it was.
     (box / FOLDER / "merge.json").unlink()
     code, said = call_script("validate_sparsity.py", **flags(box, RUN, "validate_sparsity.py", box / "out"))

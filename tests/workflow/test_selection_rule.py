@@ -1,12 +1,11 @@
 """The third split of a study with named trainings: what is planned, what stays as it is, and what is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 from hub_cache import write
-from project import TINY_STUDY, Study, succeed, tiny_grid
+from project import Study, succeed, tiny_grid
 
 CELL = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense"
 UNTRAINED = "results/runs/llama-boolq_mini-unstructured-sparsity50-no_finetune-seed0"
@@ -25,9 +24,9 @@ def study(tmp_path, tiny_models) -> Study:
 
 def configure(study: Study, trainings: dict, **sections: object) -> None:
     """Write a study of one trained cell at 50 % with these trainings."""
-    grid = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [50], "modes": ["sparse_to_dense"]}
-    sections = {**TINY_STUDY, "keep_merged": True, **sections}
-    study.configure(study.models, grid=grid | {"trainings": trainings} | sections.pop("grid", {}), **sections)
+    cell = {"sparsities": [50], "modes": ["sparse_to_dense"], "trainings": trainings}
+    grid = tiny_grid("llama", "boolq_mini", ["unstructured"], **cell, **sections.pop("grid", {}))
+    study.configure(study.models, grid=grid, keep_merged=True, **sections)
 
 
 def test_only_trainings_with_a_name_are_evaluated_on_the_selection_rows(study):
@@ -89,4 +88,4 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "again")
     (gap,) = study.table("again/missing.csv")
     assert (gap["left_out"], gap["reason"].partition(";")[0]) == ("False", "selection.json: no such file or directory")
-    assert json.loads((study.folder / f"{CELL}-short-seed0/train.json").read_text())["steps"] == 2
+    assert study.json(f"{CELL}-short-seed0/train.json")["steps"] == 2

@@ -20,8 +20,7 @@ def study(tmp_path_factory) -> Study:
     """Return a study in which 21 % is one of four experts, and one of five decoder layers."""
     study = Study(tmp_path_factory.mktemp("smaller"))
     models = {"mixtral": save_tiny("mixtral", study.folder / "mixtral", changes={"num_hidden_layers": 5})}
-    grid = {**tiny_grid("mixtral", TASK, METHODS), "sparsities": [0, 21]}
-    study.configure(models, grid=grid, masks=MASKS, keep_merged=True, **TINY_STUDY)
+    study.configure(models, grid=tiny_grid("mixtral", TASK, METHODS, sparsities=[0, 21]), masks=MASKS, keep_merged=True)
     assert {rule: study.planned("masks")[rule] for rule in ("prune", "sample_text")} == {"prune": 3, "sample_text": 1}
     study.snakemake("--cores", "2", "--quiet", "all")
     assert study.planned() == {}
@@ -47,12 +46,8 @@ def test_the_tables_have_the_share_that_was_removed_and_the_size_of_each_merged_
 def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_model_like_any_other(study):
     methods = [METHODS[0], METHODS[2]]
     reconstructed = [f"results/again/runs/mixtral-{TASK}-{method}-sparsity21-reconstruct-seed0" for method in methods]
-    grid = {**tiny_grid("mixtral", TASK, methods), "sparsities": [21], "modes": ["reconstruct"]}
-    sections = {
-        "masks": MASKS,
-        "reconstruction": {"examples": 4, "steps": 12, "batch_size": 2, "learning_rate": 0.01},
-        **TINY_STUDY,
-    }
+    grid = tiny_grid("mixtral", TASK, methods, sparsities=[21], modes=["reconstruct"])
+    sections = {"masks": MASKS, "reconstruction": {"examples": 4, "steps": 12, "batch_size": 2, "learning_rate": 0.01}}
     study.configure({"mixtral": study.folder / "mixtral"}, grid=grid, results="results/again", **sections)
     study.snakemake("--cores", "2", *(f"{run}/evaluation.json" for run in reconstructed))
     for run in reconstructed:
@@ -60,9 +55,9 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
         assert all(layer["error_after"] < layer["error_before"] for layer in layers)
 
     methods = ["unstructured_wanda", "structured_obs"]
-    grid = {**tiny_grid("part", TASK, methods), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
-    sections = {**TINY_STUDY, "training": TINY_STUDY["training"] | {"distillation": {"weight": 0.5}}}
-    study.configure({"mixtral": study.folder / "mixtral"}, grid=grid, results="results/part", masks=MASKS, **sections)
+    grid = tiny_grid("part", TASK, methods, sparsities=[0, 50], modes=["sparse_to_sparse"])
+    sections = {"masks": MASKS, "training": TINY_STUDY["training"] | {"distillation": {"weight": 0.5}}}
+    study.configure({"mixtral": study.folder / "mixtral"}, grid=grid, results="results/part", **sections)
     configuration = yaml.safe_load((study.folder / "study.yaml").read_text())
     configuration["models"]["part"] = {"source": f"pruned:{BASE}", "dtype": "bfloat16"}
     (study.folder / "study.yaml").write_text(yaml.safe_dump(configuration))
@@ -73,13 +68,10 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
     assert model.digest == base.digest
     run = f"part-{TASK}-structured_obs-sparsity50-sparse_to_sparse-seed0"
     # The model that was pruned first teaches, and the engines measure beside it, whatever was removed since.
-    (command,) = [
-        line for line in study.commands(f"results/part/runs/{run}/engines.json") if "check_engines.py" in line
-    ]
+    commands = study.commands(f"results/part/runs/{run}/engines.json")
+    (command,) = [line for line in commands if "check_engines.py" in line]
     assert "--model_path models/mixtral " in command
-    assert (
-        study.json(f"results/part/runs/{run}/train.json")["inputs"]["dense"]
-        == Checkpoint(study.folder / "models/mixtral").digest
-    )
+    teacher = Checkpoint(study.folder / "models/mixtral").digest
+    assert study.json(f"results/part/runs/{run}/train.json")["inputs"]["dense"] == teacher
     mask = read_mask(study.folder / f"masks/part/{TASK}/masks_sparsity50_unstructured_wanda.pt")
     assert mask.meta["base"] == model.digest

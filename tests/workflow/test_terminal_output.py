@@ -4,7 +4,8 @@ import re
 import shutil
 
 import pytest
-from project import ROOT, TINY_STUDY, Study, tiny_grid
+from hub_cache import write
+from project import ROOT, Study, program, tiny_grid
 
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -21,11 +22,8 @@ def test_a_study_names_its_jobs_and_ends_in_its_findings(own_study):
 
 
 def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_named(tmp_path, monkeypatch):
-    program = tmp_path / "bin/nvidia-smi"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\nfor i in 0 1; do echo "GPU $i: X (UUID: GPU-0000000$i)"; done\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    program(tmp_path / "bin/nvidia-smi", '#!/bin/sh\nfor i in 0 1; do echo "GPU $i: X (UUID: GPU-0000000$i)"; done\n')
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     shutil.copy(ROOT / "config/sweep.yaml", tmp_path / "study.yaml")
     lines = Study(tmp_path).snakemake("--dry-run", "--config", "resources={gpus: 0}").splitlines()
     total = next(line for line in lines if line.startswith("total "))
@@ -39,13 +37,10 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
 
 
 def test_a_failed_job_is_one_line(tmp_path, tiny_models):
-    rows = tmp_path / "rows"
-    rows.mkdir()
     for split in ("train", "validation"):
-        (rows / f"{split}.jsonl").write_text('{"prompt": "a", "respons": "b"}\n')
-    study = Study(tmp_path)
+        write(tmp_path / f"rows/{split}.jsonl", [{"prompt": "a", "respons": "b"}])
     tasks = {"mine": {"kind": "instruction", "local": "rows"}}
-    study.configure({"a": tiny_models["llama"]}, tasks=tasks, grid=tiny_grid("a", "mine"))
+    study = Study(tmp_path).configure({"a": tiny_models["llama"]}, tasks=tasks, grid=tiny_grid("a", "mine"))
     said = study.snakemake("data/mine/train.jsonl", expect=1)
     (line,) = [line for line in said.splitlines() if "error: " in line]
     assert line.startswith("prepare_task: error: rows/train.jsonl, line 1: field 'response' is missing; ")
@@ -53,30 +48,21 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
 
 
 @pytest.mark.parametrize(
-    ("sections", "target", "fault"),
+    ("sections", "target", "damaged", "fault"),
     [
-        ({}, "evalute", "evaluate"),
-        ({}, "analyze --config backend=torch --config keep_merged=True", "--config is given 2 times"),
-        ({"grdi": {}}, "analyze", "configuration: grdi: unknown key"),
+        ({}, "evalute", "", "evaluate"),
+        ({}, "analyze --config backend=torch --config keep_merged=True", "", "--config is given 2 times"),
+        ({"grdi": {}}, "analyze", "", "configuration: grdi: unknown key"),
+        *(({}, "analyze", name, f"error: .snakemake/{name}.json: not valid JSON") for name in ("known_hashes", "known_code")),
     ],
-)
-def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, fault):
-    study = Study(tmp_path)
-    study.configure({name: tmp_path / name for name in "ab"}, **TINY_STUDY | sections)
+)  # fmt: skip
+def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, damaged, fault):
+    if damaged:
+        (tmp_path / ".snakemake").mkdir()
+        (tmp_path / f".snakemake/{damaged}.json").write_text("{")
+    study = Study(tmp_path).configure({name: tmp_path / name for name in "ab"}, **sections)
     said = study.snakemake(*target.split(), "--dry-run", expect=2)
     (error,) = [text for text in said.splitlines() if text.startswith("error: ")]
     assert fault in error
     assert "Traceback" not in said
     assert {path.name for path in tmp_path.iterdir()} <= {"study.yaml", ".snakemake"}
-
-
-@pytest.mark.parametrize("name", ["known_hashes", "known_code"])
-def test_a_damaged_record_of_a_plan_is_one_line(tmp_path, name):
-    file = tmp_path / f".snakemake/{name}.json"
-    file.parent.mkdir()
-    file.write_text("{")
-    study = Study(tmp_path)
-    study.configure({name: tmp_path / name for name in "ab"}, **TINY_STUDY)
-    said = study.snakemake("--dry-run", expect=2)
-    assert f"error: .snakemake/{name}.json: not valid JSON" in said
-    assert "Traceback" not in said

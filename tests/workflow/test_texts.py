@@ -3,7 +3,7 @@ task's examples. The divergence of every run is measured on another text that th
 
 import pytest
 from hub_cache import write
-from project import TINY_STUDY, Study, tiny_grid
+from project import Study, tiny_grid
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.hashes import sha256
 
@@ -27,10 +27,10 @@ def study(tmp_path_factory, tiny_models) -> Study:
     """Return a finished study in all modes. The mode reconstruct is in it because another one starts from it."""
     study = Study(tmp_path_factory.mktemp("texts"))
     write(study.folder / "web.jsonl", [{"text": f"Page {number} has {number * 17} words."} for number in range(40)])
-    grid = {**tiny_grid("llama", TASK, METHODS), "sparsities": [0, 50], "modes": [NEW, SECOND]}
+    grid = tiny_grid("llama", TASK, METHODS, sparsities=[0, 50], modes=[NEW, SECOND])
     masks = {"calibration": CALIBRATION, "sparsegpt_block": 16}
-    sections = {"reconstruction": RECONSTRUCTION, "evaluation": {"divergence": 3}, **TINY_STUDY}
-    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, **sections)
+    sections = {"masks": masks, "reconstruction": RECONSTRUCTION, "evaluation": {"divergence": 3}}
+    study.configure({"llama": tiny_models["llama"]}, grid=grid, **sections)
     planned = study.planned("masks")
     made = {"sample_text": 1, "mix_texts": 1, "prepare_calibration": 1, "prepare_model": 1, "prepare_task": 1}
     assert planned == made | {"compute_masks": 2, "prune": 1, "compute_one_mask": 1, "masks": 1}

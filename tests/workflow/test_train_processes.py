@@ -1,7 +1,6 @@
 """train.py as processes: several that share a training, and one that is killed and goes on."""
 
 import fcntl
-import json
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from hub_cache import write
-from project import ROOT, succeed
+from project import ROOT, read_record, succeed
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import hold_together
@@ -53,16 +52,16 @@ def train(box: Path, output: Path, processes: int = 1, **changes: object) -> dic
     """Train in processes as torchrun starts them, and return train.json."""
     code, said = forks.call(forks.script, "train.py", *flags(box, output, **changes), number=processes)
     assert code == 0, said
-    return json.loads((output / "train.json").read_text())
+    return read_record(output / "train.json")
 
 
 def adapter(output: Path) -> Path:
     return output / "adapter/adapter_model.safetensors"
 
 
-def wait_for(state: Path, is_alive: Callable[[], bool]) -> None:
-    """Wait until a training has saved a state."""
-    while is_alive() and not state.exists():
+def wait_for(is_so: Callable[[], bool], is_alive: Callable[[], bool]) -> None:
+    """Wait until something is so, or what makes it so has ended."""
+    while is_alive() and not is_so():
         time.sleep(0.001)
 
 
@@ -74,7 +73,7 @@ def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_i
     command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "two", **settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "two/train.json").read_text())
+    two = read_record(tmp_path / "two/train.json")
     assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
     assert [record["processes"] for record in (one, two, half)] == [1, 2, 2]
     assert one["tokens"] == two["tokens"] == half["tokens"]
@@ -94,7 +93,7 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
     killed, state = tmp_path / "killed", tmp_path / "killed/state.pt"
     words = flags(box, killed, shard_model=shard)
     running = forks.start(tmp_path / "said", forks.script, "train.py", *words, number=processes)
-    wait_for(state, lambda: all(process.is_alive() for process in running))
+    wait_for(state.exists, lambda: forks.are_alive(running))
     forks.kill(running)
     assert forks.wait(running) == -signal.SIGKILL
     assert not (killed / "train.json").exists()
@@ -128,13 +127,10 @@ def hold_with_short_patience(folder: str) -> None:
 def test_no_process_loses_patience_while_another_training_holds_the_output(tmp_path):
     """NCCL's own patience is ten minutes."""
     said = tmp_path / "said"
-    said.touch()
     with open(tmp_path / ".adapter.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         running = forks.start(said, hold_with_short_patience, str(tmp_path), number=2)
-        while "is being written by" not in said.read_text():
-            assert all(process.is_alive() for process in running), said.read_text()
-            time.sleep(0.01)
+        wait_for(lambda: "is being written by" in said.read_text(), lambda: forks.are_alive(running))
         time.sleep(4)
         assert "held" not in said.read_text()
     assert forks.wait(running) == 0, said.read_text()
@@ -146,7 +142,7 @@ def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
     train(box, tmp_path / "whole", 2, steps=32)
     command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "killed", steps=32)]
     launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(tmp_path / "killed/state.pt", lambda: launcher.poll() is None)
+    wait_for((tmp_path / "killed/state.pt").exists, lambda: launcher.poll() is None)
     orphans = psutil.Process(launcher.pid).children(recursive=True)
     # Stopped, so that they do not end before the next command has started.
     for orphan in orphans:
@@ -154,11 +150,8 @@ def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
     launcher.kill()
     launcher.wait()
     said = tmp_path / "said"
-    said.touch()
     following = forks.start(said, forks.script, "train.py", *flags(box, tmp_path / "killed", steps=32), number=2)
-    while "is being written by process" not in said.read_text():
-        assert all(process.is_alive() for process in following), said.read_text()
-        time.sleep(0.01)
+    wait_for(lambda: "is being written by process" in said.read_text(), lambda: forks.are_alive(following))
     for orphan in orphans:
         orphan.resume()
     assert forks.wait(following) == 0, said.read_text()
