@@ -4,9 +4,8 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import util
+from itertools import dropwhile, groupby, takewhile
 from pathlib import Path
-from types import ModuleType
 
 import yaml
 from snakemake.utils import update_config
@@ -90,31 +89,12 @@ def _is_ours(words: list[str]) -> bool:
 
 
 def _simple_commands(line: str) -> list[list[str]]:
-    """Return the commands of a line that are joined by `&&`. A line that is not shell has none."""
+    """Return the commands of a line that are joined by `&&`, without the assignments before each and the redirections
+    after it. A line that is not shell has none."""
     try:
         words = shlex.split(line.removeprefix("$ "), comments=True)
     except ValueError:
         return []
-    parts: list[list[str]] = [[]]
-    for word in words:
-        if word in ("&&", ";"):
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    return [_without_shell(part) for part in parts]
-
-
-def _without_shell(words: list[str]) -> list[str]:
-    """Return a command without the assignments before it and the redirections after it."""
-    while words and ASSIGNMENT.fullmatch(words[0]):
-        words = words[1:]
-    ends = [place for place, word in enumerate(words) if word in REDIRECTIONS]
-    return words[: ends[0]] if ends else words
-
-
-def generator() -> ModuleType:
-    """Return docs/generate.py as a module."""
-    spec = util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    parts = [list(part) for is_end, part in groupby(words, ("&&", ";").__contains__) if not is_end]
+    begun = [dropwhile(ASSIGNMENT.fullmatch, part) for part in parts]
+    return [list(takewhile(lambda word: word not in REDIRECTIONS, part)) for part in begun]

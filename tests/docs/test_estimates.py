@@ -17,24 +17,22 @@ TASKS = {"texts of 2,048 tokens": {"kind": "text", "hub": "a/b", "length": 2048}
 SHARE, SIZES = 0.95, (1, 2, 4, 8, 16, 32)
 
 
-def gigabytes(
-    model: str, task: str, kind: str, method: str = "unstructured", **training: object
-) -> tuple[float, float]:
+def gigabytes(model: str, text: str, kind: str, method: str = "unstructured", **training: object) -> list[float]:
     """Return what a job of the section on cards needs on its GPU and in the machine, in GB."""
+    mode = "reconstruct" if kind == "reconstruction" else "sparse_to_sparse"
+    task = "t" if TASKS[text] else "hellaswag"
     config = laid_over({
         "models": {"m": {"source": SOURCES[model], "dtype": "bfloat16"}},
-        "tasks": {"t": {"training": training} | TASKS[task]} if TASKS[task] else {"hellaswag": {"training": training}},
-        "grid": {"models": ["m"], "tasks": ["t" if TASKS[task] else "hellaswag"], "methods": [method],
-                 "modes": ["reconstruct" if kind == "reconstruction" else "sparse_to_sparse"]},
+        "tasks": {task: {"training": training, **TASKS[text]}},
+        "grid": {"models": ["m"], "tasks": [task], "methods": [method], "modes": [mode]},
         "masks": {"calibration": {"c4": {"text": "hub:a/b", "examples": 128, "length": 2048}}},
         "training": {"batch_size": 32},
         "evaluation_batch_size": 8,
         "evaluation": {"divergence": 64},
         "resources": {"gpus": 1},
     })  # fmt: skip
-    job = JobKind(kind, "m", config.grid.tasks[0], method if kind == "mask" else "", text=DIVERGENCE)
-    device, machine = process_memory(config, job, Requests(config).subject("m"))
-    return device / 1e9, machine / 1e9
+    job = JobKind(kind, "m", task, method if kind == "mask" else "", text=DIVERGENCE)
+    return [size / 1e9 for size in process_memory(config, job, Requests(config).subject("m"))]
 
 
 CARDS = rows_of(section("gpu.md", "7B and 8B models by card"))
@@ -45,13 +43,9 @@ def test_the_micro_batches_of_a_card_are_the_largest_that_the_estimate_allows(te
     for card, cell in zip((24, 48, 80), cells, strict=True):
         largest = []
         for checkpointing in (False, True):
-            fits = [
-                size
-                for size in SIZES
-                if gigabytes(model, text, "training", micro_batch_size=size, gradient_checkpointing=checkpointing)[0]
-                <= SHARE * card
-            ]
-            largest.append(str(max(fits, default="-")))
+            settings = {"kind": "training", "gradient_checkpointing": checkpointing}
+            needed = {size: gigabytes(model, text, micro_batch_size=size, **settings)[0] for size in SIZES}
+            largest.append(str(max((size for size in SIZES if needed[size] <= SHARE * card), default="-")))
         assert cell == ", ".join(largest), card
 
 
@@ -61,9 +55,8 @@ STAGES = {
     "masks of `sparsegpt`": {"kind": "mask", "method": "unstructured_sparsegpt_on_c4"},
     "masks of `structured_obs`": {"kind": "mask", "method": "structured_obs_on_c4"},
     "`reconstruct`": {"kind": "reconstruction"},
-    "training with `shard_model`": {
-        "kind": "training", "micro_batch_size": 8, "gradient_checkpointing": True, "shard_model": True
-    },
+    "training with `shard_model`":
+        {"kind": "training", "micro_batch_size": 8, "gradient_checkpointing": True, "shard_model": True},
     "`sample_text`": {"kind": "sampling"},
     "evaluation": {"kind": "evaluation"},
 }  # fmt: skip

@@ -1,9 +1,7 @@
 """The examples of docs/extending.md, added to a copy of the project, run through a small study."""
 
 import copy
-import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pages import ROOT, blocks, commands, configurations
-from project import Study
+from project import Study, copy_project, read_record
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.record import write_record
 from tiny_models import SIZES, save_tiny
@@ -20,20 +18,16 @@ from transformers import SmolLM3Config, SmolLM3ForCausalLM
 BLOCK = re.compile(r'^```(python|diff) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 PAGE = ROOT / "docs/extending.md"
 BLOCKS = BLOCK.findall(PAGE.read_text())
-FOLDERS = ("lib", "rules", "workflow", "config", "profiles", "envs", "docs", "studies", "benchmarks", "tests")
+OTHERS = ("docs", "studies", "benchmarks", "tests", "Makefile", "pyproject.toml", "uv.lock", "README.md",
+          "CONTRIBUTING.md", "CHANGELOG.md")  # fmt: skip
 RESULTS = configurations(PAGE)["tiny.yaml"]["results"]
 SUMMARY = f"{RESULTS}/analysis/summary.csv"
-FILES = ("Snakefile", "Makefile", "pyproject.toml", "uv.lock", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory) -> Path:
     """Return a copy of the project with all examples of the page."""
-    root = tmp_path_factory.mktemp("extended")
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, root / name)
-    for name in FILES:
-        shutil.copy(ROOT / name, root)
+    root = copy_project(tmp_path_factory.mktemp("extended") / "project", *OTHERS)
     for kind, name, content in BLOCKS:
         if kind == "diff":
             change(root / name, content)
@@ -94,8 +88,7 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     config = SmolLM3Config(**copy.deepcopy(SIZES), no_rope_layer_interval=2)
     SmolLM3ForCausalLM(config).bfloat16().save_pretrained(model)
     study = Study(tmp_path / "study", root=extended)
-    methods = ["unstructured_peaks", "columns", "structured"]
-    table = made(study, model, {"methods": methods}, backend="deterministic")
+    table = made(study, model, {"methods": ["unstructured_peaks", "columns", "structured"]}, backend="deterministic")
     assert len(table) == 2 + 3 * 2  # the dense runs, and two of each method
     settings = study.table(f"{RESULTS}/analysis/settings.csv")
     assert {row["training.backend"] for row in settings} == {"", "deterministic"}
@@ -111,8 +104,7 @@ def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]
     """Check that a record which lacks the new field is read, and that its column is then empty."""
     run_id = next(row["run_id"] for row in table if row["adapter_bytes"])
     file = study.folder / RESULTS / "runs" / run_id / "train.json"
-    record = json.loads(file.read_text())
-    write_record(file, {name: record[name] for name in record if name not in ("adapter_bytes", "record_sha256")})
+    write_record(file, {name: value for name, value in read_record(file).items() if name != "adapter_bytes"})
     folders = ["--results_dir", f"{RESULTS}/runs", "--output_dir", f"{RESULTS}/analysis"]
     run(extended, extended / "workflow/scripts/analyze_results.py", *folders, folder=study.folder)
     without = {row["run_id"]: row["status"] for row in study.table(SUMMARY) if not row["adapter_bytes"]}
@@ -121,23 +113,17 @@ def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]
 
 
 @pytest.mark.slow
-def test_a_new_mode_continues_another_one_under_a_new_pattern_that_is_pruned_in_sequence(
-    extended, tmp_path, monkeypatch
-):
+def test_a_new_mode_continues_another_one_under_a_new_sequential_pattern(extended, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = [block.text for block in blocks(PAGE) if block.language == "python" and not block.title]
     exec(code, {})
     study = Study(tmp_path / "study", root=extended)
-    grid = {
-        "methods": ["columns_peaks", "structured_peaks_on_task"],
-        "sparsities": [0, 50],
-        "modes": ["dense_to_sparse"],
-    }
+    methods = ["columns_peaks", "structured_peaks_on_task"]
+    grid = {"methods": methods, "sparsities": [0, 50], "modes": ["dense_to_sparse"]}
     table = made(study, tmp_path / "models/tiny_source", grid)
     assert {row["mode"] for row in table} == {"no_finetune", "sparse_to_dense", "dense_to_sparse"}
     mask = read_mask(study.folder / "masks/tiny/parity/masks_sparsity50_columns_peaks.pt")
     assert mask.meta["sequential"]
     for layer, (_, cols) in mask.shape.items():
         kept = mask.kept(layer)
-        assert (kept == kept[0]).all()
-        assert kept[0].sum() == cols // 2
+        assert (kept == kept[0]).all() and kept[0].sum() == cols // 2

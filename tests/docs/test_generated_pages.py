@@ -1,14 +1,16 @@
 """The generated pages are those that the code gives, and the examples in them are valid."""
 
 import json
+import runpy
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from pages import ROOT, generator
+from pages import ROOT
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
 
-GENERATE = generator()
+GENERATE = SimpleNamespace(**runpy.run_path(str(ROOT / "docs/generate.py")))
 DEFINITIONS = Config.model_json_schema()
 SECTIONS = {place: DEFINITIONS["$defs"][name]["properties"] for place, name in GENERATE.SECTIONS.items()}
 SECTIONS[""] = {name: field for name, field in DEFINITIONS["properties"].items() if "$ref" not in field}
