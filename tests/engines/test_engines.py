@@ -104,8 +104,6 @@ def test_an_engine_that_is_older_than_the_file_is_one_line(models, tmp_path):
     write_gguf(settings_of("f32"), folder, file, "model")
     # The version of the format.
     file.write_bytes(b"GGUF" + (99).to_bytes(4, "little") + file.read_bytes()[8:])
-    settings = settings_of("f32")
+    engine = {"llama_cpp": (os.environ["LLAMA_CPP_PYTHON"], "1")}
     with pytest.raises(InputError, match=r"cannot load the file \(.*version 99.*\): is it older\?; "):
-        list(
-            measure({"llama_cpp": (os.environ["LLAMA_CPP_PYTHON"], "1")}, {"run": folder}, PROMPTS, settings, threads=1)
-        )
+        list(measure(engine, {"run": folder}, PROMPTS, settings_of("f32"), threads=1))

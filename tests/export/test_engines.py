@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import program
 from sparseft.errors import InputError
 from sparseft.export import engine_process, engines
 from sparseft.export.engines import Answer, _bound, _result, find_engines, measure
-from sparseft.records.engine_record import EngineResult
 from sparseft.study.export_settings import Export
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
@@ -120,16 +120,6 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
     assert min(blocks) > 0
 
 
-def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: float = 0.25) -> EngineResult:
-    """Return the result of an engine beside a reference that gave [[1, 2, 3], [4, 5, 6]], each at -1. The second and
-    the third token of the prompts have -0.25 and -0.75, those of the reference -9."""
-    reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[-9.0] * 2 + [-1.0] * 3] * 2, **ANSWER)
-    rows = [[-0.25, -0.75, *row] for row in log_likelihoods]
-    answer = Answer(tokens=tokens, log_likelihoods=rows, **ANSWER)
-    labels = {"engine": "vllm", "version": "1.0", "model": "run", "weight_bytes": 100, "bound": bound}
-    return _result(answer, reference, **labels)
-
-
 @pytest.mark.parametrize(
     ("tokens", "scores", "same", "difference", "agrees"),
     [
@@ -140,16 +130,13 @@ def result(tokens: list[list[int]], log_likelihoods: list[list[float]], bound: f
     ],
 )
 def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(tokens, scores, same, difference, agrees):
-    found = result(tokens, scores)
+    # After the prompts' second and third token, each token of the reference has -1.
+    reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[-9.0] * 2 + [-1.0] * 3] * 2, **ANSWER)
+    answer = Answer(tokens=tokens, log_likelihoods=[[-0.25, -0.75, *row] for row in scores], **ANSWER)
+    labels = {"engine": "vllm", "version": "1.0", "model": "run", "weight_bytes": 100, "bound": 0.25}
+    found = _result(answer, reference, **labels)
     assert (found.same_tokens, found.difference, found.agrees) == (same, difference, agrees)
     assert found.perplexity == pytest.approx(math.exp(0.5))
-
-
-def program(path: Path, text: str) -> str:
-    """Write a program that stands for the Python of an engine's environment, and return its path."""
-    path.write_text(text)
-    path.chmod(0o755)
-    return str(path)
 
 
 def fault_of(engine: str, model: Path, **settings: object) -> str:
@@ -213,8 +200,7 @@ def test_an_engine_that_hangs_is_ended_with_what_it_has_started(model, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("engine", "gguf", "bound"),
-    [("vllm", "q8_0", 0.05), ("llama_cpp", "q8_0", 0.1), ("llama_cpp", "f32", 0.05)],
+    ("engine", "gguf", "bound"), [("vllm", "q8_0", 0.05), ("llama_cpp", "q8_0", 0.1), ("llama_cpp", "f32", 0.05)]
 )
 def test_the_bound_is_that_of_the_coarser_format(tiny_models, engine, gguf, bound):
     settings = Export(gguf=gguf, converter="python convert.py")
@@ -224,6 +210,6 @@ def test_the_bound_is_that_of_the_coarser_format(tiny_models, engine, gguf, boun
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_memory_of_an_engine_is_not_that_of_the_program_that_started_it():
     held = bytearray(b"1") * 400_000_000
-    program = f"import runpy; print(runpy.run_path({engine_process.__file__!r})['peak_memory']()['peak_memory_bytes'])"
-    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    code = f"import runpy; print(runpy.run_path({engine_process.__file__!r})['peak_memory']()['peak_memory_bytes'])"
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 5_000_000 < int(started.stdout) < len(held) / 2

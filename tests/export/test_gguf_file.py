@@ -37,19 +37,17 @@ def test_rows_without_any_blocks_are_refused(tmp_path):
         check_rows(model, "q4_0")
 
 
-def test_an_absent_quantiser_is_refused_before_the_conversion(tiny_models, tmp_path):
+@pytest.mark.parametrize(("settings", "fault"), [
+    # The quantiser is looked for before the conversion.
+    ({"gguf": "q4_0", "converter": "/nowhere/converter", "engines": [f"llama_cpp:{sys.executable}"]},
+     f"llama_cpp:{sys.executable}: .*no package llama-cpp-python; "),
+    ({"gguf": "f32", "converter": "true"},
+     "converter: true: it wrote no model.gguf; it printed last: nothing; name a Python"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_written_is_refused(tmp_path, settings, fault):
     model = save_tiny("llama", tmp_path / "model", changes=WIDE)
-    settings = Export(gguf="q4_0", converter="/nowhere/converter", engines=[f"llama_cpp:{sys.executable}"])
-    with pytest.raises(InputError, match=f"llama_cpp:{sys.executable}: .*no package llama-cpp-python; "):
-        write_gguf(settings, model, tmp_path / "model.gguf", "model")
-
-
-def test_a_converter_that_writes_nothing_is_refused(tiny_models, tmp_path):
-    settings = Export(gguf="f32", converter="true")
-    with pytest.raises(
-        InputError, match="converter: true: it wrote no model.gguf; it printed last: nothing; name a Python"
-    ):
-        write_gguf(settings, tiny_models["llama"], tmp_path / "model.gguf", "model")
+    with pytest.raises(InputError, match=fault):
+        write_gguf(Export(**settings), model, tmp_path / "model.gguf", "model")
 
 
 def written(path: Path, weights: np.ndarray, kind: gguf.GGMLQuantizationType) -> Path:
