@@ -1,7 +1,7 @@
 """A headless Chromium, and the results pages that it opens; without a Chromium these tests are skipped."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +45,8 @@ class Browser:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory) -> Iterator[Browser]:
     """Start a Chromium with a folder of its own."""
-    webdriver = pytest.importorskip(
-        "selenium.webdriver", reason="selenium is not installed: pip install -e '.[browser]'"
-    )
+    why = "selenium is not installed: pip install -e '.[browser]'"
+    webdriver = pytest.importorskip("selenium.webdriver", reason=why)
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not program or not driver:
@@ -62,26 +61,11 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
     started.quit()
 
 
-@pytest.fixture(scope="session")
-def results_page(tmp_path_factory) -> Callable[[str], Path]:
-    """Return the function that writes the results page of a study, once."""
-    made: dict[str, Path] = {}
-
-    def write(name: str) -> Path:
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            study = STUDIES[name]()
-            (folder / "plots").mkdir()
-            figures = write_figures(folder / "plots", study)
-            write_pages(folder, folder / "plots", study, figures, {"again": ["make again"], "check": ["check"]})
-            made[name] = folder / "report.html"
-        return made[name]
-
-    return write
-
-
-@pytest.fixture(params=STUDIES)
-def page(request, results_page, browser) -> Path:
-    """Return the results page of each study; the browser comes first, so that nothing is written where there is
-    none."""
-    return results_page(request.param)
+@pytest.fixture(params=STUDIES, scope="session")
+def page(request, browser, tmp_path_factory) -> Path:
+    """Write the results page of each study, and return it; where there is no browser, nothing is written."""
+    folder, study = tmp_path_factory.mktemp(request.param), STUDIES[request.param]()
+    (folder / "plots").mkdir()
+    figures = write_figures(folder / "plots", study)
+    write_pages(folder, folder / "plots", study, figures, {"again": ["make again"], "check": ["check"]})
+    return folder / "report.html"

@@ -42,8 +42,7 @@ def test_nothing_overflows_every_figure_is_loaded_and_the_console_is_silent(brow
     assert browser.ask("return document.documentElement.scrollWidth") <= width
     assert browser.ask(OVERFLOWS) == []
     widths = browser.ask("return [...document.images].map((image) => image.naturalWidth)")
-    assert widths
-    assert all(widths)
+    assert widths and all(widths)
     assert browser.messages() == []
 
 
@@ -57,11 +56,9 @@ def test_a_click_on_a_header_sorts_by_the_number_and_a_second_one_turns_the_orde
         button.click()
         after = column(browser, number)
         assert [float(text.split()[0]) for text in after] == order
-        marks = browser.ask(
-            f"return [...{FIRST_TABLE}.tHead.rows[0].cells].map((cell) => cell.getAttribute('aria-sort'))"
-        )
-        assert [mark for mark in marks if mark] == [direction]
-        assert marks[number] == direction
+        cells = f"[...{FIRST_TABLE}.tHead.rows[0].cells]"
+        marks = browser.ask(f"return {cells}.map((cell) => cell.getAttribute('aria-sort'))")
+        assert [mark for mark in marks if mark] == [marks[number]] == [direction]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -76,9 +73,8 @@ def test_a_table_shows_every_cell_with_its_column_s_name(browser, page, width):
     browser.open(page, width)
     browser.ask(OPEN_ALL)
     assert browser.ask("return [...document.querySelectorAll('td')].every((cell) => cell.offsetHeight > 0)")
-    labels = browser.ask(
-        f"return [...{FIRST_TABLE}.tBodies[0].rows[0].cells].map((cell) => getComputedStyle(cell, '::before').content)"
-    )
+    cells = f"[...{FIRST_TABLE}.tBodies[0].rows[0].cells]"
+    labels = browser.ask(f"return {cells}.map((cell) => getComputedStyle(cell, '::before').content)")
     names = [f'"{name}"' for name in headings(browser)]
     # On a phone the heading is in the cell, and elsewhere above it.
     assert labels == (names if width == 400 else ["none"] * len(names))
@@ -96,6 +92,7 @@ def test_paper_has_the_answer_and_what_was_opened(browser, page):
     assert browser.ask("return [...document.querySelectorAll('.answer tr')].every((row) => row.offsetHeight > 0)")
 
 
-def test_the_default_study_prints_on_one_sheet(browser, results_page):
-    browser.open(results_page("small"), 1400, medium="")
+@pytest.mark.parametrize("page", ["small"], indirect=True)
+def test_the_default_study_prints_on_one_sheet(browser, page):
+    browser.open(page, 1400, medium="")
     assert sheets(browser) == 1
