@@ -180,7 +180,7 @@ def test_wandb_is_named_if_it_is_not_installed(study):
 
 def test_a_damaged_record_ends_the_export(study):
     (study / "train.json").write_text((study / "train.json").read_text().replace('"steps": 4', '"steps": 5'))
-    assert "train.json" in refused(Path(), *EXPORT, format="tensorboard")
+    assert "train.json" in refused(study, *EXPORT, format="tensorboard")
 
 
 def test_a_later_export_completes_a_run_and_doubles_nothing(study):
