@@ -29,10 +29,7 @@ from tiny_models import save_tiny
 
 KINDS = ("a job", "snakemake", "everything")
 # Columns with times and sizes of the moment.
-MEASURED = [
-    "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "evaluation_seconds",
-    "evaluation_peak_memory_bytes",
-]  # fmt: skip
+MEASURED = ["samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes"]
 STEPS = 40
 # The most seconds from the start of a command to its kill.
 LONGEST = 25
