@@ -47,9 +47,8 @@ def baseline(tmp_path, *rows: str, header: str = HEADER) -> pd.DataFrame:
 def test_a_number_stands_beside_each_cell_that_it_is_of_or_alone(tmp_path, row, cells):
     table = beside(CELLS, baseline(tmp_path, row))
     assert set(table["baseline_value"]) == {float(row.split(",")[-2])}
-    assert table[["model", "value", "inside"]].replace({float("nan"): None}).values.tolist() == [
-        [*cell] for cell in cells
-    ]
+    found = table[["model", "value", "inside"]].replace({float("nan"): None})
+    assert list(found.itertuples(index=False, name=None)) == cells
     differences = table["value"] - table["baseline_value"]
     assert table["difference"].tolist() == pytest.approx(differences.tolist(), nan_ok=True)
 

@@ -108,6 +108,7 @@ def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(w
 
     def change(files):
         check_engines(files)
+        files["engines"]["results"][-1]["tokens_per_second"] = 61.0  # 1.525 times those of dense, after 1.5
         files["validation_report"]["mask"]["head_share"] = 0.0
 
     for model, method, value in (("m", "dense", 0.9), ("part", "dense", 0.5), ("part", "structured", 0.5)):
@@ -116,14 +117,16 @@ def test_a_model_that_is_made_from_a_pruned_base_is_judged_beside_the_original(w
     models = {name: {"source": source, "sha256": None, "dtype": "float32"} for name, source in CONFIGURED.items()}
     grid = {"models": [*CONFIGURED], "tasks": ["t"], "methods": ["structured"], "sparsities": [0, 50], "modes": [MODE]}
     config = laid_over({"models": models, "tasks": {"t": {"kind": "text", "local": "t"}}, "grid": grid})
-    results = compute(read_study(runs_dir, config), WISH, config)
+    # The model is within this tolerance of its own dense one, but not of the original.
+    wish = Analysis(wished_speedup=1.3, tolerance=0.3)
+    results = compute(read_study(runs_dir, config), wish, config)
     pairs = results.comparisons.set_index("question").query("method == 'structured' and measure == 'value'")
     assert pairs.loc["dense", "difference"] == 0
     assert pairs.loc["original", "difference"] == pytest.approx(-0.4)
     rows = verdict_rows(results)
-    (sentence,) = speed_sentences(rows[rows["original"] == "m"], results.comparisons, WISH)
-    assert "the best with x 1.3 or faster is part, structured 50 % (no_finetune), x 2.00" in sentence
-    assert "none of 1 pruned models is shown to be faster and within 0.02 of dense" in sentence
+    (sentence,) = speed_sentences(rows[rows["original"] == "m"], results.comparisons, wish)
+    assert "the best with x 1.3 or faster is part, structured 50 % (no_finetune), x 1.51" in sentence
+    assert "none of 1 pruned models is shown to be faster and within 0.3 of dense" in sentence
     # The pages say it once, of the original.
     (tmp_path / "pages").mkdir()
     write_pages(tmp_path / "pages", tmp_path, results, [], {"again": ["make again"], "check": ["check"]})

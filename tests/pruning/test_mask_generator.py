@@ -17,6 +17,7 @@ from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.scores import random_source
 from sparseft.pruning.sparsegpt import prune_weights
+from sparseft.selection import units
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 from tiny_models import PRUNABLE_LAYERS, SIZES, edited, save_tiny
@@ -87,8 +88,8 @@ def odd(tmp_path_factory) -> Checkpoint:
 @pytest.mark.parametrize("scope", ["layer", "row", "global"])
 def test_blocks_of_a_few_rows_and_several_threads_give_the_same_bits(odd, method, scope, monkeypatch):
     whole = compute_masks(odd, method, [10, 50, 70], scope=scope, head_share=1)
-    for module in (mask_generator, scores):
-        monkeypatch.setattr(module, "BLOCK", 100)
+    for module, name, size in ((mask_generator, "BLOCK", 100), (scores, "BLOCK", 100), (units, "ROWS", 5)):
+        monkeypatch.setattr(module, name, size)
     blocks = compute_masks(odd, method, [10, 50, 70], threads=4, scope=scope, head_share=1)
     assert any(cols % 2 for _, cols in whole[50].shape.values())
     for percent, mask in whole.items():
