@@ -81,7 +81,7 @@ def cell_of(w):
 
 def requested():
     """Return the MB, minutes and GPUs that the jobs of a rule request, by the kind in its params."""
-    job_kind = lambda w, rulename: JobKind.of(workflow.get_rule(rulename).params.kind(w), cell_of(w))
+    job_kind = lambda w, rulename: JobKind.of(workflow.get_rule(rulename).params.kind(w), vars(cell_of(w)))
     return {
         "mem_mb": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[0],
         "runtime": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[1],

@@ -107,7 +107,7 @@ onsuccess:
 
 if workflow.is_main_process:
     notes = [*STUDY.unused_training(), *rounded_heads(STUDY)]
-    if GPUS and not STUDY.resources.gpus and STUDY.training_backend.uses_this_machine:
+    if GPUS and not STUDY.resources.gpus and not STUDY.training_backend.appliance:
         notes.append(
             f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
         )

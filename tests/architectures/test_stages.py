@@ -197,7 +197,7 @@ def test_a_generation_at_batch_1_has_the_same_logits_before_and_after_the_merge(
 def test_adapters_have_the_estimated_numbers(stages, tmp_path):
     (tmp_path / "study.yaml").write_text(f"training: {{lora_r: {SETTINGS.lora_r}}}\n")
     config = read_configuration([tmp_path / "study.yaml"])
-    estimated = described(stages.name, stages.model).trained_numbers(config, TASK.name)
+    estimated = described(stages.name, {stages.name: stages.model}).trained_numbers(config.training_of(TASK.name))
     file = stages.trained("unstructured", "sparse_to_sparse").adapter / "adapter_model.safetensors"
     assert estimated == sum(tensor.numel() for tensor in load_file(file).values())
 

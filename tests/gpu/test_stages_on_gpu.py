@@ -125,7 +125,7 @@ def test_every_stage_runs_at_the_width_of_an_8b_model_within_its_plan(tmp_path, 
     for row, (kind, record) in product(rows, {"training": "train", "evaluation": "evaluation"}.items()):
         run = Run.parse(row["run_id"])
         kind = "reconstruction" if kind == "training" and run.mode == "reconstruct" else kind
-        on_gpu, in_machine = requests.bytes_of(JobKind.of(kind, run))
+        on_gpu, in_machine = requests.bytes_of(JobKind.of(kind, vars(run)))
         # torch counts what it allocated, and not what CUDA takes besides.
         planned = on_gpu - CUDA if is_gpu else in_machine
         peak = study.json(f"results/runs/{row['run_id']}/{record}.json")["peak_memory_bytes"]

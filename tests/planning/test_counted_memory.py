@@ -129,7 +129,7 @@ def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twic
         }
     )
     job = JobKind("training", "llama", "own")
-    estimated, _ = process_memory(config, job, described("llama", config.models["llama"]))
+    estimated, _ = process_memory(config, job, described("llama", config.models))
     peaks = counted(monkeypatch, Training(**settings), 2048, config.evaluation_batch_size)
     assert peaks[stage] == max(peaks.values())
     assert peaks[stage] <= estimated - CUDA <= 2 * peaks[stage]
@@ -164,7 +164,7 @@ def test_activations_are_what_autograd_keeps(tiny_models, name, mode):
     mask = compute_masks(checkpoint, "unstructured", [50])[50]
     loss, _, part = model_to_train(checkpoint, mask, mode, Training(lora_r=1), torch.device("cpu"))
     ids = torch.randint(0, 250, (2, 60))  # 60: within Mistral's window
-    a_layer = described(name, Model(source=f"path:{checkpoint.folder}")).activation_bytes * ids.numel()
+    a_layer = described(name, {name: Model(source=f"path:{checkpoint.folder}")}).activation_bytes * ids.numel()
     assert bytes_kept_for_backward(loss.model, part.layers, ids) == pytest.approx(2 * a_layer, rel=0.2)
 
 

@@ -42,7 +42,7 @@ def test_engines_request_what_the_model_needs_from_which_theirs_was_pruned():
 
 
 def test_a_training_requests_its_weights_where_they_are():
-    weights = described("llama", study().models["llama"]).bytes / 1e6
+    weights = described("llama", study().models).bytes / 1e6
     divided = {**SWEEP["training"], "micro_batch_size": 4, "shard_model": True}
     four = {"gpus": 4, "processes": 4}
     on_gpu, on_cpu = request("training")[0], request("training", resources={"threads": 8})[0]
@@ -124,7 +124,7 @@ def test_a_perplexity_of_long_windows_has_the_logits_of_some_rows_only():
         Requests(study(perplexity={"context": context}, resources={"gpus": 1})).bytes_of(job)[0]
         for context in (2048, 131_072)
     ]
-    activations = 131_072 * described("llama", study().models["llama"]).activation_bytes
+    activations = 131_072 * described("llama", study().models).activation_bytes
     assert activations < sizes[1] - sizes[0] + 8e9 < activations + 131_072 * 32_000 * 4
 
 

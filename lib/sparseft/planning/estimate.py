@@ -13,7 +13,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from types import SimpleNamespace
 
 from psutil import virtual_memory
 
@@ -115,15 +114,10 @@ def needs(requests: Requests, jobs: Iterable[Job], *, has_all: bool = False) -> 
     return "\n".join([f"{hours(requests, jobs)}; disk: {', '.join(space)}", *lines])
 
 
-def job_kind(job: Job) -> JobKind:
-    """Return what decides the memory and the time of a job."""
-    return JobKind.of(job[0], SimpleNamespace(**job[1]))
-
-
 def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
     """Return the bytes of the files that jobs leave, by what they are, and what a running one needs in addition."""
     config = requests.config
-    numbers = cache(lambda model, *of: requests.subject(model).trained_numbers(config, *of))
+    numbers = cache(lambda model, *of: requests.subject(model).trained_numbers(config.training_of(*of)))
     kept: Counter[str] = Counter()
     running = 0
     for kind, wildcards, _ in jobs:
@@ -175,16 +169,17 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
 
     With `has_all`, there is a line for each. A GPU of unknown size has CARD. Without resources.memory_mb, a job may use
     the memory of this machine."""
-    kinds, lines = defaultdict(list), []
-    for job in filter(lambda job: job.model, dict.fromkeys(map(job_kind, jobs))):
-        kinds[job.model, job.kind].append(job)
+    largest: dict[tuple[str, str], JobKind] = {}
+    for job in dict.fromkeys(JobKind.of(kind, wildcards) for kind, wildcards, _ in jobs if "model" in wildcards):
+        other = largest.get((job.model, job.kind), job)
+        largest[job.model, job.kind] = max(other, job, key=lambda job: sum(requests.bytes_of(job)))
     shares = requests.config.resources.jobs_per_gpu
     limits = {
         "on a GPU" if shares == 1 else f"on one of {shares} shares of a GPU": requests.card or CARD / shares,
         "in the machine": 1e6 * (requests.config.resources.memory_mb or 0) or virtual_memory().total,
     }
-    for of_kind in kinds.values():
-        job = max(of_kind, key=lambda job: sum(requests.bytes_of(job)))
+    lines = []
+    for job in largest.values():
         sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
         missing = [f"{limit / GB:.0f} GB {place}" for place, limit in limits.items() if sizes[place] > limit]
         advice = f", more than {' and '.join(missing)}; {_advice(requests, job, limits)}" if missing else ""
@@ -228,15 +223,14 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder. Without a
     measurement, its time is the estimate for this machine, and is right within UNCERTAIN."""
     speeds, rests = this_machine()
-    # The speed of an appliance or an engine is not known.
-    on_appliance = ("training", "throughput") if requests.config.training_backend.queue_minutes else ()
     taken: defaultdict[str, float] = defaultdict(float)
     sources: Counter[str] = Counter()
-    for (job, benchmarks), number in Counter((job_kind(job), _benchmarks(job)) for job in jobs).items():
+    for (job, benchmarks), number in Counter((JobKind.of(*job[:2]), _benchmarks(job)) for job in jobs).items():
         source, seconds = "of unknown time", 0.0
         if measured := _measured(Path(requests.config.paths.benchmarks).glob(benchmarks)) if benchmarks else []:
             source, seconds = "measured here before", mean(measured)
-        elif job.kind not in ("engines", *on_appliance):
+        # The speed of an appliance or an engine is not known.
+        elif job.kind != "engines" and not job.appliance(requests.config):
             with suppress(InputError):
                 seconds = job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START
                 source = ESTIMATED

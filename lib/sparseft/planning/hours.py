@@ -31,15 +31,13 @@ TYPICAL = Speeds({4: 80e9, 2: 200e9}, disk=1e9)
 
 def job_seconds(config: Config, job: JobKind, subject: Subject, speeds: Speeds = TYPICAL) -> float:
     """Return the seconds of a job. Only the queue of an appliance is known of a training there."""
-    queue_minutes = config.training_backend.queue_minutes
-    if queue_minutes and job.kind in ("training", "throughput"):
-        return 60 * queue_minutes
-    measured, resources = config.throughput, config.resources
-    loads = measured.repeats * len(measured.batch_sizes) if job.kind == "throughput" else 1
-    seconds = START + loads * 4 * subject.bytes / speeds.disk
+    if appliance := job.appliance(config):
+        return 60 * appliance.queue_minutes
+    seconds = START + 4 * subject.bytes / speeds.disk
     if job.kind == "prepare":
         seconds += subject.bytes / DOWNLOAD
     if job.kind in RUN_THE_MODEL:
+        resources = config.resources
         processes = resources.processes if job.kind == "training" else 1
         speed = GPU if resources.gpus else speeds.thread[subject.width] * resources.threads
         seconds += 2 * subject.weights * _passed_tokens(config, job, subject) / (speed * processes)
@@ -55,11 +53,8 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             method, lengths = get_method(job.method), job_lengths(config, job)
             own = method.importance and method.importance.passes
             sequential = config.masks.is_sequential(method) * len(config.grid.percents(job.method))
-            passes = own(subject.layers) if own else 1 + sequential
-            # A backward by segments computes every decoder layer two or three times.
-            share = 5 if any(statistic.of_gradients for statistic in method.statistics) else 3
-            # The Hessians and the updates take about as long as the pass.
-            return (2 if method.algorithm else 1) * share * lengths.mean * lengths.rows[0] * passes
+            # A pass computes every decoder layer twice, and statistics, a backward or updates, which take as long.
+            return 4 * lengths.mean * lengths.rows[0] * (own(subject.layers) if own else 1 + sequential)
         case "sampling":
             text = config.texts[job.text]
             return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * reading)
@@ -70,9 +65,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         case "training":
             settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
             losses = settings.steps // settings.eval_every if settings.eval_every else 0
-            # The teacher has no backward.
-            passes = 4 if settings.distillation else 3
-            return (passes * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.mean
+            return (3 * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.mean
         case "throughput":
             measured = config.throughput
             examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)

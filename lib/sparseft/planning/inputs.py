@@ -16,7 +16,7 @@ from sparseft.data.texts import source_file
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.patterns.channels import heads_removed
-from sparseft.planning.sizes import known_rows, known_subject
+from sparseft.planning.sizes import Subject, known_rows, known_subject
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
@@ -39,18 +39,7 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
     A prepared file must have the sha256 that its manifest records. Snakemake compares dates only, so it does not see a
     file that was edited or replaced with its date kept."""
     check_sources(config)
-    manifests = source_manifests(config)
-    for manifest in filter(Path.exists, manifests):
-        for place, commit in fetched([manifest]).items():
-            if commit != config.revisions.get(place, commit):
-                raise InputError(
-                    f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}",
-                    f"leave {place} out, or delete {manifest} to prepare it again",
-                )
-    beside = (MANIFESTS["validation"], MANIFEST_FILE)
-    manifests += [Path(DATA.format(task=task), name) for task in _prepared_tasks(config) for name in beside]
-    manifests += map(source_file, window_files(config))
-    for manifest in filter(Path.exists, manifests):
+    for manifest in filter(Path.exists, [*source_manifests(config), *map(source_file, window_files(config))]):
         recorded = _recorded(manifest)
         for file, digest in hashes.of(recorded).items():
             if digest != recorded[Path(file)]:
@@ -58,12 +47,19 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
                     f"{file}: not the file that {manifest.name} beside it records",
                     f"delete it and {manifest} to prepare it again, or name your file as a source in the configuration",
                 )
+        for place, commit in fetched([manifest]).items():
+            if commit != config.revisions.get(place, commit):
+                raise InputError(
+                    f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}",
+                    f"leave {place} out, or delete {manifest} to prepare it again",
+                )
 
 
 def source_manifests(config: Config) -> list[Path]:
     """Return the manifests of the models, tasks and texts of a study, prepared or not."""
     manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
-    manifests += [Path(DATA.format(task=task), "manifest.json") for task in _prepared_tasks(config)]
+    manifests += [Path(DATA.format(task=task), name) for task in _prepared_tasks(config) for name in MANIFESTS.values()]
+    manifests += [Path(DATA.format(task=task), MANIFEST_FILE) for task in config.grid.tasks]
     documents = [name for name in config.texts_read() if not config.texts[name].has_own_windows]
     manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in documents]
     return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
@@ -75,10 +71,8 @@ def fetched_files(config: Config) -> list[Path]:
 
     A model that is made from a pruned base of the study is not among them."""
     own = [Path(MANIFEST.format(model=name)) for name in config.grid.models if pruned_base(config.models[name].source)]
-    files = [file for file in source_manifests(config) if file not in own]
-    files += [Path(DATA.format(task=task), MANIFESTS["validation"]) for task in _prepared_tasks(config)]
-    if any(config.training_names):
-        files += [Path(DATA.format(task=task), MANIFEST_FILE) for task in config.grid.tasks]
+    unused = "" if any(config.training_names) else MANIFEST_FILE
+    files = [file for file in source_manifests(config) if file not in own and file.name != unused]
     return files + [base for _, base, source in _imported(config) if source.startswith(HUB)]
 
 
@@ -102,27 +96,16 @@ def check_sources(config: Config) -> None:
     if len(longest) > LONGEST_NAME:
         what = f"{longest}: the name of a run has {len(longest)} characters, and {LONGEST_NAME} are possible"
         raise InputError(what, "shorten the name of the model, the task, the training or the text")
-    unprepared = {
-        f"models.{name}": config.models[name].source
-        for name in config.grid.models
-        if not Path(MANIFEST.format(model=name)).exists()
-    }
-    missing = [
-        f"{place}: {file}: no such file"
-        for place, files in _sources(config, unprepared).items()
-        for file in files
-        if not Path(file).exists()
-    ]
+    names = [name for name in config.grid.models if not Path(MANIFEST.format(model=name)).exists()]
+    unprepared = {f"models.{name}": config.models[name].source for name in names}
+    missing = [f"{key}: {file}: no such file" for key, file in _sources(config, unprepared) if not Path(file).exists()]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there (docs/tasks.md)")
     _check_rows(config)
     # The client of the hub takes a tenth of a plan's time to import.
     if places := {key: source.removeprefix(HUB) for key, source in unprepared.items() if source.startswith(HUB)}:
         check_access(places)
-    for name in config.grid.models:
-        subject = known_subject(name, config.models[name], config.models)
-        if subject is None:
-            continue
+    for name, subject in _known_subjects(config).items():
         config.training_backend.check_architecture(subject.architecture, f"models.{name}")
         for method in map(get_method, config.grid.methods):
             percents, of_method = config.grid.percents(method.name), f"{method.name}, models.{name}"
@@ -138,8 +121,14 @@ def check_sources(config: Config) -> None:
                 raise InputError(what, "lower it, or measure none")
 
 
-def _sources(config: Config, unprepared: dict[str, str]) -> dict[str, list[str]]:
-    """Return the user's own files that the study still needs, by their place in the configuration.
+def _known_subjects(config: Config) -> dict[str, Subject]:
+    """Return the models of the study whose config.json is known, by name."""
+    subjects = {name: known_subject(name, config.models) for name in config.grid.models}
+    return {name: subject for name, subject in subjects.items() if subject}
+
+
+def _sources(config: Config, unprepared: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the user's own files that the study still needs, each after its place in the configuration.
 
     `unprepared` has the sources of the models that are not prepared. What is prepared or imported needs its source no
     more."""
@@ -148,16 +137,16 @@ def _sources(config: Config, unprepared: dict[str, str]) -> dict[str, list[str]]
     places |= {f"tasks.{name}": task_files(config.task_data(name)) for name in _prepared_tasks(config)}
     texts: dict[str, Any] = {f"masks.calibration.{name}.text": config.texts[name] for name in config.texts_read()}
     texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
-    return places | {place: [text.local] for place, text in texts.items() if text.local}
+    places |= {key: [text.local] for key, text in texts.items() if text.local}
+    return [(key, file) for key, files in places.items() for file in files]
 
 
 def _check_rows(config: Config) -> None:
     """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared."""
     for name in _prepared_tasks(config):
         data = config.task_data(name)
-        for split, number in data.numbers.items():
-            rows = known_rows(name, data, split) if number and data.kind != "text" else None
-            if rows is not None and rows < (number or 0):
+        for split, number in data.numbers.items() if data.kind != "text" else ():
+            if number and (rows := known_rows(name, data, split)) is not None and rows < number:
                 what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
                 raise InputError(what, "lower it, or leave it out to take all rows")
 
@@ -168,16 +157,14 @@ def rounded_heads(config: Config) -> list[str]:
     methods = [name for name in config.grid.methods if "head_share" in get_method(name).settings]
     # The first of several percents is left.
     percents = sorted({percent for name in methods for percent in config.grid.percents(name)}, reverse=True)
-    for name in config.grid.models if share else []:
-        subject = known_subject(name, config.models[name], config.models)
-        number = attention_heads(subject.config).key_value if subject else 0
-        for percent in percents if number else []:
-            count, asked = heads_removed(number, percent, share), share * percent
-            if abs(100 * count / number - asked) > FAR:
-                notes[name] = (
-                    f"models.{name}: masks.head_share {share:g} asks for {asked:.0f} % of {number} key-value heads at"
-                    f" {percent} %, and {count} go ({100 * count / number:.0f} %); channels make up for the difference"
-                )
+    for (name, subject), percent in product(_known_subjects(config).items() if share else (), percents):
+        number = attention_heads(subject.config).key_value
+        count, asked = heads_removed(number, percent, share), share * percent
+        if abs(100 * count / number - asked) > FAR:
+            notes[name] = (
+                f"models.{name}: masks.head_share {share:g} asks for {asked:.0f} % of {number} key-value heads at"
+                f" {percent} %, and {count} go ({100 * count / number:.0f} %); channels make up for the difference"
+            )
     return list(notes.values())
 
 

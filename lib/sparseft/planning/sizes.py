@@ -5,14 +5,12 @@ prepared, its manifest has the measured lengths. Before that, they are typical o
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
-from sparseft.architectures import ARCHITECTURES, find_architecture, tensor_shapes
-from sparseft.architectures.architecture import Architecture, Shapes
+from sparseft.architectures import ARCHITECTURES, find_architecture
+from sparseft.architectures.architecture import Shapes, attention_heads
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
 from sparseft.errors import InputError
@@ -20,10 +18,11 @@ from sparseft.methods import TASK, get_method
 from sparseft.planning.job_kind import JobKind
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import DATA, MANIFEST, MODEL, PROJECTIONS, WIKITEXT2
+from sparseft.study.grid import DATA, MODEL, PROJECTIONS, WIKITEXT2
+from sparseft.study.schedule import Training
 from sparseft.study.sources import Model, TaskData, local_source, pruned_base
-from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import MANIFESTS, SPLITS, TEXT_LENGTH, Lengths
+from sparseft.tasks import BY_NAME, KINDS
+from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
 
 _SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
 
@@ -56,71 +55,39 @@ def _unpinned(source: str) -> str:
 TEST_SPLIT = 350_000
 
 
-@dataclass(frozen=True)
 class Subject:
-    """Describe a model of the study by its config.json. `width` is the number of bytes of a weight."""
+    """Describe a model of the study by its config.json.
 
-    name: str
-    config: dict
-    shapes: Shapes
-    width: int
+    width               bytes of a weight
+    shapes              the name of each tensor -> its shape
+    prunable            prunable layer -> (rows, cols), in the order of their decoder layers
+    weights, prunable_weights, largest_prunable
+                        the numbers of all weights, of the prunable ones, and of those of the largest prunable layer
+    bytes               bytes of all weights
+    layers              number of decoder layers
+    layer_and_outside   bytes of a decoder layer, and of what is outside of the decoder layers
+    state, cached       bytes of a token's hidden state, and of its cached keys and values
+    activation_bytes    an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token;
+                        without a backward it needs less"""
 
-    @property
-    def architecture(self) -> Architecture:
-        """Return the model's architecture."""
-        return find_architecture(self.config["architectures"], self.name)
+    def __init__(self, name: str, config: dict, width: int) -> None:
+        """Compute the sizes. Raises InputError if the architecture is unknown, or a size is missing or wrong."""
+        self.name, self.config, self.width = name, config, width
+        self.architecture = find_architecture(config.get("architectures"), f"models.{name}")
+        self.shapes = self.architecture.tensor_shapes(config, f"models.{name}")
+        layers = self.architecture.prunable(tensor.removesuffix(".weight") for tensor in self.shapes)
+        self.prunable: Shapes = {layer: self.shapes[f"{layer}.weight"] for layer in layers}
+        self.weights, self.prunable_weights = count(self.shapes.values()), count(self.prunable.values())
+        self.largest_prunable = max(map(math.prod, self.prunable.values()))
+        self.bytes, self.layers = width * self.weights, config["num_hidden_layers"]
+        in_layers = count(shape for tensor, shape in self.shapes.items() if tensor.startswith("model.layers."))
+        self.layer_and_outside = width * (self.weights - in_layers + in_layers // self.layers)
+        heads = attention_heads(config)
+        self.state, self.cached = width * config["hidden_size"], 2 * width * heads.key_value * heads.size * self.layers
+        self.activation_bytes = self.architecture.activation_bytes(config, width)
 
-    @cached_property
-    def activation_bytes(self) -> int:
-        """Return an estimate of what one decoder layer keeps for its backward under LoRA, in bytes per token. Without a
-        backward it needs less."""
-        return self.architecture.activation_bytes(self.config, self.width)
-
-    @property
-    def state(self) -> int:
-        """Return the bytes of a token's hidden state."""
-        return self.width * self.config["hidden_size"]
-
-    @cached_property
-    def weights(self) -> int:
-        """Return the number of weights."""
-        return count(self.shapes)
-
-    @property
-    def bytes(self) -> int:
-        """Return the bytes of the weights."""
-        return self.width * self.weights
-
-    @property
-    def layers(self) -> int:
-        """Return the number of decoder layers."""
-        return self.config["num_hidden_layers"]
-
-    @cached_property
-    def prunable(self) -> Shapes:
-        """Return layer -> (rows, cols) of the prunable layers, in the order of their decoder layers."""
-        layers = self.architecture.prunable(name.removesuffix(".weight") for name in self.shapes)
-        return {layer: self.shapes[f"{layer}.weight"] for layer in layers}
-
-    @cached_property
-    def prunable_weights(self) -> int:
-        """Return the number of prunable weights."""
-        return count(self.prunable)
-
-    @cached_property
-    def largest_prunable(self) -> int:
-        """Return the number of weights of the largest prunable layer."""
-        return max(map(math.prod, self.prunable.values()))
-
-    @cached_property
-    def layer_and_outside(self) -> int:
-        """Return the bytes of a decoder layer, and of what is outside of the decoder layers."""
-        in_layers = count({name: shape for name, shape in self.shapes.items() if name.startswith("model.layers.")})
-        return self.width * (self.weights - in_layers + in_layers // self.layers)
-
-    def trained_numbers(self, config: Config, task: str, training: str = "", *, is_full: bool = False) -> int:
+    def trained_numbers(self, settings: Training, *, is_full: bool = False) -> int:
         """Return how many numbers a training changes: lora_r x (rows + cols) per adapted layer, or the weights."""
-        settings = config.training_of(task, training)
         if is_full:
             return self.weights if settings.train else self.prunable_weights
         adapted = settings.lora_targets or PROJECTIONS
@@ -128,43 +95,39 @@ class Subject:
         return settings.lora_r * sum(sides)
 
 
-def described(name: str, model: Model, models: Mapping[str, Model] = MappingProxyType({})) -> Subject:
-    """Return the model `name` of a study with these `models`, on the disk or not. Raises InputError if its sizes are
-    unknown."""
-    subject = known_subject(name, model, models)
+def described(name: str, models: Mapping[str, Model]) -> Subject:
+    """Return one of the models of a study, on the disk or not. Raises InputError if its sizes are unknown."""
+    subject = known_subject(name, models)
     if subject is None:
-        manifest = MANIFEST.format(model=name)
         raise InputError(
-            f"models.{name}: the sizes of {model.source} are not known",
-            f"prepare it (snakemake {manifest}), or put only its config.json into {Path(manifest).parent}/",
+            f"models.{name}: the sizes of {models[name].source} are not known",
+            f"prepare it (snakemake models/{name}/manifest.json), or put only its config.json into models/{name}/",
         )
     return subject
 
 
-def known_subject(name: str, model: Model, models: Mapping[str, Model]) -> Subject | None:
-    """Return a model by its config.json; None if that is not known. Raises InputError for an unknown architecture.
+def known_subject(name: str, models: Mapping[str, Model]) -> Subject | None:
+    """Return one of the models of a study by its config.json; None if that is not known. Raises InputError for an
+    unknown architecture.
 
     It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is
-    not there yet counts as the model, one of `models`, from which it is pruned."""
+    not there yet counts as the model from which it is pruned."""
+    model = models[name]
     kind, _, place = model.source.partition(":")
-    base = pruned_base(model.source)
-    local, prepared = local_source(model.source), Path(MODEL.format(model=name))
+    base, local, prepared = pruned_base(model.source), local_source(model.source), Path(MODEL.format(model=name))
     folders = [local[1]] if local else [Path("pruned", place)] if base else []
     manifest = prepared / "manifest.json"
     if not manifest.exists() or read_json(manifest).get("source") == model.source:
         folders.append(prepared)
-    files = [folder / "config.json" for folder in folders if (folder / "config.json").exists()]
-    config: dict | None
-    if files:
-        config = read_json(files[0], "give a Hugging Face checkpoint folder")
+    file = next((file for folder in folders if (file := folder / "config.json").exists()), None)
+    if file:
+        config: dict | None = read_json(file, "give a Hugging Face checkpoint folder")
     elif base:
-        original = known_subject(base["model"], models[base["model"]], models)
+        original = known_subject(base["model"], models)
         config = original.config if original else None
     else:
         config = NAMED.get(_unpinned(model.source)) or (known_config(place) if kind == "hub" else None)
-    if config is None:
-        return None
-    return Subject(name, config, tensor_shapes(config, f"models.{name}"), 4 if model.dtype == "float32" else 2)
+    return None if config is None else Subject(name, config, 4 if model.dtype == "float32" else 2)
 
 
 def architectures(config: Config, model: str) -> list[str]:
@@ -174,21 +137,13 @@ def architectures(config: Config, model: str) -> list[str]:
     without a network, and known to the next one, which would then make every file again."""
     source = config.models[config.original(model)].source
     if local_source(source) or _unpinned(source) in NAMED:
-        return [described(model, config.models[model], config.models).architecture.name]
+        return [described(model, config.models).architecture.name]
     return [architecture.name for architecture in ARCHITECTURES]
 
 
-def count(shapes: Shapes) -> int:
+def count(shapes: Iterable[tuple[int, ...]]) -> int:
     """Return the number of values in tensors of these shapes."""
-    return sum(map(math.prod, shapes.values()))
-
-
-# Guesses for tasks that are not built in, by kind.
-_OF_KIND: dict[str | None, Lengths] = {
-    "lm_eval": Lengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4),
-    "instruction": Lengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0),
-    "text": Lengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0),
-}
+    return sum(map(math.prod, shapes))
 
 
 def task_lengths(config: Config, name: str) -> Lengths:
@@ -196,13 +151,11 @@ def task_lengths(config: Config, name: str) -> Lengths:
     manifest = Path(DATA.format(task=name)) / MANIFESTS["validation"]
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
         return Lengths(**measured)
-    data = config.task_data(name)
-    if name in BY_NAME:
-        task = BY_NAME[name]
-        assert task.lengths, "a built-in task has typical lengths"
+    task, data = BY_NAME.get(name), config.task_data(name)
+    if task and task.lengths:
         lengths = replace(task.lengths, few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
     else:
-        lengths = _OF_KIND[data.task_kind]
+        lengths = KINDS[data.task_kind or ""].LENGTHS
     if data.length:
         lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
     training, validation = (
@@ -222,17 +175,16 @@ def known_rows(name: str, data: TaskData, split: str, length: int = 0) -> int | 
         if file and data.kind == "text":
             return file.stat().st_size // (CHARACTERS_PER_TOKEN * length)
         return sum(map(bool, map(bytes.strip, file.read_bytes().splitlines()))) if file else None
-    task = None if data.hub or data.task_kind else BY_NAME.get(name)
-    return task.lengths.rows[SPLITS.index(split)] if task and task.lengths and not task.generate else None
+    task = None if data.hub else BY_NAME.get(name)
+    return (task.lengths.rows[SPLITS.index(split)] or None) if task and task.lengths else None
 
 
 def perplexity_tokens(config: Config) -> int:
     """Return the number of tokens of the text of the perplexity; 0 without one."""
     if not config.perplexity:
         return 0
-    places = filter(None, (config.perplexity.local, WIKITEXT2))
-    file = next((Path(place) for place in places if Path(place).exists()), None)
-    return file.stat().st_size // CHARACTERS_PER_TOKEN if file else TEST_SPLIT
+    file = Path(config.perplexity.local or WIKITEXT2)
+    return file.stat().st_size // CHARACTERS_PER_TOKEN if file.exists() else TEST_SPLIT
 
 
 def job_lengths(config: Config, job: JobKind) -> Lengths:
@@ -250,6 +202,6 @@ def job_lengths(config: Config, job: JobKind) -> Lengths:
     if name is None:
         return replace(task_lengths(config, job.task), rows=(examples, 0))
     # Windows of a part may be longer than those of its mixture.
-    parts = [masks.texts[part].length for part in (name, *masks.texts[name].parts) if part != TASK]
-    length = max(*parts, task_lengths(config, job.task).long if TASK in masks.texts[name].parts else 0)
+    parts = (name, *masks.texts[name].parts)
+    length = max(task_lengths(config, job.task).long if part == TASK else masks.texts[part].length for part in parts)
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)

@@ -19,8 +19,8 @@ from sparseft.tasks.metrics import LOSS, Metric, lm_eval_metric
 
 TASKS = (BOOLQ, HELLASWAG, GSM8K, BOOLQ_MINI, HELLASWAG_MINI, GSM8K_MINI)
 BY_NAME = {task.name: task for task in TASKS}
-# Kind of a task that a study describes -> its module, which has the kind's name and the function `task_of(name,
-# definition)`.
+# Kind of a task that a study describes -> its module, which has the kind's name, the function `task_of(name,
+# definition)`, and typical LENGTHS.
 KINDS = {"lm_eval": lm_eval, "instruction": instruction, "text": text}
 _METRICS = {metric.name: metric for task in TASKS for metric in task.metrics} | {LOSS.name: LOSS}
 

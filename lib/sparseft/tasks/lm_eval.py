@@ -16,7 +16,7 @@ The last three are only in a task with choices. The evaluation renders the rows 
 from operator import itemgetter
 
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import Lengths, Row, Task
 
 MULTIPLE_CHOICE = "multiple_choice"
 GENERATE_UNTIL = "generate_until"
@@ -27,6 +27,8 @@ BY_LM_EVAL = "lm-eval"
 NO_FILTER = "none"
 # The metrics whose values follow from the log-likelihoods of the choices (evaluation/scoring.py), by name.
 _FROM_LOG_LIKELIHOODS = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
+# Guesses for the estimates, until the data are prepared.
+LENGTHS = Lengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4)
 _CHOICE_FIELDS: dict[str, type] = {"requests": list, "choices": list, "label": int}
 
 

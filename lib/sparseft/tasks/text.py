@@ -8,7 +8,10 @@ The documents of a split are joined by blank lines, and the text is tokenised on
 from operator import itemgetter
 
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
-from sparseft.tasks.task import DOCUMENT, Task
+from sparseft.tasks.task import DOCUMENT, TEXT_LENGTH, Lengths, Task
+
+# Guesses for the estimates, until the data are prepared.
+LENGTHS = Lengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0)
 
 
 def task_of(name: str, definition: dict) -> Task:

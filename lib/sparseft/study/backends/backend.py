@@ -14,6 +14,16 @@ StudyConfig = Any
 
 
 @dataclass(frozen=True)
+class Appliance:
+    """Describe a device that a job reaches over the network. It trains, and this machine only starts the training."""
+
+    # The bytes of memory that a training of a model with so many weights needs on the machine that starts it.
+    host_memory: Callable[[int], int]
+    # The time limit of a training in minutes, including its wait for the device.
+    queue_minutes: int
+
+
+@dataclass(frozen=True)
 class Backend:
     """Describe a training backend. Its code is in backends/NAME, and its rules are in rules/backends/NAME.smk.
 
@@ -25,20 +35,14 @@ class Backend:
     check: Callable[[StudyConfig], None] = lambda config: None
     # The architectures that it trains. None if it trains all.
     architectures: tuple[Architecture, ...] | None = None
-    # Whether the GPUs and the CPU of this machine train.
-    uses_this_machine: bool = True
+    # What trains. None if the GPUs and the CPU of this machine do.
+    appliance: Appliance | None = None
     # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's
     # adapter.
     reconstructs: bool = False
     # Whether every training ends with an evaluation loss, which the device computes. Others evaluate if `eval_every`
     # says so.
     evaluates: bool = False
-    # The bytes of memory, by part, that a training of a model with so many weights needs on the machine that starts it.
-    # None if the model is trained in the memory of this machine.
-    host_memory: Callable[[int], dict[str, int]] | None = None
-    # The time limit of a training in minutes, including its wait for a device. None if it follows from the model's
-    # size.
-    queue_minutes: int | None = None
 
     def check_architecture(self, architecture: Architecture, place: Path | str) -> None:
         """Raise InputError, naming the model's `place`, if the backend does not train its architecture."""

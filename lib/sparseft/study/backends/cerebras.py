@@ -7,7 +7,7 @@ from pydantic import Field
 from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.study.backends.backend import Backend, StudyConfig
+from sparseft.study.backends.backend import Appliance, Backend, StudyConfig
 from sparseft.study.schedule import Throughput, Training
 from sparseft.study.section import Length, Positive, Role, Section
 
@@ -129,10 +129,11 @@ def _check_measured(config: StudyConfig, task: str) -> None:
     config.check_trainings(task, check, throughput.trainings)
 
 
-def _host_memory(weights: int) -> dict[str, int]:
-    """Return the bytes that tracing takes on this machine. They were measured on LLaMA shapes of 83 and 185 million
-    weights."""
-    return {"tracing on this machine: fp32 weights, masks, graph": 9 * weights, "program": 1_200_000_000}
+def _host_memory(weights: int) -> int:
+    """Return the bytes that tracing takes on this machine: fp32 weights, masks and the graph, and the program.
+
+    They were measured on LLaMA shapes of 83 and 185 million weights."""
+    return 9 * weights + 1_200_000_000
 
 
 CEREBRAS = Backend(
@@ -141,9 +142,7 @@ CEREBRAS = Backend(
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
-    uses_this_machine=False,
-    evaluates=True,
-    host_memory=_host_memory,
     # The wait in the appliance's own queue counts.
-    queue_minutes=24 * 60,
+    appliance=Appliance(_host_memory, queue_minutes=24 * 60),
+    evaluates=True,
 )
