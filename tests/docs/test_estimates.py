@@ -4,7 +4,7 @@ import pytest
 from pages import rows_of, section
 from project import laid_over
 from sparseft.planning.job_kind import JobKind
-from sparseft.planning.requests import Requests, process_memory
+from sparseft.planning.requests import Requests
 from sparseft.study.sources import DIVERGENCE
 
 SOURCES = {
@@ -32,7 +32,7 @@ def gigabytes(model: str, text: str, kind: str, method: str = "unstructured", **
         "resources": {"gpus": 1},
     })  # fmt: skip
     job = JobKind(kind, "m", task, method if kind == "mask" else "", text=DIVERGENCE)
-    return [size / 1e9 for size in process_memory(config, job, Requests(config).subject("m"))]
+    return [size / 1e9 for size in Requests(config).bytes_of(job)]
 
 
 CARDS = rows_of(section("gpu.md", "7B and 8B models by card"))

@@ -15,7 +15,7 @@ from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
 from sparseft.planning.job_kind import JobKind
-from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, HESSIAN, process_memory
+from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, Requests
 from sparseft.planning.sizes import NAMED, described
 from sparseft.pruning.obs import by_rounds, refit
 from sparseft.pruning.sparsegpt import inverse_factor
@@ -129,7 +129,7 @@ def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twic
         }
     )
     job = JobKind("training", "llama", "own")
-    estimated, _ = process_memory(config, job, described("llama", config.models))
+    estimated, _ = Requests(config).bytes_of(job)
     peaks = counted(monkeypatch, Training(**settings), 2048, config.evaluation_batch_size)
     assert peaks[stage] == max(peaks.values())
     assert peaks[stage] <= estimated - CUDA <= 2 * peaks[stage]
@@ -141,7 +141,7 @@ def test_the_factor_of_a_hessian_needs_two_matrices_of_the_three_that_are_planne
     with Peak() as peak:
         inverse_factor("layer", hessian, 0.01)
     # The Hessian is counted, too.
-    assert peak.peak == pytest.approx((HESSIAN + 2 / 3 * FACTORS) * 256**2, rel=0.05)
+    assert peak.peak == pytest.approx((4 + 2 / 3 * FACTORS) * 256**2, rel=0.05)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
@@ -152,7 +152,7 @@ def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share
     with Peak() as peak:
         kept = choose(Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
         refit("layer", weights, hessian, kept, 0.01)
-    planned = (HESSIAN + FACTORS) * 256**2
+    planned = (4 + FACTORS) * 256**2
     assert 0.6 * planned < peak.peak <= 1.05 * planned
 
 

@@ -4,13 +4,11 @@ The bytes of models, masks and adapters are exact but for the headers of their f
 the machine. Of a model only config.json is read, and torch is not imported.
 """
 
-import json
 import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from statistics import mean
 
@@ -31,25 +29,23 @@ from sparseft.study.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_fold
 
 # A job's kind, its wildcards, and its rule; "" if what earlier jobs took does not count.
 Job = tuple[str, Mapping[str, str], str]
+# The benchmarks of a rule's job, and of those that differ only in method, sparsity and seed.
+EQUAL = "{model}-{task}-*-{mode}{training}-seed*.tsv"
 # A difference of two accuracies, and the share of the answers in which the two models differ: that of
 # benchmarks/intervals.py.
 DIFFERENCE, DIFFERING = 0.05, 0.2
-# The estimate of a job that was not measured may be wrong by this factor.
-UNCERTAIN = 2
-ESTIMATED = "estimated"
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
-# Changes that lower the memory. Those of the first keys cost least time.
+# Values that lower the memory, by key. Those of the first keys cost least time.
 SIZES = [64, 32, 16, 8, 4, 2, 1]
-MICRO_BATCH = "training.micro_batch_size"
-LIGHTER: list[tuple[str, int]] = [
-    ("training.cache_weights", False),
-    ("training.gradient_checkpointing", True),
-    *((MICRO_BATCH, size) for size in SIZES),
-    ("training.shard_model", True),
-    *(("evaluation_batch_size", size) for size in SIZES),
-]
+LIGHTER: dict[str, list[int]] = {
+    "training.cache_weights": [False],
+    "training.gradient_checkpointing": [True],
+    "training.micro_batch_size": SIZES,
+    "training.shard_model": [True],
+    "evaluation_batch_size": SIZES,
+}
 # The folders that studies share. The results have their own.
 SHARED = ("models", "masks", "pruned")
 
@@ -76,8 +72,7 @@ def study_jobs(config: Config) -> Iterator[Job]:
         # One per method for all sparsities, or one per sparsity if it has a pruned base.
         has_base = get_method(run.method).has_pruned_base
         folder = fill((base_folder if has_base else mask_folder)(run.method), run)
-        wildcards = {"model": run.model, "task": run.task, "method": run.method}
-        passes[folder, run.method] = wildcards | ({"sparsity": str(run.sparsity)} if has_base else {})
+        passes[folder, run.method] = {key: value for key, value in vars(run).items() if has_base or key != "sparsity"}
     yield from (("mask", wildcards, "") for wildcards in passes.values())
     for run in targets.runs(config):
         kinds = ["merge", "proof", "evaluation", *["selection"] * bool(run.training)]
@@ -90,12 +85,11 @@ def examples(config: Config) -> list[str]:
     """Return a line per task with choices or generated answers: its examples, and how many a small difference would
     need."""
     needed = rows_needed(DIFFERENCE, math.sqrt(DIFFERING - DIFFERENCE**2), tests=1)
-    lengths = {task: task_lengths(config, task) for task in config.grid.tasks}
     return [
         f"{task}: {own.rows[1]:,} validation examples; a difference of {DIFFERENCE} of two accuracies needs about"
         f" {needed:,.0f}, and more in several comparisons or if seeds vary (docs/statistics.md)"
-        for task, own in lengths.items()
-        if own.choices or own.max_new_tokens
+        for task in config.grid.tasks
+        if (own := task_lengths(config, task)).choices or own.max_new_tokens
     ]
 
 
@@ -117,11 +111,10 @@ def needs(requests: Requests, jobs: Iterable[Job], *, has_all: bool = False) -> 
 def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
     """Return the bytes of the files that jobs leave, by what they are, and what a running one needs in addition."""
     config = requests.config
-    numbers = cache(lambda model, *of: requests.subject(model).trained_numbers(config.training_of(*of)))
     kept: Counter[str] = Counter()
     running = 0
     for kind, wildcards, _ in jobs:
-        if kind not in ("prepare", "mask", "import", "training", "reconstruction", "merge") or "model" not in wildcards:
+        if kind not in ("prepare", "mask", "import", "training", "reconstruction", "merge"):
             continue
         model = requests.subject(wildcards["model"])
         # A merged model or a masked checkpoint.
@@ -140,7 +133,8 @@ def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
             # The state from which a killed training continues.
             running = max(running, ADAM * model.weights)
         else:
-            kept["adapters"] += 4 * numbers(model.name, wildcards["task"], training_name(wildcards["training"]))
+            settings = config.training_of(wildcards["task"], training_name(wildcards["training"]))
+            kept["adapters"] += 4 * model.trained_numbers(settings)
     return +kept, running
 
 
@@ -169,10 +163,10 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
 
     With `has_all`, there is a line for each. A GPU of unknown size has CARD. Without resources.memory_mb, a job may use
     the memory of this machine."""
-    largest: dict[tuple[str, str], JobKind] = {}
-    for job in dict.fromkeys(JobKind.of(kind, wildcards) for kind, wildcards, _ in jobs if "model" in wildcards):
-        other = largest.get((job.model, job.kind), job)
-        largest[job.model, job.kind] = max(other, job, key=lambda job: sum(requests.bytes_of(job)))
+    kinds = dict.fromkeys(JobKind.of(kind, wildcards) for kind, wildcards, _ in jobs if "model" in wildcards)
+    by_size = sorted(kinds, key=lambda job: sum(requests.bytes_of(job)))
+    # They stand where the first of their kind does.
+    largest = {(job.model, job.kind): job for job in (*kinds, *by_size)}
     shares = requests.config.resources.jobs_per_gpu
     limits = {
         "on a GPU" if shares == 1 else f"on one of {shares} shares of a GPU": requests.card or CARD / shares,
@@ -194,26 +188,23 @@ def _advice(requests: Requests, job: JobKind, limits: Mapping[str, float]) -> st
     help."""
 
     def fits(changes: Mapping[str, object]) -> bool:
-        inside = {key.partition(".")[2]: value for key, value in changes.items() if "." in key}
-        outside = {key: value for key, value in changes.items() if "." not in key}
-        training = requests.config.training.model_copy(update=inside)
-        config = requests.config.model_copy(update={"training": training, **outside})
-        sizes = zip(Requests(config, requests.card).bytes_of(job), limits.values(), strict=True)
-        return all(size <= limit for size, limit in sizes)
+        sections = vars(requests.config) | {key: value for key, value in changes.items() if "." not in key}
+        own = {key.removeprefix("training."): value for key, value in changes.items() if "." in key}
+        sections["training"] = requests.config.training.model_copy(update=own)
+        # A change that the configuration refuses does not help.
+        with suppress(ValueError):
+            sizes = Requests(Config.model_validate(sections), requests.card).bytes_of(job)
+            return all(size <= limit for size, limit in zip(sizes, limits.values(), strict=True))
+        return False
 
-    if not job.task:
-        return "use a larger one"
-    batch = requests.config.training_of(job.task, job.training).batch_size
-    shares, changes = batch // requests.config.resources.processes, {}
-    for key, value in LIGHTER:
-        if key == MICRO_BATCH and shares % value:
-            continue
+    changes: dict[str, object] = {}
+    for key, value in ((key, value) for key, values in LIGHTER.items() for value in values):
         changes[key] = value
         if fits(changes):
             for needless in reversed([*changes]):
                 others = {key: value for key, value in changes.items() if key != needless}
                 changes = others if fits(others) else changes
-            return "set " + " and ".join(f"{key} to {json.dumps(value)}" for key, value in changes.items())
+            return "set " + " and ".join(f"{key} to {str(value).lower()}" for key, value in changes.items())
     return "use a larger one"
 
 
@@ -221,37 +212,29 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder. Without a
-    measurement, its time is the estimate for this machine, and is right within UNCERTAIN."""
+    measurement, its time is the estimate for this machine, and is right within a factor of two."""
     speeds, rests = this_machine()
-    taken: defaultdict[str, float] = defaultdict(float)
-    sources: Counter[str] = Counter()
-    for (job, benchmarks), number in Counter((JobKind.of(*job[:2]), _benchmarks(job)) for job in jobs).items():
-        source, seconds = "of unknown time", 0.0
-        if measured := _measured(Path(requests.config.paths.benchmarks).glob(benchmarks)) if benchmarks else []:
+    # By source, the number of jobs and their seconds.
+    sources, taken = Counter[str](), Counter[str]()
+    equal = Counter((JobKind.of(kind, own), rule, EQUAL.format_map(defaultdict(str, own))) for kind, own, rule in jobs)
+    for (job, rule, benchmarks), number in equal.items():
+        if measured := _measured(Path(requests.config.paths.benchmarks, rule).glob(benchmarks)):
             source, seconds = "measured here before", mean(measured)
-        # The speed of an appliance or an engine is not known.
-        elif job.kind != "engines" and not job.appliance(requests.config):
-            with suppress(InputError):
-                seconds = job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START
-                source = ESTIMATED
-        taken[source] += number * seconds / 3600
+        elif job.kind == "engines" or job.appliance(requests.config):
+            source, seconds = "of unknown time", 0
+        else:
+            source = "estimated"
+            seconds = job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START
+        taken[source] += round(number * seconds)
         sources[source] += number
-    total, doubt = sum(taken.values()), taken[ESTIMATED]
-    bounds = (total, total - doubt * (1 - 1 / UNCERTAIN), total + doubt * (UNCERTAIN - 1))
-    time, low, high = (f"{60 * each:.0f}" if total < 2 else f"{each:,.1f}" for each in bounds)
-    time += " minutes" if total < 2 else " hours"
+    total, doubt = taken.total() / 3600, taken["estimated"] / 3600
+    factor, unit, digits = (60, "minutes", 0) if total < 2 else (1, "hours", 1)
+    time, low, high = (f"{factor * each:,.{digits}f}" for each in (total, total - doubt / 2, total + doubt))
     counts = [f"{number:,} jobs {source}" for source, number in sorted(sources.items())]
     if doubt:
-        time += f" ({low} to {high})"
+        unit += f" ({low} to {high})"
         counts.append(f"from {rests}" + " and a GPU as fast as an A100" * bool(requests.config.resources.gpus))
-    return f"about {time} on one machine, one job at a time ({', '.join(counts)})"
-
-
-def _benchmarks(job: Job) -> str:
-    """Return the pattern of the benchmarks of a job and of those that differ only in method, sparsity and seed."""
-    _, wildcards, rule = job
-    model, task, mode, training = map(wildcards.get, ("model", "task", "mode", "training"))
-    return f"{rule}/{model}-{task}-*-{mode}{training}-seed*.tsv" if rule else ""
+    return f"about {time} {unit} on one machine, one job at a time ({', '.join(counts)})"
 
 
 def _measured(benchmarks: Iterable[Path]) -> list[float]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
-from sparseft.planning.sizes import Subject, job_lengths, perplexity_tokens, task_lengths
+from sparseft.planning.sizes import Subject, calibration_lengths, perplexity_tokens, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.sources import OWN_LENGTH, TOGETHER
 from sparseft.tasks.task import Lengths
@@ -50,16 +50,16 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
     reading = READING_ON_GPU if config.resources.gpus else READING_ON_CPU * config.resources.threads
     match job.kind:
         case "mask":
-            method, lengths = get_method(job.method), job_lengths(config, job)
+            method, lengths = get_method(job.method), calibration_lengths(config, job)
             own = method.importance and method.importance.passes
             sequential = config.masks.is_sequential(method) * len(config.grid.percents(job.method))
-            # A pass computes every decoder layer twice, and statistics, a backward or updates, which take as long.
+            # Three forwards with statistics of inputs, five with a backward by segments, six with updates of weights.
             return 4 * lengths.mean * lengths.rows[0] * (own(subject.layers) if own else 1 + sequential)
         case "sampling":
             text = config.texts[job.text]
             return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * reading)
         case "reconstruction":
-            section, lengths = config.reconstruction, job_lengths(config, job)
+            section, lengths = config.reconstruction, calibration_lengths(config, job)
             # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
             return 3 * lengths.mean * (section.steps * section.batch_size + section.examples)
         case "training":

@@ -4,7 +4,6 @@ fit."""
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from sparseft.architectures.architecture import attention_heads
 from sparseft.architectures.prunable_model import PrunableModel
@@ -49,10 +48,8 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
                 )
         for place, commit in fetched([manifest]).items():
             if commit != config.revisions.get(place, commit):
-                raise InputError(
-                    f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}",
-                    f"leave {place} out, or delete {manifest} to prepare it again",
-                )
+                what = f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}"
+                raise InputError(what, f"leave {place} out, or delete {manifest} to prepare it again")
 
 
 def source_manifests(config: Config) -> list[Path]:
@@ -135,9 +132,9 @@ def _sources(config: Config, unprepared: dict[str, str]) -> list[tuple[str, str]
     places = {key: model_files(source) for key, source in unprepared.items()}
     places |= {key: model_files(source) for key, base, source in _imported(config) if not base.exists()}
     places |= {f"tasks.{name}": task_files(config.task_data(name)) for name in _prepared_tasks(config)}
-    texts: dict[str, Any] = {f"masks.calibration.{name}.text": config.texts[name] for name in config.texts_read()}
-    texts |= {"perplexity.local": config.perplexity} if config.perplexity else {}
-    places |= {key: [text.local] for key, text in texts.items() if text.local}
+    texts = {f"masks.calibration.{name}.text": config.texts[name].local for name in config.texts_read()}
+    texts["perplexity.local"] = config.perplexity.local if config.perplexity else None
+    places |= {key: [text] for key, text in texts.items() if text}
     return [(key, file) for key, files in places.items() for file in files]
 
 
@@ -190,8 +187,7 @@ def _recorded(manifest: Path) -> dict[Path, str]:
             return {manifest.with_name(name): entry["sha256"] for name, entry in files.items() if "sha256" in entry}
         case {"sha256": dict(splits)}:
             return {manifest.with_name(f"{split}.jsonl"): digest for split, digest in splits.items()}
-        case {"sha256": str(digest)} if manifest.name == MANIFEST_FILE:
-            return {manifest.with_name(ROWS_FILE): digest}
         case {"sha256": str(digest)}:
-            return {manifest.with_suffix(""): digest}
+            file = manifest.with_name(ROWS_FILE) if manifest.name == MANIFEST_FILE else manifest.with_suffix("")
+            return {file: digest}
     return {}

@@ -17,8 +17,6 @@ PLACED = ("evaluation", "selection", "sampling")
 RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", "engines", *PLACED)
 # Those that the backend of the study runs.
 TRAINING = ("training", "throughput")
-# Those that measure a speed.
-MEASURED = ("throughput", "engines")
 # The wildcards that decide, beside the model, if they are not the task and the training.
 DECIDING = {"mask": ("task", "method"), "sampling": ("text",)}
 

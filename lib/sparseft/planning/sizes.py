@@ -51,10 +51,6 @@ def _unpinned(source: str) -> str:
     return source.partition("@")[0].partition("==")[0]
 
 
-# Tokens of WikiText-2's test split, about.
-TEST_SPLIT = 350_000
-
-
 class Subject:
     """Describe a model of the study by its config.json.
 
@@ -97,37 +93,36 @@ class Subject:
 
 def described(name: str, models: Mapping[str, Model]) -> Subject:
     """Return one of the models of a study, on the disk or not. Raises InputError if its sizes are unknown."""
-    subject = known_subject(name, models)
-    if subject is None:
-        raise InputError(
-            f"models.{name}: the sizes of {models[name].source} are not known",
-            f"prepare it (snakemake models/{name}/manifest.json), or put only its config.json into models/{name}/",
-        )
-    return subject
+    if subject := known_subject(name, models):
+        return subject
+    advice = f"prepare it (snakemake models/{name}/manifest.json), or put only its config.json into models/{name}/"
+    raise InputError(f"models.{name}: the sizes of {models[name].source} are not known", advice)
 
 
 def known_subject(name: str, models: Mapping[str, Model]) -> Subject | None:
-    """Return one of the models of a study by its config.json; None if that is not known. Raises InputError for an
-    unknown architecture.
+    """Return one of the models of a study; None if its config.json is not known. Raises InputError for an unknown
+    architecture."""
+    config = _known_config(name, models)
+    return None if config is None else Subject(name, config, 4 if models[name].dtype == "float32" else 2)
+
+
+def _known_config(name: str, models: Mapping[str, Model]) -> dict | None:
+    """Return the config.json of a model; None if it is not known.
 
     It is looked for in the local source, in models/NAME/, in NAMED and on the hub, in this order. A pruned base that is
     not there yet counts as the model from which it is pruned."""
-    model = models[name]
-    kind, _, place = model.source.partition(":")
-    base, local, prepared = pruned_base(model.source), local_source(model.source), Path(MODEL.format(model=name))
+    source, prepared = models[name].source, Path(MODEL.format(model=name))
+    kind, _, place = source.partition(":")
+    base, local = pruned_base(source), local_source(source)
     folders = [local[1]] if local else [Path("pruned", place)] if base else []
     manifest = prepared / "manifest.json"
-    if not manifest.exists() or read_json(manifest).get("source") == model.source:
+    if not manifest.exists() or read_json(manifest).get("source") == source:
         folders.append(prepared)
-    file = next((file for folder in folders if (file := folder / "config.json").exists()), None)
-    if file:
-        config: dict | None = read_json(file, "give a Hugging Face checkpoint folder")
-    elif base:
-        original = known_subject(base["model"], models)
-        config = original.config if original else None
-    else:
-        config = NAMED.get(_unpinned(model.source)) or (known_config(place) if kind == "hub" else None)
-    return None if config is None else Subject(name, config, 4 if model.dtype == "float32" else 2)
+    for file in filter(Path.exists, [folder / "config.json" for folder in folders]):
+        return read_json(file, "give a Hugging Face checkpoint folder")
+    if base:
+        return _known_config(base["model"], models)
+    return NAMED.get(_unpinned(source)) or (known_config(place) if kind == "hub" else None)
 
 
 def architectures(config: Config, model: str) -> list[str]:
@@ -158,11 +153,9 @@ def task_lengths(config: Config, name: str) -> Lengths:
         lengths = KINDS[data.task_kind or ""].LENGTHS
     if data.length:
         lengths = replace(lengths, mean=data.length, long=data.length, answer=data.length)
-    training, validation = (
-        number or known_rows(name, data, split, lengths.long) or typical
-        for (split, number), typical in zip(data.numbers.items(), lengths.rows, strict=True)
-    )
-    return replace(lengths, rows=(training, validation))
+    splits = zip(data.numbers.items(), lengths.rows, strict=True)
+    rows = [number or known_rows(name, data, split, lengths.long) or typical for (split, number), typical in splits]
+    return replace(lengths, rows=rows)
 
 
 def known_rows(name: str, data: TaskData, split: str, length: int = 0) -> int | None:
@@ -184,21 +177,17 @@ def perplexity_tokens(config: Config) -> int:
     if not config.perplexity:
         return 0
     file = Path(config.perplexity.local or WIKITEXT2)
-    return file.stat().st_size // CHARACTERS_PER_TOKEN if file.exists() else TEST_SPLIT
+    # The test split of WikiText-2 has about 350,000.
+    return file.stat().st_size // CHARACTERS_PER_TOKEN if file.exists() else 350_000
 
 
-def job_lengths(config: Config, job: JobKind) -> Lengths:
-    """Return the lengths of the examples of a job. If it computes masks or reconstructs, `rows` starts with their
+def calibration_lengths(config: Config, job: JobKind) -> Lengths:
+    """Return the lengths of the examples with which a job computes masks or reconstructs. `rows` starts with their
     number."""
-    masks = config.masks
+    masks, name, examples = config.masks, config.reconstruction.calibration, config.reconstruction.examples
     if job.kind == "mask":
         method = get_method(job.method)
-        name, text = method.calibration, masks.text_of(method)
-        examples = text.examples if text else masks.calibration_examples
-    elif job.kind == "reconstruction":
-        name, examples = config.reconstruction.calibration, config.reconstruction.examples
-    else:
-        return task_lengths(config, job.task)
+        name, examples = method.calibration, masks.used_by(method)["calibration_examples"]
     if name is None:
         return replace(task_lengths(config, job.task), rows=(examples, 0))
     # Windows of a part may be longer than those of its mixture.
