@@ -1,6 +1,7 @@
 """Sizes from config.json are those of the files and of the models' pages; lengths are measured, or typical."""
 
 import json
+from pathlib import Path
 
 import pytest
 from project import laid_over
@@ -67,32 +68,31 @@ def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monk
 
 def test_the_lengths_are_typical_until_a_manifest_has_the_measured_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = laid_over(
-        {"tasks": {"boolq": {"train_examples": 7}, "own": {"kind": "text", "hub": "a/b", "length": 100}}}
-    )
-    typical = task_lengths(config, "boolq")
-    assert (typical.rows, typical.long) == ((7, BY_NAME["boolq"].lengths.rows[1]), BY_NAME["boolq"].lengths.long)
+    own = {"kind": "text", "hub": "a/b", "length": 100}
+    config = laid_over({"tasks": {"boolq": {"train_examples": 7}, "own": own}})
+    typical, built_in = task_lengths(config, "boolq"), BY_NAME["boolq"].lengths
+    assert (typical.rows, typical.long) == ([7, built_in.rows[1]], built_in.long)
     assert task_lengths(config, "own").long == 100
     manifest = tmp_path / "data/boolq/validation_manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"lengths": vars(typical) | {"rows": [3, 4], "long": 9}}))
-    assert (list(task_lengths(config, "boolq").rows), task_lengths(config, "boolq").long) == ([3, 4], 9)
+    assert vars(task_lengths(config, "boolq")) == vars(typical) | {"rows": [3, 4], "long": 9}
 
 
 def test_the_rows_of_a_local_task_and_the_tokens_of_a_local_text_are_counted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, content in {"train.jsonl": "{}\n" * 5, "validation.jsonl": "{}\n" * 3, "train.txt": "x" * 4000}.items():
-        (tmp_path / name).write_text(content)
+    Path("train.jsonl").write_text("{}\n" * 5)
+    Path("validation.jsonl").write_text("{}\n" * 3)
+    Path("texts").mkdir()
+    Path("texts/train.txt").write_text("x" * 4000)
     tasks = {
-        "boolq": {"local": str(tmp_path), "validation_examples": 2},
-        "hellaswag": {"local": str(tmp_path / "elsewhere")},
-        "own": {"kind": "text", "local": str(tmp_path / "texts"), "length": 100},
+        "boolq": {"local": ".", "validation_examples": 2},
+        "hellaswag": {"local": "elsewhere"},
+        "own": {"kind": "text", "local": "texts", "length": 100},
     }
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "train.txt").rename(tmp_path / "texts/train.txt")
-    config = laid_over({"tasks": tasks, "perplexity": {"local": str(tmp_path / "texts/train.txt")}})
-    assert task_lengths(config, "boolq").rows == (5, 2)
-    assert task_lengths(config, "hellaswag").rows == BY_NAME["hellaswag"].lengths.rows
+    config = laid_over({"tasks": tasks, "perplexity": {"local": "texts/train.txt"}})
+    assert task_lengths(config, "boolq").rows == [5, 2]
+    assert task_lengths(config, "hellaswag").rows == list(BY_NAME["hellaswag"].lengths.rows)
     assert task_lengths(config, "own").rows[0] == 4000 // (4 * 100)
     assert perplexity_tokens(config) == 1000
     assert perplexity_tokens(laid_over({"perplexity": {}})) > 300_000

@@ -204,8 +204,6 @@ def test_equal_jobs_that_ran_here_give_their_mean(tmp_path, monkeypatch):
 
 
 def test_what_is_not_known_yet_is_counted_and_not_guessed():
-    unknown = laid_over({"models": {"smollm2": {"source": "hub:a/b"}}})
-    assert hours(Requests(unknown), [("training", vars(RUN), "")]).endswith("(1 jobs of unknown time)")
     engines = [("engines", vars(RUN), ""), ("export", vars(RUN), "")]
     assert "(1 jobs estimated, 1 jobs of unknown time, from " in hours(Requests(laid_over({})), engines)
     wafer = Requests(laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}}))
