@@ -2,7 +2,6 @@
 memory."""
 
 import weakref
-from functools import partial
 
 import pytest
 import torch
@@ -73,31 +72,30 @@ def counted(monkeypatch, settings: Training, length: int, examples: int) -> dict
     for sizes in (ROWS, EVALUATED_ROWS, BLOCK):
         monkeypatch.setitem(sizes, "meta", sizes["cuda"])
     config = AutoConfig.for_model(**NAMED[SOURCE], dtype=torch.bfloat16)
-    peaks = {}
-    for stage, batch_size in (("training", settings.micro_batch_size), ("evaluation", examples)):
-        with torch.device("meta"), (peak := Peak()):
-            with no_init_weights():
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-            paths = {name: name for name, _ in model.named_modules() if name.endswith("_proj")}
-            masks = {name: torch.ones(model.get_submodule(name).weight.shape, dtype=torch.bool) for name in paths}
-            layers = attach(model, masks.pop, paths, "sparse_to_sparse", settings, lambda *_: MaskedLoRALinear)
-            if settings.gradient_checkpointing:
-                model.activation_checkpointing_enable({"use_reentrant": False})
-            loss = AnswerLoss(model).train(stage == "training")
-            # Masks are only there one at a time.
-            peak.peak = peak.now
-            ids = torch.zeros(batch_size, length, dtype=torch.long)
-            answers = torch.zeros(batch_size * (length - 1), dtype=torch.long)
-            if stage == "evaluation":
-                with torch.no_grad():
-                    loss(Batch(ids, answers, answers))
-            else:
-                optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)])
-                for _ in range(2):
-                    loss(Batch(ids, answers, answers)).sum().backward()
-                    optimizer.step()
-            peaks[stage] = peak.peak
-    return peaks
+
+    def batch(size: int) -> Batch:
+        answers = torch.zeros(size * (length - 1), dtype=torch.long)
+        return Batch(torch.zeros(size, length, dtype=torch.long), answers, answers)
+
+    with torch.device("meta"), (peak := Peak()):
+        with no_init_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        paths = {name: name for name, _ in model.named_modules() if name.endswith("_proj")}
+        masks = {name: torch.ones(model.get_submodule(name).weight.shape, dtype=torch.bool) for name in paths}
+        layers = attach(model, masks.pop, paths, "sparse_to_sparse", settings, lambda *_: MaskedLoRALinear)
+        if settings.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        loss = AnswerLoss(model)
+        optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)])
+        # Masks are only there one at a time.
+        peak.peak = peak.now
+        for _ in range(2):
+            loss(batch(settings.micro_batch_size)).sum().backward()
+            optimizer.step()
+        training, peak.peak = peak.peak, peak.now
+        with torch.no_grad():
+            loss.eval()(batch(examples))
+    return {"training": training, "evaluation": peak.peak}
 
 
 def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monkeypatch):
@@ -119,17 +117,10 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
 )
 def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twice_as_much(monkeypatch, settings, stage):
     settings = {"batch_size": 32, "micro_batch_size": 1, **settings}
-    config = laid_over(
-        {
-            "models": {"llama": {"source": SOURCE, "dtype": "bfloat16"}},
-            "tasks": {"own": {"kind": "text", "hub": "a/b", "length": 2048}},
-            "grid": {"models": ["llama"], "tasks": ["own"], "modes": ["sparse_to_sparse"], "methods": ["unstructured"]},
-            "training": settings,
-            "resources": {"gpus": 1},
-        }
-    )
-    job = JobKind("training", "llama", "own")
-    estimated, _ = Requests(config).bytes_of(job)
+    tasks = {"own": {"kind": "text", "hub": "a/b", "length": 2048}}
+    sections = {"models": {"llama": {"source": SOURCE}}, "tasks": tasks, "training": settings, "resources": {"gpus": 1}}
+    config = laid_over(sections)
+    estimated, _ = Requests(config).bytes_of(JobKind("training", "llama", "own"))
     peaks = counted(monkeypatch, Training(**settings), 2048, config.evaluation_batch_size)
     assert peaks[stage] == max(peaks.values())
     assert peaks[stage] <= estimated - CUDA <= 2 * peaks[stage]
@@ -148,9 +139,8 @@ def test_the_factor_of_a_hessian_needs_two_matrices_of_the_three_that_are_planne
 def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share):
     weights, inputs = torch.randn(8, 256), torch.randn(300, 256)
     hessian = inputs.T @ inputs
-    choose = partial(by_rounds, Masks())
     with Peak() as peak:
-        kept = choose(Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
+        kept = by_rounds(Masks(), Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
         refit("layer", weights, hessian, kept, 0.01)
     planned = (4 + FACTORS) * 256**2
     assert 0.6 * planned < peak.peak <= 1.05 * planned

@@ -64,6 +64,9 @@ def test_a_training_requests_its_weights_where_they_are():
     # The only GPU gets them from pinned memory. Several GPUs have a part each, and the machine none.
     assert request("training", training=divided)[0] - on_gpu > MARGIN * weights
     assert request("training", training=divided, resources=four) == request("training", resources=four)
+    job, eight = JobKind("training", "llama", "boolq"), {"gpus": 8, "processes": 8}
+    parts = [of_sweep(training=divided, resources=gpus).bytes_of(job)[0] / 1e6 for gpus in (four, eight)]
+    assert parts[0] - parts[1] == pytest.approx(weights / 8, rel=0.01)
 
 
 def test_the_configuration_decides_for_jobs_that_run_the_model_and_grows_too():
