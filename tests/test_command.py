@@ -65,18 +65,15 @@ def test_0_and_false_are_values_nothing_is_none_and_a_shell_reads_each_as_it_was
     assert shlex.split(flags(name="a b", other=["$HOME", "'"])) == ["--name", "a b", "--other", "$HOME", "'"]
 
 
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        ("", "--model_path"),
-        ("--model_path m --stps 3", "--stps"),
-        ("--model_path m --steps 0", "--steps: Input should be greater than 0"),
-        ("--model_path m --steps many", "many"),
-        ("--model_path m --nested.layers v", "layers"),
-        ("--model_path m --sparsity half", "half"),
-        ("--model_path m left over", "left"),
-    ],
-)
+@pytest.mark.parametrize(("words", "named"), [
+    ("", "--model_path"),
+    ("--model_path m --stps 3", "--stps"),
+    ("--model_path m --steps 0", "--steps: Input should be greater than 0"),
+    ("--model_path m --steps many", "many"),
+    ("--model_path m --nested.layers v", "layers"),
+    ("--model_path m --sparsity half", "half"),
+    ("--model_path m left over", "left"),
+])  # fmt: skip
 def test_a_wrong_command_line_is_refused_with_its_place(words, named):
     with pytest.raises(InputError) as refused:
         parse(script, words.split())
@@ -120,15 +117,12 @@ def raised(error: BaseException):
     return main
 
 
-@pytest.mark.parametrize(
-    ("main", "code", "lines"),
-    [
-        (lambda: None, 0, []),
-        (lambda: 1, 1, []),
-        (raised(InputError("line 3:\n  no answer", "add it")), 2, ["error: line 3: no answer; add it"]),
-        (raised(KeyboardInterrupt()), 130, ["interrupted"]),
-    ],
-)
+@pytest.mark.parametrize(("main", "code", "lines"), [
+    (lambda: None, 0, []),
+    (lambda: 1, 1, []),
+    (raised(InputError("line 3:\n  no answer", "add it")), 2, ["error: line 3: no answer; add it"]),
+    (raised(KeyboardInterrupt()), 130, ["interrupted"]),
+])  # fmt: skip
 def test_a_script_ends_with_its_code_and_at_most_one_line(capsys, main, code, lines):
     assert end(main, capsys) == (code, lines)
 

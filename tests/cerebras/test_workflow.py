@@ -4,7 +4,6 @@ Snakemake and all that is not training run in the default environment; its pytho
 SPARSEFT_PYTHON.
 """
 
-import csv
 import sys
 from pathlib import Path
 
@@ -22,18 +21,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path) as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
     study = Study(tmp_path / "a folder with spaces", python=DEFAULT_PYTHON)
     asked = {"batch_sizes": [4, 2], "warmup_steps": 1, "steps": 3, "repeats": 2}
     study.configure({"llama": tiny_models["llama"]}, grid=CELLS, backend="cerebras",
                     cerebras=SETTINGS | {"target": "CPU"}, throughput=asked, **TINY_STUDY)  # fmt: skip
     study.snakemake("results/analysis/summary.csv", "throughput", "--cores", "2")
-    rows = {row["run_id"]: row for row in table(study.folder / "results/analysis/summary.csv")}
+    rows = {row["run_id"]: row for row in study.table()}
     assert len(rows) == 5
     for name in rows:
         report = study.json(f"results/runs/{name}/validation_report.json")
@@ -50,7 +44,7 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
             assert abs(float(row["train_merge_gap"])) < 0.02
     assert len({trained_digest(study.folder / f"results/runs/{name}/adapter") for name in trained}) == 3
 
-    speeds = table(study.folder / grid.ResultPaths().throughput_table)
+    speeds = study.table(grid.ResultPaths().throughput_table)
     assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})
     assert {(row["status"], row["repeats"], row["device"]) for row in speeds} == {
         (throughput_record.MEASURED, "2", CPU)

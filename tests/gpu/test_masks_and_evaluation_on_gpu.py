@@ -84,17 +84,10 @@ def test_answers_are_those_of_the_cpu_but_for_rounding(inputs, device, note, nam
 
 
 def test_throughput_is_measured_on_the_device(inputs, masks, device, note):
-    training = MeasuredTraining(
-        Checkpoint(inputs / "model"),
-        masks["device"] / "masks_sparsity50_unstructured.pt",
-        "sparse_to_sparse",
-        Training(lora_r=16),
-        Throughput(batch_sizes=[16], warmup_steps=1, steps=2, repeats=1),
-        "boolq_mini",
-        inputs / "data",
-        BY_NAME["boolq_mini"].generate("train", 64, 0),
-        1,
-    )
+    model, mask = Checkpoint(inputs / "model"), masks["device"] / "masks_sparsity50_unstructured.pt"
+    settings, asked = Training(lora_r=16), Throughput(batch_sizes=[16], warmup_steps=1, steps=2, repeats=1)
+    task, rows = "boolq_mini", BY_NAME["boolq_mini"].generate("train", 64, 0)
+    training = MeasuredTraining(model, mask, "sparse_to_sparse", settings, asked, task, inputs / "data", rows, 1)
     (row,) = measure(training)
     assert row["status"] == MEASURED
     kind = training.memory_record(device)["peak_memory_kind"]

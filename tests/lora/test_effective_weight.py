@@ -258,9 +258,7 @@ def test_triton_that_does_not_run_is_refused_in_one_line():
     """Without a GPU the first launch fails, as it does on a GPU without a C compiler."""
     pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
     W, A, B = (torch.ones(4, 4, device="meta") for _ in range(3))
-    with pytest.raises(
-        InputError, match="Triton.* does not run: .*; install the package triton, a C compiler"
-    ) as caught:
+    with pytest.raises(InputError, match="Triton.* does not run: .*; install the package triton, a C") as caught:
         Workspace().merged(W, A, B, 1.0)
     assert "\n" not in str(caught.value)
 

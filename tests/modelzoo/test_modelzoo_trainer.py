@@ -4,7 +4,6 @@
 
 The checkout is the user's: MODELZOO_HOME names it, MODELZOO_PYTHON its environment's python."""
 
-import csv
 import json
 import os
 import signal
@@ -145,8 +144,7 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
     study.configure({"llama": tiny_models["llama"]}, grid=cells, backend="modelzoo",
                     cerebras={"target": "CPU", "sequence_length": 128}, **TINY_STUDY)  # fmt: skip
     study.snakemake("results/analysis/summary.csv", "--cores", "2")
-    with open(study.folder / "results/analysis/summary.csv") as file:
-        rows = {row["run_id"]: row for row in csv.DictReader(file)}
+    rows = {row["run_id"]: row for row in study.table()}
     assert len(rows) == 5
     for run_id in rows:
         proof = json.loads((study.folder / f"results/runs/{run_id}/validation_report.json").read_text())

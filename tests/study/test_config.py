@@ -56,79 +56,76 @@ TEXTS = [
 OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semistructured": [20]}}
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "line"),
-    [
-        # keys and types
-        ("grid.sparsitys", [0], "grid.sparsitys: unknown key"),
-        ("grid.sparsities", [0.5], "grid.sparsities.0: 0.5 is a fraction; write it in percent: 50;"),
-        ("grid.seeds", [True], "grid: seeds cannot be .True."),
-        ("training.steps", True, "training: steps cannot be True"),
-        ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
-        ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
-        ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
-        ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
-        ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
-        ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
-        ("grid.seeds", 2, r"grid.seeds: write a list, \[2\], not 2;"),
-        ("training", None, "training: .*dictionary"),
-        ("training.steps", "many", "training.steps: .*integer.*'many'"),
-        ("training.steps", 10**9 + 1, "training.steps: .* 1000000000, .*1000000001"),
-        ("training.learning_rate", float("nan"), "training.learning_rate: .*, not nan"),
-        ("training.lora_targets", ["qproj"], "training.lora_targets.0: .*'q_proj'.*'qproj'"),
-        ("masks.seed", 2**63, "masks.seed: .*9223372036854775808"),
-        ("backend", "tpu", "backend: .*'torch', 'cerebras'.* or '.*', not 'tpu'"),
-        # names
-        ("models.a-b", {"source": "path:x"}, "models.a-b: .*pattern"),
-        ("grid.trainings", {"seed0": {}}, "grid.trainings.seed0: .*pattern"),
-        ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
-        ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
-        ("results", "/tmp/a", "results: .*pattern"),
-        ("results", "results/" + 300 * "a", "results: .*pattern"),
-        # sources
-        ("models.smollm2.source", "org/name", "models.smollm2.source: write hub:ORG/NAME .*, not 'org/name'"),
-        ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
-        ("models.smollm2.source", "path:x", "models.smollm2: sha256 .*wheel.* path:x"),
-        ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: .*pattern"),
-        ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub"),
-        ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub"),
-        ("evaluation.divergence", 1, "evaluation: divergence 1: one window has no standard error"),
-        ("evaluation.divergence", -1, "evaluation.divergence: .*greater than or equal to 0, not -1"),
-        ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
-        ("masks.imported_pattern", {"a": "2:4"}, "masks: imported_pattern.a: imported has no checkpoint of this name"),
-        # tasks
-        ("tasks.squad", {}, "tasks.squad is not built in.* boolq, hellaswag, gsm8k"),
-        ("tasks.boolq", {"lm_eval": "boolq"}, "tasks.boolq is built in"),
-        ("tasks.mine", TEXT | {"lm_eval": "piqa"}, "tasks.mine: lm_eval and kind"),
-        ("tasks.mine", TEXT | {"metric": "acc"}, "tasks.mine: metric and answer belong to"),
-        ("tasks.mine", {"kind": "instruction", "local": "x", "length": 64}, "tasks.mine: length belongs to"),
-        ("tasks.mine", {"kind": "instruction", "hub": "a/b"}, "tasks.mine: a task of kind instruction .*local"),
-        ("tasks.mine", {"kind": "text"}, "tasks.mine: a task of kind text needs"),
-        ("tasks.boolq_mini.train_examples", None, "tasks.boolq_mini is generated"),
-        ("tasks.boolq_mini.training", {"step": 3}, "tasks.boolq_mini.training: step: unknown key"),
-        # methods
-        ("grid.methods", ["wandering"], "grid.methods.0: method 'wandering' is unknown; docs/methods.md"),
-        ("grid.methods", ["dense"], "grid.methods.0: 'dense' .*grid.sparsities"),
-        ("grid.methods", ["unstructured_wanda_on_c4"], "unstructured_wanda_on_c4 .*masks.calibration .*c4: {text: "),
-        ("grid.methods", ["imported_a"], "masks.imported.a has no checkpoint at 50 %; .*{a: {50: path:DIR}}"),
-        ("grid", OWN, "semistructured: 20 % .*N:4.* 0, 25, 50, 75\\b"),
-        # references
-        ("grid.models", ["llama"], "grid.models asks for 'llama', which is none of smollm2"),
-        ("analysis.against", "experts", "analysis.against asks for 'experts', which is none of unstructured"),
-        ("reconstruction.calibration", "c4", "reconstruction.calibration asks for 'c4', which is none of self"),
-        ("reconstruction", {"calibration": "self", "examples": 65}, "reconstruction.examples 65: self has fewer"),
-        ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which is none of 0, 50"),
-        # schedules
-        ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),
-        ("training.distillation", {"weight": 1.5}, "training.distillation.weight: .*less than or equal to 1, not 1.5"),
-        ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
-        ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
-        ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
-        ("resources", {"processes": 2, "gpus": 1}, "resources: gpus 1, processes 2: .*; set gpus to 2 or 0"),
-        ("resources.gpus", 8, "resources: gpus 8, processes 1: .*; set gpus to 1 or 0"),
-        *(("masks.calibration", texts, f"masks(?:: |.)calibration.{line}") for texts, line in TEXTS),
-    ],
-)
+@pytest.mark.parametrize(("path", "value", "line"), [
+    # keys and types
+    ("grid.sparsitys", [0], "grid.sparsitys: unknown key"),
+    ("grid.sparsities", [0.5], "grid.sparsities.0: 0.5 is a fraction; write it in percent: 50;"),
+    ("grid.seeds", [True], "grid: seeds cannot be .True."),
+    ("training.steps", True, "training: steps cannot be True"),
+    ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
+    ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
+    ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
+    ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
+    ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
+    ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
+    ("grid.seeds", 2, r"grid.seeds: write a list, \[2\], not 2;"),
+    ("training", None, "training: .*dictionary"),
+    ("training.steps", "many", "training.steps: .*integer.*'many'"),
+    ("training.steps", 10**9 + 1, "training.steps: .* 1000000000, .*1000000001"),
+    ("training.learning_rate", float("nan"), "training.learning_rate: .*, not nan"),
+    ("training.lora_targets", ["qproj"], "training.lora_targets.0: .*'q_proj'.*'qproj'"),
+    ("masks.seed", 2**63, "masks.seed: .*9223372036854775808"),
+    ("backend", "tpu", "backend: .*'torch', 'cerebras'.* or '.*', not 'tpu'"),
+    # names
+    ("models.a-b", {"source": "path:x"}, "models.a-b: .*pattern"),
+    ("grid.trainings", {"seed0": {}}, "grid.trainings.seed0: .*pattern"),
+    ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
+    ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
+    ("results", "/tmp/a", "results: .*pattern"),
+    ("results", "results/" + 300 * "a", "results: .*pattern"),
+    # sources
+    ("models.smollm2.source", "org/name", "models.smollm2.source: write hub:ORG/NAME .*, not 'org/name'"),
+    ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
+    ("models.smollm2.source", "path:x", "models.smollm2: sha256 .*wheel.* path:x"),
+    ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: .*pattern"),
+    ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub"),
+    ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub"),
+    ("evaluation.divergence", 1, "evaluation: divergence 1: one window has no standard error"),
+    ("evaluation.divergence", -1, "evaluation.divergence: .*greater than or equal to 0, not -1"),
+    ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
+    ("masks.imported_pattern", {"a": "2:4"}, "masks: imported_pattern.a: imported has no checkpoint of this name"),
+    # tasks
+    ("tasks.squad", {}, "tasks.squad is not built in.* boolq, hellaswag, gsm8k"),
+    ("tasks.boolq", {"lm_eval": "boolq"}, "tasks.boolq is built in"),
+    ("tasks.mine", TEXT | {"lm_eval": "piqa"}, "tasks.mine: lm_eval and kind"),
+    ("tasks.mine", TEXT | {"metric": "acc"}, "tasks.mine: metric and answer belong to"),
+    ("tasks.mine", {"kind": "instruction", "local": "x", "length": 64}, "tasks.mine: length belongs to"),
+    ("tasks.mine", {"kind": "instruction", "hub": "a/b"}, "tasks.mine: a task of kind instruction .*local"),
+    ("tasks.mine", {"kind": "text"}, "tasks.mine: a task of kind text needs"),
+    ("tasks.boolq_mini.train_examples", None, "tasks.boolq_mini is generated"),
+    ("tasks.boolq_mini.training", {"step": 3}, "tasks.boolq_mini.training: step: unknown key"),
+    # methods
+    ("grid.methods", ["wandering"], "grid.methods.0: method 'wandering' is unknown; docs/methods.md"),
+    ("grid.methods", ["dense"], "grid.methods.0: 'dense' .*grid.sparsities"),
+    ("grid.methods", ["unstructured_wanda_on_c4"], "unstructured_wanda_on_c4 .*masks.calibration .*c4: {text: "),
+    ("grid.methods", ["imported_a"], "masks.imported.a has no checkpoint at 50 %; .*{a: {50: path:DIR}}"),
+    ("grid", OWN, "semistructured: 20 % .*N:4.* 0, 25, 50, 75\\b"),
+    # references
+    ("grid.models", ["llama"], "grid.models asks for 'llama', which is none of smollm2"),
+    ("analysis.against", "experts", "analysis.against asks for 'experts', which is none of unstructured"),
+    ("reconstruction.calibration", "c4", "reconstruction.calibration asks for 'c4', which is none of self"),
+    ("reconstruction", {"calibration": "self", "examples": 65}, "reconstruction.examples 65: self has fewer"),
+    ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which is none of 0, 50"),
+    # schedules
+    ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),
+    ("training.distillation", {"weight": 1.5}, "training.distillation.weight: .*less than or equal to 1, not 1.5"),
+    ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
+    ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
+    ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
+    ("resources", {"processes": 2, "gpus": 1}, "resources: gpus 1, processes 2: .*; set gpus to 2 or 0"),
+    ("resources.gpus", 8, "resources: gpus 8, processes 1: .*; set gpus to 1 or 0"),
+    *(("masks.calibration", texts, f"masks(?:: |.)calibration.{line}") for texts, line in TEXTS),
+])  # fmt: skip
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     with pytest.raises(InputError) as caught:
         parse_section(Config, changed(path, value), "configuration")
@@ -230,16 +227,13 @@ def test_every_configuration_file_names_its_schema_and_obeys_it(file):
         jsonschema.validate({"training": {"stepz": 1}}, schema)
 
 
-@pytest.mark.parametrize(
-    ("training", "own", "named", "expected"),
-    [
-        ({}, {}, {}, (20, 0.003, 4)),  # the task's suggestion over the default of 60 steps
-        ({"steps": 60}, {}, {}, (60, 0.003, 4)),  # the user's `training` over the suggestion, even if it is the default
-        ({"steps": 3}, {"steps": 5, "batch_size": 16}, {}, (5, 0.003, 16)),  # the task's own keys over both
-        ({"steps": 3}, {"steps": 5, "batch_size": 16}, {"steps": 7}, (7, 0.003, 16)),  # the training's keys over all
-        ({"steps": "3"}, {"learning_rate": "5e-1"}, {}, (3, 0.5, 4)),  # numbers of --config come as text
-    ],
-)
+@pytest.mark.parametrize(("training", "own", "named", "expected"), [
+    ({}, {}, {}, (20, 0.003, 4)),  # the task's suggestion over the default of 60 steps
+    ({"steps": 60}, {}, {}, (60, 0.003, 4)),  # the user's `training` over the suggestion, even if it is the default
+    ({"steps": 3}, {"steps": 5, "batch_size": 16}, {}, (5, 0.003, 16)),  # the task's own keys over both
+    ({"steps": 3}, {"steps": 5, "batch_size": 16}, {"steps": 7}, (7, 0.003, 16)),  # the training's keys over all
+    ({"steps": "3"}, {"learning_rate": "5e-1"}, {}, (3, 0.5, 4)),  # numbers of --config come as text
+])  # fmt: skip
 def test_each_layer_of_a_schedule_lies_over_those_before_it(training, own, named, expected):
     raw = changed("tasks.hellaswag_mini.training", own) | {"training": training}
     raw["grid"]["trainings"] = {"name": named}
@@ -247,17 +241,14 @@ def test_each_layer_of_a_schedule_lies_over_those_before_it(training, own, named
     assert (found.steps, found.learning_rate, found.batch_size) == expected
 
 
-@pytest.mark.parametrize(
-    ("training", "task", "named", "size"),
-    [
-        ({"batch_size": 4}, "boolq_mini", {}, 4),  # below the default of 8
-        ({"batch_size": "12"}, "boolq_mini", {}, 6),
-        ({"batch_size": 8}, "hellaswag_mini", {}, 4),  # the task's suggestion divides it
-        ({"batch_size": 6}, "hellaswag_mini", {}, 3),
-        ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24}, 12),
-        ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24, "micro_batch_size": 4}, 4),
-    ],
-)
+@pytest.mark.parametrize(("training", "task", "named", "size"), [
+    ({"batch_size": 4}, "boolq_mini", {}, 4),  # below the default of 8
+    ({"batch_size": "12"}, "boolq_mini", {}, 6),
+    ({"batch_size": 8}, "hellaswag_mini", {}, 4),  # the task's suggestion divides it
+    ({"batch_size": 6}, "hellaswag_mini", {}, 3),
+    ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24}, 12),
+    ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24, "micro_batch_size": 4}, 4),
+])  # fmt: skip
 def test_a_micro_batch_follows_the_batch_and_is_never_larger_than_it_was(training, task, named, size):
     study = laid_over({"training": training, "grid": {"trainings": {"a": named}}})
     assert study.training_of(task, "a").micro_batch_size == size
@@ -287,20 +278,17 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     assert own.keys() <= MaskMeta.model_fields.keys()
 
 
-@pytest.mark.parametrize(
-    ("tasks", "asked", "windows"),
-    [
-        ({"boolq": 200}, None, 16),
-        ({"boolq": None}, None, 16),
-        ({"boolq": 199}, None, 0),
-        ({"hellaswag": 1000, "boolq": 199}, None, 0),
-        ({"own": 200}, None, 16),
-        # How many there are is not known.
-        ({"own": None}, None, 0),
-        ({"boolq": 199}, 64, 64),
-        ({"boolq": 1000}, 0, 0),
-    ],
-)
+@pytest.mark.parametrize(("tasks", "asked", "windows"), [
+    ({"boolq": 200}, None, 16),
+    ({"boolq": None}, None, 16),
+    ({"boolq": 199}, None, 0),
+    ({"hellaswag": 1000, "boolq": 199}, None, 0),
+    ({"own": 200}, None, 16),
+    # How many there are is not known.
+    ({"own": None}, None, 0),
+    ({"boolq": 199}, 64, 64),
+    ({"boolq": 1000}, 0, 0),
+])  # fmt: skip
 def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_examples(tasks, asked, windows):
     kinds = {"own": {"lm_eval": "arc_easy"}}
     described = {name: {"validation_examples": number, **kinds.get(name, {})} for name, number in tasks.items()}

@@ -13,33 +13,22 @@ from project import ROOT, laid_over, succeed
 from sparseft.analysis.baseline import KEYS, read_baseline
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.evaluation.harness import run_harness
+from sparseft.planning.sizes import NAMED
 from sparseft.study.sources import TaskData
 from sparseft.study.targets import runs
 
 FOLDER = ROOT / "studies/published"
 FASTER = ROOT / "studies/faster.yaml"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-# config.json of LLaMA-7B, and what differs in that of another model.
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
-GROUPED = {"intermediate_size": 14336, "num_key_value_heads": 8}
+# What config.json of each model says.
+LLAMA, LLAMA3, MISTRAL = (
+    NAMED[f"hub:{name}"] for name in ("huggyllama/llama-7b", "meta-llama/Meta-Llama-3-8B", "mistralai/Mistral-7B-v0.1")
+)
 MODELS = {
-    "llama_7b": {},
-    "llama2_7b": {"max_position_embeddings": 4096},
-    "llama31_8b": GROUPED | {"max_position_embeddings": 131072, "vocab_size": 128256},
-    "mistral_7b": GROUPED
-    | {"max_position_embeddings": 32768, "vocab_size": 32768}
-    | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
+    "llama_7b": LLAMA | {"max_position_embeddings": 2048},
+    "llama2_7b": LLAMA | {"max_position_embeddings": 4096},
+    "llama31_8b": LLAMA3 | {"max_position_embeddings": 131072},
+    "mistral_7b": MISTRAL | {"max_position_embeddings": 32768, "vocab_size": 32768, "sliding_window": None},
 }
 
 
@@ -51,7 +40,7 @@ def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_p
     assert set(baseline[KEYS].itertuples(index=False, name=None)) <= cells
     (model,) = config.grid.models
     # Each number is the perplexity in windows that the study measures, or the accuracy of its task or of a probe.
-    content = LLAMA | MODELS[model]
+    content = MODELS[model]
     accuracies = {"value", "value_before_merge", *(f"probe_{probe}" for probe in config.evaluation.probes)}
     perplexities = set()
     if config.perplexity:

@@ -110,43 +110,37 @@ def check(target: str, trainings: dict) -> None:
     targets.check_target(laid_over({"grid": shape}), target)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "changes", "trainings", "line"),
-    [
-        (RUN, {"sparsity": "45"}, {}, "no sparsity 45; choose among 00, 05, 50"),
-        (CELL, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
-        (MASK, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
-        (MASK, {"method": "dense"}, {}, "no sparsity 50; choose among 00"),
-        (MASK, {"method": "unstructured_taylor"}, {}, "are in another place; write masks/smollm2/TASK/masks_"),
-        (MASK, {"model": "llama"}, {}, "no model llama; choose among smollm2"),
-        (RUN, {"task": "trivia"}, {}, "no task trivia; choose among hellaswag_mini"),
-        (RUN, {"mode": "sparse"}, {}, "no mode sparse; choose among no_finetune"),
-        (RUN, {"method": "best"}, {}, "method 'best' is unknown"),
-        (RUN, {"method": "unstructured_wanda_on_c4"}, {}, "masks.calibration does not describe"),
-        (RUN, {"method": "imported_a"}, {}, "masks.imported.a has no checkpoint at 50 %"),
-        (RUN, {"method": "semistructured", "sparsity": "05"}, {}, "5 % of a group of 4"),
-        (RUN, {"mode": "no_finetune-long"}, TRAININGS, "no training long; choose among none"),
-        (RUN, {"mode": "sparse_to_dense-long"}, {}, "no training long; choose among none"),
-        (RUN, {"mode": "sparse_to_dense-best"}, TRAININGS, "no training best; choose among short, long"),
-        (RUN, {"mode": "sparse_to_dense"}, TRAININGS, "no training ; choose among short, long"),
-    ],
-)
+@pytest.mark.parametrize(("pattern", "changes", "trainings", "line"), [
+    (RUN, {"sparsity": "45"}, {}, "no sparsity 45; choose among 00, 05, 50"),
+    (CELL, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
+    (MASK, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
+    (MASK, {"method": "dense"}, {}, "no sparsity 50; choose among 00"),
+    (MASK, {"method": "unstructured_taylor"}, {}, "are in another place; write masks/smollm2/TASK/masks_"),
+    (MASK, {"model": "llama"}, {}, "no model llama; choose among smollm2"),
+    (RUN, {"task": "trivia"}, {}, "no task trivia; choose among hellaswag_mini"),
+    (RUN, {"mode": "sparse"}, {}, "no mode sparse; choose among no_finetune"),
+    (RUN, {"method": "best"}, {}, "method 'best' is unknown"),
+    (RUN, {"method": "unstructured_wanda_on_c4"}, {}, "masks.calibration does not describe"),
+    (RUN, {"method": "imported_a"}, {}, "masks.imported.a has no checkpoint at 50 %"),
+    (RUN, {"method": "semistructured", "sparsity": "05"}, {}, "5 % of a group of 4"),
+    (RUN, {"mode": "no_finetune-long"}, TRAININGS, "no training long; choose among none"),
+    (RUN, {"mode": "sparse_to_dense-long"}, {}, "no training long; choose among none"),
+    (RUN, {"mode": "sparse_to_dense-best"}, TRAININGS, "no training best; choose among short, long"),
+    (RUN, {"mode": "sparse_to_dense"}, TRAININGS, "no training ; choose among short, long"),
+])  # fmt: skip
 def test_what_the_study_lacks_is_named_with_what_it_has(folder, pattern, changes, trainings, line):
     target = pattern.format(**NAMES | changes)
     with pytest.raises(InputError, match=f"^{re.escape(target)}: .*{line}"):
         check(target, trainings)
 
 
-@pytest.mark.parametrize(
-    ("target", "is_made", "refused"),
-    [
-        ("evaluate", True, ""),
-        ("data/hellaswag_mini/train.jsonl", True, ""),
-        ("there", False, ""),
-        ("evalute", False, "evalute: no stage and no rule makes it; name a file of the study, or a stage: prepare, x"),
-        ("results/analysis/sumary.csv", False, "no stage and no rule makes it"),
-    ],
-)
+@pytest.mark.parametrize(("target", "is_made", "refused"), [
+    ("evaluate", True, ""),
+    ("data/hellaswag_mini/train.jsonl", True, ""),
+    ("there", False, ""),
+    ("evalute", False, "evalute: no stage and no rule makes it; name a file of the study, or a stage: prepare, x"),
+    ("results/analysis/sumary.csv", False, "no stage and no rule makes it"),
+])  # fmt: skip
 def test_a_target_that_nothing_makes_is_refused(folder, target, is_made, refused):
     (folder / "there").touch()
     with pytest.raises(InputError, match=refused) if refused else nullcontext():
@@ -184,19 +178,16 @@ def test_what_every_plan_makes_is_a_target(folder, trainings):
         targets.check_target(study, target)
 
 
-@pytest.mark.parametrize(
-    ("target", "sections", "line"),
-    [
-        ("throughput", {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
-        (CELL.format(**NAMES), {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
-        ("results/analysis/throughput_vs_batch_size.csv", {"backend": "modelzoo"}, "the backend modelzoo does not"),
-        ("throughput", {"training": {"shard_model": True}}, "training.shard_model: throughput .*; set it to false, or"),
-        ("throughput", {"training": {"distillation": {}}}, "training.distillation: throughput .*; set it to null, or"),
-        ("results/analysis/summary.csv", {"backend": "modelzoo"}, None),
-        ("engines", {"export": {"engines": ["vllm:/no"]}}, "^engines: export.engines: vllm:/no: no such program"),
-        (RUN.format(**NAMES).replace("evaluation", "engines"), {"export": {"engines": ["vllm:/no"]}}, "/no: no such"),
-    ],
-)
+@pytest.mark.parametrize(("target", "sections", "line"), [
+    ("throughput", {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
+    (CELL.format(**NAMES), {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
+    ("results/analysis/throughput_vs_batch_size.csv", {"backend": "modelzoo"}, "the backend modelzoo does not"),
+    ("throughput", {"training": {"shard_model": True}}, "training.shard_model: throughput .*; set it to false, or"),
+    ("throughput", {"training": {"distillation": {}}}, "training.distillation: throughput .*; set it to null, or"),
+    ("results/analysis/summary.csv", {"backend": "modelzoo"}, None),
+    ("engines", {"export": {"engines": ["vllm:/no"]}}, "^engines: export.engines: vllm:/no: no such program"),
+    (RUN.format(**NAMES).replace("evaluation", "engines"), {"export": {"engines": ["vllm:/no"]}}, "/no: no such"),
+])  # fmt: skip
 def test_a_measurement_that_is_impossible_is_refused(target, sections, line):
     with pytest.raises(InputError, match=line) if line else nullcontext():
         targets.check_target(laid_over(sections), target)

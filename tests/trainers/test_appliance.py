@@ -99,14 +99,11 @@ def test_a_lost_connection_is_tried_again_with_the_same_flags_and_a_new_label(be
     assert first != second
 
 
-@pytest.mark.parametrize(
-    ("body", "starts", "line"),
-    [
-        ("echo Socket closed; exit 1", 3, "error: run ended with code 1 in 3 attempts; .*"),
-        ("echo 'error: the mask is of another model; give its own' >&2; exit 2", 1, "error: the mask .*; give its own"),
-        ("kill -9 $$", 1, "error: run .*signal 9.*"),
-    ],
-)
+@pytest.mark.parametrize(("body", "starts", "line"), [
+    ("echo Socket closed; exit 1", 3, "error: run ended with code 1 in 3 attempts; .*"),
+    ("echo 'error: the mask is of another model; give its own' >&2; exit 2", 1, "error: the mask .*; give its own"),
+    ("kill -9 $$", 1, "error: run .*signal 9.*"),
+])  # fmt: skip
 def test_a_lost_connection_is_tried_three_times_and_what_cannot_succeed_once(bench, body, starts, line):
     assert bench.run(body) == 2
     assert len(bench.starts.read_text().splitlines()) == starts
