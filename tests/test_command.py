@@ -141,9 +141,7 @@ def test_any_other_error_is_one_line_that_names_its_place(capsys, main, parts):
 
 @pytest.mark.parametrize("error", [KeyError("x"), InputError("it", "do")])
 @pytest.mark.parametrize("variable", ["SPARSEFT_DEBUG", "SPARSEFT_LOG_TRACEBACKS"])
-def test_debugging_prints_every_traceback_and_a_log_has_those_that_are_no_bad_input(
-    capsys, monkeypatch, error, variable
-):
+def test_debugging_prints_every_traceback_and_a_log_those_of_no_bad_input(capsys, monkeypatch, error, variable):
     monkeypatch.setenv(variable, "1")
     _, lines = end(raised(error), capsys)
     text = "\n".join(lines[:-1])

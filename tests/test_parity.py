@@ -110,9 +110,7 @@ def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name, source):
     for mine, stock in zip(ours, theirs, strict=True):
         assert str(mine["target"]) == str(stock["target"])
         # (prompt, choice or settings) each. A generation has settings of its own.
-        asked, stock_asked = (
-            sample["arguments"][0][0] if name == "gsm8k" else sample["arguments"] for sample in (mine, stock)
-        )
+        asked, stock_asked = (own["arguments"][0][0] if name == "gsm8k" else own["arguments"] for own in (mine, stock))
         assert asked == stock_asked
 
 
@@ -126,9 +124,7 @@ def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name, source):
     logs = [[log for log, _ in sample["filtered_resps"]] for sample in theirs]
     assert record["log_likelihoods"] == logs
     assert record["outcomes"] == [sample[task.metric] for sample in theirs]
-    lengths = [
-        [len(choice) if name == "hellaswag" else 1 for choice in task.choices(row)] for row in rows["validation"]
-    ]
+    lengths = [[len(text) if name == "hellaswag" else 1 for text in task.choices(row)] for row in rows["validation"]]
     assert record["predictions"] == [int(np.argmax(np.divide(*pair))) for pair in zip(logs, lengths, strict=True)]
 
 

@@ -48,9 +48,7 @@ def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, ba
     for name, weight in before.items():
         after = found.module.get_parameter(name).detach()
         assert torch.equal(after.view(torch.uint8), weight.view(torch.uint8)), name
-    masks = {
-        name: mask for name, mask in found.module.named_buffers() if name.endswith("_mask") and "causal" not in name
-    }
+    masks = {key: mask for key, mask in found.module.named_buffers() if key.endswith("_mask") and "causal" not in key}
     assert masks.keys() == {f"model.{layer}.weight_mask" for layer in found.layers}
     assert len(masks) == PRUNABLE_LAYERS[model]
     for layer, module in found.layers.items():

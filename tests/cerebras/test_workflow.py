@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from runs import CPU, DEFAULT_PYTHON
-from sparseft.records import throughput_record
+from sparseft.records.throughput_record import MEASURED
 from sparseft.storage.record import trained_digest
 from sparseft.study import grid
 
 CELLS = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
 SETTINGS = {"python": sys.executable, "sequence_length": 128}
-pytestmark = pytest.mark.skipif(
-    not Path(DEFAULT_PYTHON).exists(), reason="Snakemake's environment is not there: make .venv/installed"
-)
+pytestmark = pytest.mark.skipif(not Path(DEFAULT_PYTHON).exists(), reason="needs .venv: make .venv/installed")
 
 
 def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
@@ -46,9 +44,7 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
 
     speeds = study.table(grid.ResultPaths().throughput_table)
     assert len(speeds) == 2 * len({(row["method"], row["mode"]) for row in speeds})
-    assert {(row["status"], row["repeats"], row["device"]) for row in speeds} == {
-        (throughput_record.MEASURED, "2", CPU)
-    }
+    assert {(row["status"], row["repeats"], row["device"]) for row in speeds} == {(MEASURED, "2", CPU)}
     assert list(study.folder.rglob("*.mdl")) == []
     # Speeds that were measured after the tables were made get into them by another command.
     assert study.planned("results/analysis/summary.csv", "throughput").keys() <= {"analyze_results"}

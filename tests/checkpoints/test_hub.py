@@ -150,9 +150,7 @@ def fetched_files(start: int) -> set[str]:
 UNKNOWN = r"architecture GPT2LMHeadModel is unknown; use one of LlamaForCausalLM, .*docs/extending\.md.*"
 
 
-@pytest.mark.parametrize(
-    ("name", "line"), [("gpt2", UNKNOWN), ("both_ways", r"use_bidirectional_attention is True .*")]
-)
+@pytest.mark.parametrize(("name", "line"), [("gpt2", UNKNOWN), ("both_ways", r"use_bidirectional_attention is True.*")])
 def test_a_model_that_is_not_supported_is_refused_before_its_weights_are_fetched(tmp_path, hub, name, line):
     before = len(Hub.requested)
     done = prepare(tmp_path, hub, f"hub:somebody/{name}")

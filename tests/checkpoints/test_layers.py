@@ -33,9 +33,7 @@ def test_every_prunable_layer_is_in_exactly_one_group_whose_parts_have_equally_m
 
 def test_layer_10_comes_after_layer_9(tmp_path):
     weight = torch.ones(2, 2)
-    save_file(
-        {f"model.layers.{n}.mlp.up_proj.weight": weight.clone() for n in range(12)}, tmp_path / "model.safetensors"
-    )
+    save_file({f"model.layers.{n}.mlp.up_proj.weight": weight + n for n in range(12)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     numbers = [int(layer.split(".")[2]) for layer in prunable_layers(Checkpoint(tmp_path))]
     assert numbers == list(range(12))

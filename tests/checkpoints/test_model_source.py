@@ -130,9 +130,7 @@ def refuse(source: Path, dtype: str, line: str) -> None:
 def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name):
     change, config, line = FAULTS[name]
     source = altered(tmp_path, change, **config)
-    refuse(
-        source, "bfloat16", rf"^path:{source}: .*config\.json{': ' if line else ' describes 9000000000 tensors'}{line}"
-    )
+    refuse(source, "bfloat16", rf"^path:{source}: .*config\.json.*{line or ' 9000000000 tensors'}")
 
 
 @pytest.mark.parametrize("dtype", NO_NUMBER)
@@ -188,9 +186,7 @@ def write_wheel(index, *files) -> str:
         wheel.writestr(
             f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: absent\n"
         )
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: here\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     return sha256(path)
 

@@ -82,9 +82,7 @@ FEW_SHOT = {
     "the first ones": {"fewshot_config": {"sampler": "first_n"}},
     "given ones": {
         "fewshot_split": None,
-        "fewshot_config": {
-            "samples": [{"thing": f"leaf {n}", "colours": ["red", "green", "blue"], "right": 1} for n in (1, 2, 3)]
-        },
+        "fewshot_config": {"samples": [{"thing": f"leaf {n}", "colours": [*"rgb"], "right": 1} for n in (1, 2, 3)]},
     },
 }
 
@@ -293,9 +291,8 @@ def test_without_a_name_worked_examples_come_from_the_first_split_that_lm_eval_f
     _, ours, _ = run_harness(lm, examples.task, examples.rows)
     assert [sample["arguments"] for sample in ours] == [sample["arguments"] for sample in theirs]
     # With one split alone, a question could stand before itself.
-    Path("own.yaml").write_text(
-        yaml.safe_dump({key: value for key, value in definition.items() if key != "validation_split"})
-    )
+    del definition["validation_split"]
+    Path("own.yaml").write_text(yaml.safe_dump(definition))
     with pytest.raises(InputError, match="worked examples come from the evaluated split test"):
         load_lm_eval_examples("mine", TaskData(lm_eval="own.yaml"))
 

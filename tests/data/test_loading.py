@@ -151,9 +151,8 @@ def test_validation_rows_are_prepared_beside_their_training_rows_and_refused_bes
         succeed("prepare_task.py", **flags, validation_examples=number, splits="validation")
     assert (train.stat().st_mtime_ns, train.stat().st_ino) == (status.st_mtime_ns, status.st_ino)
     assert read_json(tmp_path / "validation_manifest.json")["examples"] == {"validation": 6}
-    said = refused(
-        tmp_path, "prepare_task.py", **flags | {"train_examples": 9}, validation_examples=6, splits="validation"
-    )
+    changed = flags | {"train_examples": 9, "validation_examples": 6}
+    said = refused(tmp_path, "prepare_task.py", **changed, splits="validation")
     assert "train.jsonl: its source or its flags have changed since" in said
 
 

@@ -86,9 +86,7 @@ def test_a_prompt_of_eight_words_or_more_is_found_inside_a_document(words, expec
 def test_windows_of_a_text_reach_over_its_documents_and_blank_ones_add_nothing():
     words = [f"word{n}" for n in range(60)]
     documents = [" ".join(words[start : start + 5]) for start in range(0, 60, 5)]
-    sides = [
-        Texts(parts, is_one_text=True) for parts in ([" ".join(words)], [*documents[:6], "", " \n", *documents[6:]])
-    ]
+    sides = [Texts(part, is_one_text=True) for part in ([" ".join(words)], [*documents[:6], "", " \n", *documents[6:]])]
     (found,) = find(sides[:1], sides[1:])
     assert len(found) == 60 - 12 and found.all()
     (found,) = find(sides[1:], [Texts(documents)])

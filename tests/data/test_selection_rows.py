@@ -38,9 +38,7 @@ COLOURS = {
 
 def colours(word: str, count: int) -> list[dict]:
     """Return rows of the task `colours`."""
-    return [
-        {"thing": f"{word} {n}", "colours": ["red", f"green {n}", "pale blue"], "right": n % 3} for n in range(count)
-    ]
+    return [{"thing": f"{word} {n}", "colours": ["red", f"green {n}", "blue"], "right": n % 3} for n in range(count)]
 
 
 ROWS = {"train": colours("brick", 20), "validation": colours("leaf", 5)}

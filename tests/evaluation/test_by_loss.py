@@ -41,9 +41,7 @@ def stock_losses(model, texts: list[tuple[list[int], int]]) -> tuple[np.ndarray,
     """Return transformers' loss of each text (ids, length of the prompt), summed over its tokens, and their number."""
     counts = [len(ids) - start for ids, start in texts]
     labels = [torch.tensor([[IGNORED] * start + ids[start:]]) for ids, start in texts]
-    losses = [
-        model(torch.tensor([ids]), labels=label).loss.item() for (ids, _), label in zip(texts, labels, strict=True)
-    ]
+    losses = [model(torch.tensor([ids]), labels=own).loss.item() for (ids, _), own in zip(texts, labels, strict=True)]
     return np.array(losses) * counts, counts
 
 
@@ -108,9 +106,7 @@ def test_sequences_that_repeat_are_counted_once(loaded):
 def test_perplexity_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(loaded, monkeypatch, context, windows, used):
     model, tokenizer = loaded
     ids = tokenizer.encode(TEXT)
-    sums, counts = stock_losses(
-        model, [(ids[start : start + context], 1) for start in range(0, used * context, context)]
-    )
+    sums, counts = stock_losses(model, [(ids[at : at + context], 1) for at in range(0, used * context, context)])
     expected = math.exp(sums.sum() / sum(counts))
     assert token_perplexity(model, tokenizer, TEXT, context, windows) == pytest.approx(expected, rel=1e-5)
     monkeypatch.setitem(TEXT_ROWS, "cpu", 30)

@@ -44,9 +44,7 @@ def rows_of(task, number: int = EXAMPLES) -> dict[str, list[dict]]:
 @pytest.fixture(scope="module")
 def records(folder) -> dict[str, dict]:
     names = ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
-    return {
-        name: evaluate(*load_model(folder, CPU), BY_NAME[name], rows_of(BY_NAME[name]), batch_size=5) for name in names
-    }
+    return {name: evaluate(*load_model(folder, CPU), BY_NAME[name], rows_of(BY_NAME[name]), 5) for name in names}
 
 
 @pytest.mark.parametrize(("name", "chance"), [("hellaswag_mini", 0.25), ("boolq_mini", 0.5)])
@@ -86,9 +84,7 @@ def test_log_likelihoods_of_a_16_bit_model_are_stock_lm_eval_s_with_logarithms_i
 
 
 @pytest.mark.parametrize(("batch_size", "aligned"), [(1, {"cpu"}), (5, {"cpu"}), (5, set())])
-def test_logits_are_made_only_near_the_choices_and_no_log_likelihood_differs(
-    tmp_path, monkeypatch, batch_size, aligned
-):
+def test_logits_are_made_only_near_the_choices_and_no_result_differs(tmp_path, monkeypatch, batch_size, aligned):
     monkeypatch.setattr(harness, "ALIGNED", aligned)
     model, tokenizer = load_model(save_tiny("llama", tmp_path, torch.float32), CPU)
     task, positions = BY_NAME["hellaswag_mini"], []
@@ -101,9 +97,7 @@ def test_logits_are_made_only_near_the_choices_and_no_log_likelihood_differs(
         counts.append(sum(positions))
         positions.clear()
     assert found[0] == found[1]
-    longest = max(
-        len(tokenizer.encode(f" {ending}")) for row in rows_of(task)["validation"] for ending in task.choices(row)
-    )
+    longest = max(len(tokenizer.encode(f" {end}")) for row in rows_of(task)["validation"] for end in task.choices(row))
     assert counts[0] < counts[1] / 2 and ((aligned and batch_size > 1) or counts[0] <= 4 * EXAMPLES * longest)
 
 
@@ -236,9 +230,7 @@ def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the
     names["context"] = "model"
     succeed("evaluate.py", **names, calibration=tmp_path / "web.jsonl", output=tmp_path / "with.json")
     records = [read_record(tmp_path / f"{name}.json") for name in ("without", "with")]
-    shares = [
-        (record["overlap"], record["perplexity_overlap"], record["probes"]["boolq"]["overlap"]) for record in records
-    ]
+    shares = [(own["overlap"], own["perplexity_overlap"], own["probes"]["boolq"]["overlap"]) for own in records]
     assert shares == [(0.0, 0.0, 0.75), (0.25, 1.0, 0.75)]
     probe = records[0]["probes"]["boolq"]
     digests = [sha256(tmp_path / f"probe/{split}.jsonl") for split in ("validation", "train")]

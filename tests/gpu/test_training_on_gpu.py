@@ -43,9 +43,7 @@ def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str,
 
 def command(values: dict[str, object], processes: int = 0) -> list[str]:
     """Return the command line of train.py, in several processes if `processes` is not 0."""
-    launch = (
-        ["-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", str(processes)] if processes else []
-    )
+    launch = ["-m", "sparseft.training.processes", "--standalone", f"--nproc_per_node={processes}"] if processes else []
     words = [f"--{name}={value}" for name, value in values.items()]
     return [sys.executable, *launch, str(TRAIN), *words]
 
@@ -83,9 +81,7 @@ def test_a_killed_training_goes_on_to_the_bits_of_an_undisturbed_one(masked, tmp
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_all_gpus_together_train_the_adapter_of_one_with_whole_models_or_a_divided_one(
-    masked, tmp_path, device, note, mode
-):
+def test_all_gpus_together_train_the_adapter_of_one_with_whole_or_divided_models(masked, tmp_path, device, note, mode):
     # One per GPU, or two on a CPU.
     processes = torch.cuda.device_count() if device.type == "cuda" else 2
     if processes == 1:
@@ -127,7 +123,5 @@ def close_share(one: Path, other: Path) -> float:
 
     Where a gradient is only rounding, AdamW makes a whole step of its sign."""
     theirs = load_file(other)
-    close = [
-        ((matrix - theirs[name]).abs() < 1e-3 * matrix.abs().max()).flatten() for name, matrix in load_file(one).items()
-    ]
+    close = [((own - theirs[name]).abs() < 1e-3 * own.abs().max()).flatten() for name, own in load_file(one).items()]
     return torch.cat(close).float().mean().item()

@@ -116,7 +116,5 @@ def test_a_product_in_fp32_is_not_in_tf32(device, note, environment):
     assert done.returncode == 0, done.stderr
     kind, error = done.stdout.split()
     assert kind == device.type
-    note(
-        f"fp32 product, relative error: {float(error):.1e} ({'TF32 in the environment' if environment else 'default'})"
-    )
+    note(f"fp32 product, relative error: {float(error):.1e} ({'TF32' if environment else 'default'})")
     assert float(error) < 2e-6

@@ -102,9 +102,7 @@ def test_a_script_that_multiplies_sets_the_precision():
     lib = ROOT / "lib"
     multipliers = {lib / "sparseft" / name for name in MULTIPLIERS}
     code = Code(lib)
-    multiplying = [
-        script for script in SCRIPTS if multipliers.intersection(code.imported_modules(script, has_values=True))
-    ]
+    multiplying = [script for script in SCRIPTS if multipliers & {*code.imported_modules(script, has_values=True)}]
     assert {"train.py", "evaluate.py", "merge.py", "compute_masks.py"} <= {script.name for script in multiplying}
     assert [
         script.name
@@ -144,9 +142,7 @@ def test_a_gpu_for_which_torch_has_no_kernels_is_refused(monkeypatch, capability
         assert limits == [0.25]
         assert device_name(choose_device()) == "GPU: a card, shared by 4 jobs"
     else:
-        with pytest.raises(
-            InputError, match=f"a card: .* compute capability {capability[0]}.{capability[1]}, only {built[0]}"
-        ):
+        with pytest.raises(InputError, match=f"a card: .* capability {capability[0]}.{capability[1]}, only {built[0]}"):
             choose_device()
 
 
@@ -161,7 +157,5 @@ def test_the_peak_memory_is_that_of_all_gpus_of_the_process(monkeypatch):
 def test_a_job_whose_gpu_torch_cannot_use_is_refused(monkeypatch, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
-    with pytest.raises(
-        InputError, match=f"^CUDA_VISIBLE_DEVICES is {visible}, .* it is built {built}; install a torch"
-    ):
+    with pytest.raises(InputError, match=f"^CUDA_VISIBLE_DEVICES is {visible}, .* it is built {built}; install"):
         choose_device()

@@ -43,9 +43,7 @@ def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it
         assert torch.equal(buffer, buffers[path]), path
 
 
-@pytest.mark.parametrize(
-    ("device", "free", "place"), [("cuda", 800, "cuda"), ("cuda", 799, "cpu"), ("cpu", 800, "cpu")]
-)
-def test_states_are_on_a_gpu_if_they_take_at_most_an_eighth_of_what_is_free(monkeypatch, device, free, place):
+@pytest.mark.parametrize(("device", "free", "kind"), [("cuda", 800, "cuda"), ("cuda", 799, "cpu"), ("cpu", 800, "cpu")])
+def test_states_are_on_a_gpu_if_they_take_at_most_an_eighth_of_what_is_free(monkeypatch, device, free, kind):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1000))
-    assert place_of_states(torch.device(device), 100).type == place
+    assert place_of_states(torch.device(device), 100).type == kind

@@ -1,4 +1,4 @@
-"""Build models without weights, and divide rows among processes."""
+"""Build models without weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights
-from sparseft.language_model.weights import own_rows
 from tiny_models import change_json, edited, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -28,15 +27,6 @@ def altered(folder: Path, changes: dict[str, torch.Tensor | None]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 12, 260])
-def test_rows_are_divided_as_torch_divides_them(rows, processes):
-    numbers = torch.arange(rows)
-    parts = [*numbers.chunk(processes), *[numbers[:0]] * processes]
-    for process in range(processes):
-        assert torch.equal(numbers[own_rows(rows, processes, process)], parts[process])
-
-
 def test_a_loaded_model_is_that_of_transformers_and_an_empty_one_lacks_its_weights(tiny):
     stock = AutoModelForCausalLM.from_pretrained(tiny.folder, dtype="auto")
     loaded, empty = load_model(tiny.folder, CPU)[0], empty_model(Checkpoint(tiny.folder))
@@ -45,13 +35,11 @@ def test_a_loaded_model_is_that_of_transformers_and_an_empty_one_lacks_its_weigh
         assert model.config.to_dict() == stock.config.to_dict()
         assert model.generation_config == stock.generation_config
         assert not model.training
-        parameters = dict(model.named_parameters())
-        assert [(name, value.shape, value.dtype) for name, value in parameters.items()] == [
+        ours = dict(model.named_parameters())
+        assert [(name, value.shape, value.dtype) for name, value in ours.items()] == [
             (name, value.shape, value.dtype) for name, value in weights.items()
         ]
-        assert all(
-            value.is_meta if model is empty else torch.equal(value, weights[name]) for name, value in parameters.items()
-        )
+        assert all(own.is_meta if model is empty else torch.equal(own, weights[name]) for name, own in ours.items())
         buffers = dict(model.named_buffers())
         for name, buffer in stock.named_buffers():
             assert torch.equal(buffers.pop(name), buffer)
@@ -113,9 +101,7 @@ def test_the_attention_is_that_of_the_architecture(tiny_models, monkeypatch, att
 @pytest.mark.parametrize(("dtype", "tokens", "grouped"), [
     (torch.float32, 5, False), (torch.float32, 1, True), (torch.bfloat16, 5, True),
 ])  # fmt: skip
-def test_grouped_heads_in_float32_are_repeated_on_a_gpu_where_torch_would_keep_all_scores(
-    monkeypatch, dtype, tokens, grouped
-):
+def test_grouped_heads_in_float32_are_repeated_where_torch_would_keep_all_scores(monkeypatch, dtype, tokens, grouped):
     calls = []
 
     def note(query, key, value, *, enable_gqa=False, **_):

@@ -143,9 +143,7 @@ def test_two_digits_of_a_sparsity_are_what_they_say(write):
         ("--configfile=good train", None),
     ],
 )
-def test_a_command_that_snakemake_would_take_a_part_of_or_cannot_read_is_refused(
-    write, tmp_path, monkeypatch, command, line
-):
+def test_a_command_that_snakemake_reads_in_part_or_not_at_all_is_refused(write, tmp_path, monkeypatch, command, line):
     monkeypatch.chdir(tmp_path)
     write("grid: {seeds: [1]}", "good")
     write("grid:\n\tseeds: [1]", "bad")

@@ -31,9 +31,8 @@ def test_every_module_that_python_loads_for_a_script_is_found(name):
     script = ROOT / "workflow/scripts" / name
     code, said = forks.call(list_modules, script)
     assert code == 0, said
-    assert {Path(line) for line in said.splitlines() if line} <= set(
-        Code(ROOT / "lib").imported_modules(script, has_values=True)
-    )
+    found = Code(ROOT / "lib").imported_modules(script, has_values=True)
+    assert {Path(line) for line in said.splitlines() if line} <= set(found)
 
 
 def list_modules(script: Path) -> None:

@@ -207,9 +207,8 @@ def test_a_run_has_seen_the_texts_of_its_mask_and_of_its_reconstruction(mode, me
     texts = {name: {"text": f"{name}.jsonl"} for name in ("web", "pile")}
     texts |= {"both": {"text": ["self", "web"]}, "taskweb": {"text": ["task", "web"]}}
     study = laid_over({"masks": {"calibration": texts}, "reconstruction": {"calibration": "pile"}})
-    assert targets.seen_texts(study, Run("m", "boolq", method, 50, mode, 0)) == [
-        f"data/calibration_{name}.jsonl" for name in names
-    ]
+    seen = targets.seen_texts(study, Run("m", "boolq", method, 50, mode, 0))
+    assert seen == [f"data/calibration_{name}.jsonl" for name in names]
 
 
 def added(*sparsities: int, models: tuple[str, ...] = ("m",), methods: tuple[str, ...] = ("random",)) -> list[int]:

@@ -55,18 +55,16 @@ def train_each(folder: Path) -> None:
     limit_threads(1)
     accelerator = Accelerator(cpu=True)
     for case, (model, dtype, method, mode, changes) in CASES.items():
-        checkpoint = Checkpoint(folder / f"{model}-{dtype}")
-        mask = compute_masks(checkpoint, method, [50], seed=0)[50]
+        base = Checkpoint(folder / f"{model}-{dtype}")
+        mask = compute_masks(base, method, [50], seed=0)[50]
         # Several processes must divide the weights that they train.
         whole = [] if get_mode(mode).is_full and accelerator.num_processes > 1 else [("whole", False)]
         for name, shard in (*whole, ("divided", True)):
             settings = SETTINGS.model_copy(update={**changes, "shard_model": shard})
-            teacher = checkpoint if settings.distillation else None
+            teacher = base if settings.distillation else None
             output = folder / case / name
             trained = output / get_mode(mode).trains
-            job = TrainingJob(
-                checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, trained, {"mode": mode}, teacher=teacher
-            )
+            job = TrainingJob(base, mask, mode, 0, settings, TASK, ROWS, 2, trained, {"mode": mode}, teacher=teacher)
             # In a divided training, the decoder layers of the teacher stay in their files.
             record = train(job, output / "state.pt", accelerator)
             # Each has the peak of the largest process.

@@ -74,8 +74,6 @@ def outcome(kind, mask: torch.Tensor, settings: Training, dtype: torch.dtype, *,
 def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, dtype, tolerance, has_bias):
     settings = Training(lora_r=3, lora_alpha=6.0)
     kept = MASKS[mask]
-    pairs = [
-        outcome(choose(mode, kept), kept, settings, dtype, has_bias=has_bias) for choose in (plain_kind_of, kind_of)
-    ]
+    pairs = [outcome(kind(mode, kept), kept, settings, dtype, has_bias=has_bias) for kind in (plain_kind_of, kind_of)]
     for plain, other in zip(*pairs, strict=True):
         torch.testing.assert_close(plain, other, rtol=tolerance, atol=10 * tolerance)

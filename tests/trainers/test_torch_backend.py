@@ -50,9 +50,7 @@ def digest(adapter: Path) -> str:
     return sha256(adapter / "adapter_model.safetensors")
 
 
-def test_a_training_on_the_inputs_takes_the_loss_of_every_token_but_the_first_as_transformers_does(
-    tmp_path, tiny_llama
-):
+def test_a_training_on_the_inputs_takes_the_loss_of_every_token_but_the_first_as_transformers(tmp_path, tiny_llama):
     # The first step has the learning rate 0, and B starts at zero, so the losses are those of the pruned model.
     settings = SETTINGS.model_copy(update={"steps": 1, "batch_size": 1, "micro_batch_size": 1, "warmup_fraction": 0.9})
     rows = {**ROWS, "train": ROWS["train"][:1]}

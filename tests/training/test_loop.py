@@ -102,9 +102,7 @@ def test_what_saves_memory_or_time_changes_no_bit(tiny, mode, option):
 def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
     settings = Training(steps=5, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.2)
     often = settings.model_copy(update={"eval_every": 2})
-    (plain, part, _), (watched, others, _) = (
-        run(tiny_llama, "sparse_to_dense", setting) for setting in (settings, often)
-    )
+    (plain, part, _), (watched, others, _) = (run(tiny_llama, "sparse_to_dense", own) for own in (settings, often))
     assert [point["step"] for point in watched["eval_curve"]] == [2, 4]
     assert watched["eval_curve"][0]["eval_loss"] > watched["eval_curve"][1]["eval_loss"]
     assert plain["eval_curve"] == []
@@ -176,9 +174,7 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_loss_of_the_whole_batch(tin
     loss = {None: parts[0], 0.3: 0.7 * parts[0] + 2.7 * parts[1], 1.0: 9.0 * parts[1]}[weight]
     expected = torch.autograd.grad(loss, loop.part.parameters)
     named = {"loss": loss} | (dict(zip(("cross_entropy", "divergence"), parts, strict=True)) if weight else {})
-    assert loop.backward(1, batch, 1.0) == {
-        name: pytest.approx(value.item(), rel=1e-4) for name, value in named.items()
-    }
+    assert loop.backward(1, batch, 1.0) == {name: pytest.approx(part.item(), rel=1e-4) for name, part in named.items()}
     gradients = [parameter.grad.clone() for parameter in loop.part.parameters]
     for ours, theirs, parameter in zip(gradients, expected, loop.part.parameters, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

@@ -28,9 +28,7 @@ CPU = torch.device("cpu")
 TASK = BY_NAME["boolq_mini"]
 ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
 # Two examples of one length and one of another, so that batches are padded.
-EXAMPLES = [
-    Example([(7 * number + start) % 250 for number in range(length)], 1) for start, length in enumerate((40, 70, 40))
-]
+EXAMPLES = [Example([(7 * n + start) % 250 for n in range(length)], 1) for start, length in enumerate((40, 70, 40))]
 SETTINGS = Training(steps=30, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
 
 
@@ -44,12 +42,10 @@ def job_of(
     return replace(job, **changes)
 
 
-def run(
-    checkpoint: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES
-) -> dict:
+def run(base: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES) -> dict:
     """Reconstruct a model into folder/adapter, and return the record."""
     limit_threads(1)
-    job = job_of(checkpoint, settings, folder)
+    job = job_of(base, settings, folder)
     return reconstruct(job, examples, folder / "state.pt")
 
 
@@ -129,9 +125,7 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     record = reconstruct(replace(job, checkpoint=base, teacher=dense), EXAMPLES, tmp_path / "state.pt")
     models = [load_model(checkpoint.folder, CPU)[0] for checkpoint in (base, dense)]
     first, second = record["reconstruction"]["layers"]
-    assert first["error_before"] == pytest.approx(
-        F.mse_loss(*(outputs_of(model, 0) for model in models)).item(), rel=1e-4
-    )
+    assert first["error_before"] == pytest.approx(F.mse_loss(*(outputs_of(own, 0) for own in models)).item(), rel=1e-4)
     assert second["error_after"] < 0.5 * second["error_before"]
 
 

@@ -12,9 +12,8 @@ TRANSFORMERS = {"cosine": get_cosine_schedule_with_warmup, "linear": get_linear_
 @pytest.mark.parametrize("decay", TRANSFORMERS)
 @pytest.mark.parametrize("warmup, steps", [(0, 1), (0, 7), (2, 20), (5, 5), (1, 1), (6, 60), (37, 1000)])
 def test_learning_rates(warmup, steps, decay):
-    settings = Training(
-        steps=steps, learning_rate=0.003, warmup_fraction=min(warmup / steps, 0.9999), lr_scheduler_type=decay
-    )
+    share = min(warmup / steps, 0.9999)
+    settings = Training(steps=steps, learning_rate=0.003, warmup_fraction=share, lr_scheduler_type=decay)
     assert settings.steps_to_peak == warmup
     taken = Steps([torch.zeros(1, requires_grad=True)], settings)
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.003)
