@@ -111,10 +111,8 @@ def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(
 
 def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_rows_that_are_training_rows(tmp_path):
     others = [{**BOOLQ[0], "question": "is it"}, {**BOOLQ[0], "passage": "Snow."}]
-    files = {
-        "train": write(tmp_path / "in/train.jsonl", BOOLQ),
-        "validation": write(tmp_path / "in/validation.jsonl", [{**BOOLQ[2], "answer": True}, BOOLQ[5], *others]),
-    }
+    rows = {"train": BOOLQ, "validation": [{**BOOLQ[2], "answer": True}, BOOLQ[5], *others]}
+    files = {split: write(tmp_path / f"in/{split}.jsonl", part) for split, part in rows.items()}
     said = succeed("prepare_task.py", task="boolq", local=tmp_path / "in", output_dir=tmp_path / "out")
     assert said.startswith("warning: boolq: 50 % of the validation examples also occur in the training rows; ")
     manifests = {split: read_json(tmp_path / "out" / MANIFESTS[split]) for split in files}
@@ -163,9 +161,7 @@ SENTENCES = " ".join(f"Sentence {n} is about the number {n}." for n in range(60)
     ({"task": "notes", "kind": "text"}, [{"text": SENTENCES}], [{"text": SENTENCES[::-1] + SENTENCES[5:]}]),
     ({"task": "boolq"}, BOOLQ, [{**row, "question": f"{row['question'].upper()} "} for row in BOOLQ[:4]]),
 ])  # fmt: skip
-def test_validation_rows_that_are_mostly_training_rows_are_refused_unless_nothing_is_trained(
-    tmp_path, flags, validation, train
-):
+def test_validation_rows_that_are_mostly_training_rows_are_refused_but_for_a_probe(tmp_path, flags, validation, train):
     write(tmp_path / "in/train.jsonl", train)
     write(tmp_path / "in/validation.jsonl", validation)
     flags |= {"local": tmp_path / "in", "output_dir": tmp_path / "out"}
@@ -180,10 +176,9 @@ def test_validation_rows_that_are_mostly_training_rows_are_refused_unless_nothin
 
 def test_the_lengths_are_those_of_the_rows():
     task = BY_NAME["boolq"]
-    rows = {
-        split: [{"passage": "p" * number, "question": "q", "answer": True} for number in numbers]
-        for split, numbers in (("train", [40, 120]), ("validation", [80]))
-    }
+    row = {"question": "q", "answer": True}
+    lengths = {"train": [40, 120], "validation": [80]}
+    rows = {split: [{**row, "passage": "p" * number} for number in numbers] for split, numbers in lengths.items()}
     # A prompt is its passage and 21 characters, and each answer is "yes".
     assert measured_lengths(task, rows) == Lengths(rows=[2, 1], mean=26, long=36, answer=1, choices=2)
 

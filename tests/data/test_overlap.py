@@ -133,10 +133,7 @@ OTHER = "When the ship came into the harbour, nobody but the cook knew that the 
 def test_a_changed_word_an_added_sentence_and_a_prompt_in_a_response_are_near_copies(validation, response, is_near):
     task = instruction.task_of("own", {"kind": "instruction", "format": "response"})
     train = [{"prompt": prompt, "response": response} for prompt in ("What is ice?", STORY)]
-    rows = {
-        "train": train,
-        "validation": [{"prompt": prompt, "response": "x"} for prompt in ("Say hello!", validation)],
-    }
+    rows = {"train": train, "validation": [{"prompt": text, "response": "x"} for text in ("Say hello!", validation)]}
     place = 0 if validation == OTHER else 1
     assert near_copies(task, rows) == ({1: place} if is_near else {})
 

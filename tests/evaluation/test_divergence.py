@@ -84,10 +84,9 @@ def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, 
     record = evaluated(box, tmp_path / "dense.json", "dense")
     assert (record["divergence"], record["divergence_standard_error"], record["same_top_tokens"]) == (0, 0, 1)
     assert record["divergences"] == [0] * 96
-    first, again = (
-        evaluated(box, tmp_path / f"{size}.json", "pruned", batch_size=size, calibration=box / "texts/self.jsonl")
-        for size in (32, 5)
-    )
+    text = box / "texts/self.jsonl"
+    outputs = {size: tmp_path / f"{size}.json" for size in (32, 5)}
+    first, again = (evaluated(box, outputs[size], "pruned", batch_size=size, calibration=text) for size in outputs)
     assert [first[name] for name in FIELDS] == [again[name] for name in FIELDS]
 
 
@@ -99,10 +98,8 @@ def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, 
     ({"divergence": "data/train.jsonl"}, "train.jsonl, line 1: field 'text' is missing"),
     ({"divergence": "texts/none.jsonl"}, "none.jsonl: no such file"),
     ({"calibration": "texts/own.jsonl"}, r"own.jsonl: the model was calibrated on windows of it \(.*own.jsonl\); "),
-    (
-        {"divergence": "texts/self.jsonl", "calibration": "texts/mix.jsonl"},
-        r"self.jsonl: the model was calibrated on windows of it \(.*mix.jsonl\); ",
-    ),
+    ({"divergence": "texts/self.jsonl", "calibration": "texts/mix.jsonl"},
+     r"self.jsonl: the model was calibrated on windows of it \(.*mix.jsonl\); "),
     ({"dense": None}, "--divergence and --dense belong together; give both, or none"),
     ({"divergence": None}, "--divergence and --dense belong together; give both, or none"),
 ])  # fmt: skip

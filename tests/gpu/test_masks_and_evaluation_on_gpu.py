@@ -40,10 +40,8 @@ def compute_masks(inputs: Path, output: Path, environment: dict[str, str]) -> Pa
 def masks(inputs, tmp_path_factory) -> dict[str, Path]:
     """Return the folders of the masks: those of the device, and those of the CPU."""
     folder = tmp_path_factory.mktemp("masks")
-    return {
-        "device": compute_masks(inputs, folder / "device", {}),
-        "cpu": compute_masks(inputs, folder / "cpu", {"CUDA_VISIBLE_DEVICES": ""}),
-    }
+    environments = {"device": {}, "cpu": {"CUDA_VISIBLE_DEVICES": ""}}
+    return {name: compute_masks(inputs, folder / name, variables) for name, variables in environments.items()}
 
 
 def equal_share(masks: dict[str, Path], method: str) -> float:

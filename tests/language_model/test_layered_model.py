@@ -28,13 +28,11 @@ def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it
             assert torch.equal(parameter, whole[f"model.layers.{number}.{path}"])
             assert parameter.dtype == layered.dtype
         held = {path for path, parameter in layered.model.named_parameters() if not parameter.is_meta}
-        assert {path for path in held if ".layers." in path} == {
-            path for path in whole if path.startswith(f"model.layers.{number}.")
-        }
-        linears = layered.linears(number, prunable_shapes(checkpoint))
-        assert {layer: linear.weight.shape for layer, linear in linears.items()} == {
-            layer: shape for layer, shape in prunable_shapes(checkpoint).items() if f"layers.{number}." in layer
-        }
+        prefix, shapes = f"model.layers.{number}.", prunable_shapes(checkpoint)
+        assert {path for path in held if ".layers." in path} == {path for path in whole if path.startswith(prefix)}
+        linears = layered.linears(number, shapes)
+        assert linears.keys() == {layer for layer in shapes if layer.startswith(prefix)}
+        assert all(linear.weight.shape == shapes[layer] for layer, linear in linears.items())
     layered.read_head()
     for path, parameter in layered.model.named_parameters():
         assert parameter.is_meta if ".layers." in path else torch.equal(parameter, whole[path])

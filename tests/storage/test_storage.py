@@ -7,6 +7,8 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -215,27 +217,18 @@ def test_a_folder_is_replaced_by_its_own_kind_only(tmp_path, marker, is_ours):
     (tmp_path / "config.json").write_text("{}")
     if marker:
         mark(tmp_path, marker)
-    for check in (
-        lambda: check_replaceable(tmp_path, "model"),
-        lambda: check_ours(tmp_path, "model", tmp_path / "config.json"),
-    ):
-        if is_ours:
-            check()
-        else:
-            with pytest.raises(InputError, match="would be lost"):
-                check()
+    for check, file in ((check_replaceable, []), (check_ours, [tmp_path / "config.json"])):
+        with nullcontext() if is_ours else pytest.raises(InputError, match="would be lost"):
+            check(tmp_path, "model", *file)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_the_second_writer_waits_for_the_first_and_says_so(tmp_path, is_killed):
     output = tmp_path / "run/adapter"
-    command = [sys.executable, "-c", HOLD, output]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with (
-        subprocess.Popen(command, text=True, **pipes) as first,
-        subprocess.Popen(command, text=True, **pipes) as second,
-    ):
+    start = partial(subprocess.Popen, [sys.executable, "-c", HOLD, output], text=True, **pipes)
+    with start() as first, start() as second:
         printed = select.select([first.stderr, second.stderr], [], [], 60)[0]
         waiting, holding = (first, second) if first.stderr in printed else (second, first)
         assert f"{output} is being written by process {holding.pid} on " in waiting.stderr.readline()

@@ -19,11 +19,7 @@ GRID = {
     "modes": ["sparse_to_dense", "sparse_to_sparse"],
     "seeds": [0, 7],
 }
-STUDY = {
-    "models": {"a": {"source": "path:x"}, "b": {"source": "path:y"}},
-    "tasks": {"boolq": {}, "gsm8k": {}},
-    "grid": GRID,
-}
+STUDY = {"models": {name: {"source": "path:x"} for name in "ab"}, "tasks": {"boolq": {}, "gsm8k": {}}, "grid": GRID}
 
 
 def study_of(**sections) -> Config:
