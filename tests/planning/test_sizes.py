@@ -42,15 +42,6 @@ def test_the_models_of_the_studies_have_the_published_sizes(model, parameters, p
     assert (subject.weights, subject.prunable_weights) == (parameters, prunable)
 
 
-def test_a_model_made_from_a_pruned_base_that_is_not_there_yet_counts_as_its_model():
-    models = {
-        "mixtral": Model(source="hub:mistralai/Mixtral-8x7B-v0.1"),
-        "part": Model(source="pruned:mixtral/sparsity49_experts_random"),
-    }
-    parent, part = (described(name, models) for name in models)
-    assert part.config == parent.config
-
-
 def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     models = {"mine": Model(source="hub:somebody/something")}
