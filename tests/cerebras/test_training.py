@@ -11,14 +11,9 @@ import pytest
 from runs import CPU, HERE, SCRIPTS, complete, in_default_environment, trained
 from tiny_models import PRUNABLE_LAYERS, TYPICAL
 
-CASES = [
-    f"{model}-{run}"
-    for model in TYPICAL
-    for run in ("dense-00-sparse_to_dense", "unstructured-50-sparse_to_dense", "unstructured-50-sparse_to_sparse")
-]
+RUNS = ("dense-00-sparse_to_dense", "unstructured-50-sparse_to_dense", "unstructured-50-sparse_to_sparse")
+CASES = [f"{model}-{run}" for model in TYPICAL for run in RUNS]
 RUN = "llama-unstructured-50-sparse_to_sparse"
-
-
 FULL = {"learning_rate": None, "lora_r": None, "full_learning_rate": 0.01}
 
 

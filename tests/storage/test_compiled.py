@@ -19,9 +19,8 @@ print(counts[7])
 
 
 def test_without_a_folder_for_compiled_code_the_loops_compile_anew_and_it_is_said_once(tmp_path):
-    package = shutil.copytree(
-        Path(sparseft.__file__).parent, tmp_path / "sparseft", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    ignore = shutil.ignore_patterns("__pycache__")
+    package = shutil.copytree(Path(sparseft.__file__).parent, tmp_path / "sparseft", ignore=ignore)
     for folder in ("selection", "lora"):
         # A file takes the folder's place, because root may write to any folder.
         (package / folder / "__pycache__").touch()

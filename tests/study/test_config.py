@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -320,10 +321,7 @@ def test_a_key_that_no_run_uses_is_said():
     ("text", "percent"), [("0.29", 29), ("0", 0), ("1/2", 50), ("1", None), ("0.005", None), ("x", None)]
 )
 def test_a_sparsity_is_a_whole_percent_exactly(text, percent):
-    if percent is None:
-        with pytest.raises(InputError, match=f"--sparsity {text}"):
-            whole_percent(text)
-    else:
+    with pytest.raises(InputError, match=f"--sparsity {text}") if percent is None else nullcontext():
         assert whole_percent(text) == percent
 
 

@@ -9,12 +9,8 @@ from sparseft.methods import get_method
 from sparseft.study import grid
 from sparseft.study.grid import METHODS, MODES, NO_FINETUNE, SEEDS, Cell, Run
 
-AXES = {
-    "model": st.from_regex(grid.WILDCARDS["model"], fullmatch=True),
-    "task": st.from_regex(grid.WILDCARDS["task"], fullmatch=True),
-    "method": st.sampled_from(METHODS),
-    "sparsity": st.integers(0, 99),
-}
+AXES = {name: st.from_regex(grid.WILDCARDS[name], fullmatch=True) for name in ("model", "task")}
+AXES |= {"method": st.sampled_from(METHODS), "sparsity": st.integers(0, 99)}
 TRAINED = st.sampled_from([mode for mode in MODES if mode != NO_FINETUNE])
 TRAINING = st.from_regex(rf"(?:{grid.TRAINING})?", fullmatch=True)
 CELLS = st.builds(Cell, **AXES, mode=TRAINED, training=TRAINING) | st.builds(Cell, **AXES, mode=st.just(NO_FINETUNE))

@@ -54,10 +54,8 @@ def test_a_training_on_the_inputs_takes_the_loss_of_every_token_but_the_first_as
     # The first step has the learning rate 0, and B starts at zero, so the losses are those of the pruned model.
     settings = SETTINGS.model_copy(update={"steps": 1, "batch_size": 1, "micro_batch_size": 1, "warmup_fraction": 0.9})
     rows = {**ROWS, "train": ROWS["train"][:1]}
-    answers, everything = (
-        run(tiny_llama, tmp_path / f"{flag}", settings=settings.model_copy(update={"train_on_inputs": flag}), rows=rows)
-        for flag in (False, True)
-    )
+    both = [settings.model_copy(update={"train_on_inputs": flag}) for flag in (False, True)]
+    answers, everything = (run(tiny_llama, tmp_path / f"{n}", settings=own, rows=rows) for n, own in enumerate(both))
     model = AutoModelForCausalLM.from_pretrained(tiny_llama.folder, dtype=torch.float32)
     mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
     for layer in mask.shape:
