@@ -176,9 +176,10 @@ def main(model_path: Path) -> None:
     conditions = [
         f"{model_path.name}, {config.get('dtype')}, random tokens; masks of method structured",
         *notes,
-        f"prefill: {BATCH} x {TOKENS} tokens; generation: one row, greedy, {NEW} tokens after {PROMPT}; stock transformers",
-        f"LoRA step: {BATCH} x {TOKENS} tokens, the last {ANSWER} the answer, r = {SETTINGS.lora_r} on every prunable layer,"
-        " AdamW; masked is sparse_to_sparse, which trains the same function as compact",
+        f"prefill: {BATCH} x {TOKENS} tokens; generation: one row, greedy, {NEW} tokens after {PROMPT}; stock"
+        " transformers",
+        f"LoRA step: {BATCH} x {TOKENS} tokens, the last {ANSWER} the answer, r = {SETTINGS.lora_r} on every"
+        " prunable layer, AdamW; masked is sparse_to_sparse, which trains the same function as compact",
         f"CPU time of one thread, median of {REPEATS} interleaved turns after a warm-up",
     ]
     header = ["", "MB", "M parameters"]

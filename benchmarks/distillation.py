@@ -278,9 +278,11 @@ def main(model_path: Path, *, hellaswag: Path, work: Path, seeds: int = 3) -> No
         "distillation",
         "Fine-tuning with the dense model as a teacher",
         [
-            f"{model_path.name}, {TASK.name}: {SIZES[0]} training and {SIZES[1]} validation examples; {MODE}, {seeds} seeds",
+            f"{model_path.name}, {TASK.name}: {SIZES[0]} training and {SIZES[1]} validation examples; {MODE},"
+            f" {seeds} seeds",
             f"{SETTINGS.steps} steps of {SETTINGS.batch_size} examples, learning rate {SETTINGS.learning_rate}, r ="
-            f" {SETTINGS.lora_r}; distillation with weight {DISTILLATION.weight} and temperature {DISTILLATION.temperature}",
+            f" {SETTINGS.lora_r}; distillation with weight {DISTILLATION.weight} and temperature"
+            f" {DISTILLATION.temperature}",
             f"CPU time of a step with a teacher, as a multiple of one without: {', '.join(slower)}",
             "loss: cross-entropy in nats per answer token, after the merge; differences: minus the plain training",
             "95 % intervals over seeds and examples (docs/statistics.md); p: paired, two-sided, with Holm's correction",

@@ -180,11 +180,11 @@ def main(
         f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; Mixtral: random weights,"
         f" {MIXTRAL['num_local_experts']} experts",
         ", ".join(f"{name} {version}" for name, (_, version) in engines.items()),
-        f"{settings.prompts} prompts of {length} tokens of {text.name}, one after the other, {settings.new_tokens} greedy"
-        f" tokens after each; one thread; means of {settings.repeats} repeats, with 95 % intervals of the ratios; the"
-        f" largest memory; GGUF in {settings.gguf}",
-        "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the machine counts"
-        " little",
+        f"{settings.prompts} prompts of {length} tokens of {text.name}, one after the other,"
+        f" {settings.new_tokens} greedy tokens after each; one thread; means of {settings.repeats} repeats, with"
+        f" 95 % intervals of the ratios; the largest memory; GGUF in {settings.gguf}",
+        "tokens/s: generated tokens, with the time of the prompt. Times are of the CPU, so other work on the"
+        " machine counts little",
         "nats: the mean difference of a token's log-likelihood from transformers. agrees: they are within the bound",
     ]
     base, page = {name: base for base, name, _ in made}, "others" if others else "engines"

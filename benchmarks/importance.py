@@ -93,7 +93,8 @@ def main(model_path: Path, *, hellaswag: Path, wikitext: Path) -> None:
         [
             f"model: {model_path.name}, bf16; {len(rows['validation'])} HellaSwag and 120 hellaswag_mini examples",
             f"perplexity: WikiText-2 test, {WINDOWS} windows of {CONTEXT} tokens",
-            "unstructured: magnitude; scope layer, wanda: row, sequential; calibration: 128 training examples of the task",
+            "unstructured: magnitude; scope layer, wanda: row, sequential; calibration: 128 training examples"
+            " of the task",
         ],
         ["task", "method", "sparsity, %", "acc_norm", "loss of the answers, nats a token", "perplexity"],
         table,

@@ -129,7 +129,8 @@ def main(model_path: Path, *, case: str | None = None, dtype: str = "bf16") -> N
         return
     rows = list(measured(model_path))
     conditions = [
-        f"{model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32 adapters, AdamW",
+        f"{model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32"
+        " adapters, AdamW",
         f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
         "freed memory is kept, as train.py does",
         "MB: the largest resident set of a process that makes three steps of this case alone",

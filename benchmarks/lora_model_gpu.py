@@ -256,13 +256,14 @@ def main(
     what = f"{layers} decoder layers of {width} shapes, random weights, 1 x {tokens} tokens"
     conditions = [
         f"{what}, bf16, r = {SETTINGS.lora_r} on all seven projections, half of each pruned, AdamW",
-        f"ms: median of {STEPS} steps after {WARM_UP}; of the first {len(REPEATED)} cases, the median of {turns} processes, in"
-        " turns",
-        "% of peak: operations of the products with whole weights, of those that a product of 8,192 x 8,192 matrices reaches",
+        f"ms: median of {STEPS} steps after {WARM_UP}; of the first {len(REPEATED)} cases, the median of"
+        f" {turns} processes, in turns",
+        "% of peak: operations of the products with whole weights, of those that a product of 8,192 x 8,192"
+        " matrices reaches",
         "x PEFT: time per token",
         "GB: the most that torch allocated in the steps, with the model (on a CPU: resident)",
-        "PEFT uses the loss of transformers, which keeps all logits in fp32, and torch's default kernels; sparseft uses torch's"
-        " deterministic kernels",
+        "PEFT uses the loss of transformers, which keeps all logits in fp32, and torch's default kernels;"
+        " sparseft uses torch's deterministic kernels",
     ]
     header = ["", "ms", "tokens/s", "% of peak", "x PEFT", "x PEFT bf16", "GB", "x PEFT's", "x PEFT bf16's"]
     rows = rows_of(results, reached(used))

@@ -295,8 +295,10 @@ def streaming(folder: Path) -> None:
             )
     conditions = [
         "decoder layers of LLaMA-7B, synthetic; ten packed .pt files with checksums, synced; the model's digest known",
-        "beside it: one thread reads the same bytes, then writes and syncs as many; files were in the page cache before",
-        f"medians of {REPEATS} turns, each in a new process; memory is all its anonymous pages, torch's and numba's among them",
+        "beside it: one thread reads the same bytes, then writes and syncs as many; files were in the page"
+        " cache before",
+        f"medians of {REPEATS} turns, each in a new process; memory is all its anonymous pages, torch's and"
+        " numba's among them",
     ]
     header = ["model", "s", "read and write, s", "ratio", "ns of CPU a weight", "peak memory, MB"]
     report("masks_streaming", "Ten mask files from sharded safetensors", conditions, header, rows)

@@ -89,10 +89,11 @@ def main(*, repeats: int = 1000) -> None:
     conditions = [
         f"{repeats} studies per row of {METHODS} methods; a share of 95 % or 5 % has a standard error of"
         f" {100 * np.sqrt(SIGNIFICANT * (1 - SIGNIFICANT) / repeats):.1f} percentage points",
-        f"false winners: equal methods, of accuracy {ACCURACY} and divergence {DIVERGENCE}; any of the {len(PAIRS)} pairs has a"
-        f" verdict, with Holm's correction over {len(PAIRS)} tests (accuracy only) or {3 * len(PAIRS)} (all)",
-        f"found: the share of studies with a verdict on the best method and one that is worse by {WORSE[0]} in accuracy,"
-        f" {WORSE[1]} nats in loss and {100 * WORSE[2]:.0f} % in divergence",
+        f"false winners: equal methods, of accuracy {ACCURACY} and divergence {DIVERGENCE}; any of the"
+        f" {len(PAIRS)} pairs has a verdict, with Holm's correction over {len(PAIRS)} tests"
+        f" (accuracy only) or {3 * len(PAIRS)} (all)",
+        f"found: the share of studies with a verdict on the best method and one that is worse by {WORSE[0]} in"
+        f" accuracy, {WORSE[1]} nats in loss and {100 * WORSE[2]:.0f} % in divergence",
         "shares in percent",
     ]
     header = ["rows", "windows", "divergence: coverage", "false winners: accuracy only", "false winners: all"]

@@ -153,7 +153,8 @@ def conditions_of(model: Path, seeds: int) -> list[str]:
     lines = [f"{model.name}, bf16, masks by magnitude; {seeds} seeds, mean ± standard error over them"]
     for task, settings in SETTINGS.items():
         lines.append(
-            f"{task}: {settings.steps} steps of {settings.batch_size} examples, learning rate {settings.learning_rate}, r ="
+            f"{task}: {settings.steps} steps of {settings.batch_size} examples, learning rate"
+            f" {settings.learning_rate}, r ="
             f" {settings.lora_r}, alpha = {settings.lora_alpha:.0f}; {SIZES[task][1]} validation examples"
         )
     return lines

@@ -221,7 +221,8 @@ def main(
         "The authors' own code beside this project",
         [
             f"model: {model_path.name}, {Checkpoint(model_path).config['dtype']}; code: {', '.join(AUTHORS.values())}",
-            f"calibration: {EXAMPLES} windows of {LENGTH} tokens of WikiText-2 train; perplexity: {WINDOWS} windows of test",
+            f"calibration: {EXAMPLES} windows of {LENGTH} tokens of WikiText-2 train; perplexity: {WINDOWS}"
+            " windows of test",
             "a bit of a mask is equal if the weight is zero on both sides, or on neither",
             "time: CPU seconds of one thread, from the files of the model to the mask or the pruned model",
             "memory: the peak of resident memory, mapped files included, above that of the imports",

@@ -141,10 +141,12 @@ def measured() -> Iterator[list[str]]:
 def main() -> None:
     """Measure every case and report."""
     conditions = [
-        f"1 GB of weights in bf16, {LAYERS} decoder layers of {SIZES['hidden_size']} x {SIZES['intermediate_size']}, r = 1 on"
-        f" every prunable layer, {TRAINING['steps']} steps of {TRAINING['batch_size']} examples, micro-batches of 1, gradient"
-        " checkpointing, gloo on a CPU",
-        "MB: RssAnon, sampled every 5 ms: the largest process with a model of 1 layer, the largest process, all at one moment",
+        f"1 GB of weights in bf16, {LAYERS} decoder layers of {SIZES['hidden_size']} x"
+        f" {SIZES['intermediate_size']}, r = 1 on"
+        f" every prunable layer, {TRAINING['steps']} steps of {TRAINING['batch_size']} examples, micro-batches"
+        " of 1, gradient checkpointing, gloo on a CPU",
+        "MB: RssAnon, sampled every 5 ms: the largest process with a model of 1 layer, the largest process,"
+        " all at one moment",
         "x model: what all processes together need for the other layers, divided by the bytes of their weights",
     ]
     header = ["", "MB, 1 layer", "MB", "MB, all", "x model"]

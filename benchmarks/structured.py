@@ -172,7 +172,8 @@ def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path, also:
         f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; windows of {LENGTH} tokens; perplexity over"
         f" {MEASURED} windows that are evenly spaced in the validation rows",
         "both: half of the windows from each text; self: what the dense model samples at temperature 1",
-        "x: the perplexity as a multiple of that of the dense model. Only models that are named by a folder were trained",
+        "x: the perplexity as a multiple of that of the dense model. Only models that are named by a folder"
+        " were trained",
     ]
     header = ["method", "%", "head_share", "calibrated on", "windows", *TEXTS, *(f"{text}, x" for text in TEXTS)]
     report("structured", "Channels before any training, on two texts", conditions, header, rows)

@@ -100,7 +100,7 @@ def values_of(w, probes):
 
 
 def running(script, *others, sources=None, kind="", probes=False):
-    """Return the params of a job of this kind that runs a script, which starts the others, and reads the user's own files.
+    """Return the params of a job of this kind that runs a script, which starts the others, and reads the user's files.
 
     An edit of their code reruns it, and so does the content of such a file, whatever its date."""
     paths = [ROOT / "workflow/scripts" / name for name in (script, *others)]

@@ -38,7 +38,7 @@ seen_texts = lambda w: targets.seen_texts(STUDY, w)
 
 
 def own_files(files):
-    """Return an input function for the user's own files. Their dates decide nothing: `running` compares what is in them."""
+    """Return an input function for the user's own files. Their dates decide nothing, because `running` reads them."""
     return lambda w: ancient(list(filter(None, files(w))))
 
 
@@ -105,7 +105,7 @@ def places(w, input, output):
 
 
 def of_pass(w, input, threads):
-    """Return the flags of a pass that decide no bit of a mask, which is the same in any pass and for any number of threads."""
+    """Return the flags of a pass that decide no bit of a mask: it is the same in any pass, with any threads."""
     return flags(
         sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
         plot=True,

@@ -32,11 +32,11 @@ rule run_script:
         others="",
         # What follows if the script fails.
         otherwise="",
-    # The command has no path, because a moved folder would then run everything again. `on_gpus N COMMAND` runs a command on
-    # N GPUs that it locks (language_model/gpus.py). With N = 0 the command sees no GPU.
+    # The command has no path, because a moved folder would then run everything again. `on_gpus N COMMAND` runs a command
+    # on N GPUs that it locks (language_model/gpus.py). With N = 0 the command sees no GPU.
     shell:
         'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
         ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
         'else SPARSEFT_GPUS="$1" "${{@:2}}"; fi; }}; '
-        'on_gpus {resources.gpu} python {params.launch} "$SCRIPTS"/{params.script} {params.settings} {params.places} {params.others}'
-        " > {log:q} 2>&1 {params.otherwise}"
+        'on_gpus {resources.gpu} python {params.launch} "$SCRIPTS"/{params.script}'
+        " {params.settings} {params.places} {params.others} > {log:q} 2>&1 {params.otherwise}"

@@ -130,7 +130,8 @@ def test_a_script_ends_with_its_code_and_at_most_one_line(capsys, main, code, li
 @pytest.mark.parametrize(("main", "parts"), [
     (raised(PermissionError(13, "Permission denied", "/a/b")), ["error: /a/b: Permission denied; "]),
     (raised(torch.OutOfMemoryError("CUDA out of\nmemory")), ["CUDA out of memory", "training.micro_batch_size"]),
-    (lambda: write_json(Path("/tmp/a"), object()), ["TypeError", "(lib/sparseft/storage/atomic.py, line ", "in write_json)"]),
+    (lambda: write_json(Path("/tmp/a"), object()),
+     ["TypeError", "(lib/sparseft/storage/atomic.py, line ", "in write_json)"]),
     (lambda: json.loads("{"), ["JSONDecodeError", "(decoder.py, line "]),
 ])  # fmt: skip
 def test_any_other_error_is_one_line_that_names_its_place(capsys, main, parts):

@@ -81,7 +81,8 @@ def stock_definition(name: str, rows: dict[str, list[dict]]) -> dict:
         definition.pop(key)
     fields = {
         "boolq": lambda row: {**_only(row, "passage", "question"), "label": int(row["answer"])},
-        "hellaswag": lambda row: {**_only(row, "activity_label", "ctx_a", "ctx_b", "endings"), "label": str(row["label"])},
+        "hellaswag": lambda row: {**_only(row, "activity_label", "ctx_a", "ctx_b", "endings"),
+                                  "label": str(row["label"])},
         "gsm8k": lambda row: _only(row, "question", "answer"),
     }[name]  # fmt: skip
     names = {"train": "train", "validation": "test" if name == "gsm8k" else "validation"}

@@ -52,7 +52,8 @@ ALL = [DENSE, ZEROS, NARROW, NARROWER, SHORT]
 CASES = {
     # 1.25 with an interval that contains 1 is no gain. 0.72 and 0.70 overlap, so the loss of 1.28 decides.
     "overlap": (
-        ALL, {}, "the fastest of 4 .* structured 20 .15.0. % .* 1.20 .1.10, 1.30.; .* structured 40 .30.0. % .* eval_loss 1.280"
+        ALL, {},
+        "the fastest of 4 .* structured 20 .15.0. % .* 1.20 .1.10, 1.30.; .* structured 40 .30.0. % .* eval_loss 1.280"
     ),
     "a perplexity decides before the loss": (
         ALL, {"wikitext2_ppl_512": [29.6, 30, 31, 60, 50]},

@@ -80,7 +80,8 @@ WINDOWS = [
     {"use_sliding_window": True, "sliding_window": None},
 ]
 CASES = [
-    *((architecture, kind, keys) for architecture, kind in ((QWEN2, Qwen2Config), (QWEN3, Qwen3Config)) for keys in WINDOWS),
+    *((architecture, kind, keys)
+      for architecture, kind in ((QWEN2, Qwen2Config), (QWEN3, Qwen3Config)) for keys in WINDOWS),
     *((GEMMA3, Gemma3TextConfig, {"sliding_window": 512, "sliding_window_pattern": pattern}) for pattern in (6, 2)),
 ]  # fmt: skip
 
@@ -108,7 +109,8 @@ GEMMA_AFTER = ("layer_types", "rope_parameters", "tie_word_embeddings", "_slidin
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "made_with", "before", "after"), [
-    ("gemma3", {"num_hidden_layers": 4, "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"]},
+    ("gemma3",
+     {"num_hidden_layers": 4, "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"]},
      GEMMA_BEFORE, GEMMA_AFTER),
     ("qwen3_moe", {}, {"num_experts": 4}, ("num_local_experts",)),
 ])  # fmt: skip

@@ -87,7 +87,10 @@ def test_paper_has_the_answer_and_what_was_opened(browser, page):
     assert 1 <= folded < sheets(browser)
     browser.open(page, 800, medium="print")
     # A fault stays open.
-    shown = "return [...document.querySelectorAll('details')].filter((part) => part.offsetHeight > 0).map((part) => part.open)"
+    shown = (
+        "return [...document.querySelectorAll('details')]"
+        ".filter((part) => part.offsetHeight > 0).map((part) => part.open)"
+    )
     assert browser.ask(shown) == [True] * len(browser.ask(shown))
     assert browser.ask("return [...document.querySelectorAll('.answer tr')].every((row) => row.offsetHeight > 0)")
 

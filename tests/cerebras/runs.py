@@ -47,7 +47,8 @@ class Inputs:
         return [word for name, value in given.items() if value is not None for word in words[name]]
 
     def command(
-        self, output: Path, run: str, *, script: str = "train_cerebras.py", patch: str = "", python: str = sys.executable,
+        self, output: Path, run: str, *, script: str = "train_cerebras.py", patch: str = "",
+        python: str = sys.executable,
         **changed: object,
     ) -> list[str]:  # fmt: skip
         """Return the command of a script, with `patch`, a piece of code, before it."""

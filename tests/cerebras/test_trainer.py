@@ -140,7 +140,8 @@ def test_of_equal_experts_the_first_are_taken():
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path):
     content = {"identity": "i", "groups": [{"betas": (0.9, 0.999), "step": 3, "on": True, "none": None}],
-               "state": {0: {"m": torch.randn(3, 2)}, 1: {"m": torch.randn(2).bfloat16(), "t": torch.tensor(5)}}}  # fmt: skip
+               "state": {0: {"m": torch.randn(3, 2)},
+                         1: {"m": torch.randn(2).bfloat16(), "t": torch.tensor(5)}}}  # fmt: skip
     write_mdl(tmp_path, 3, content)
     found = read_last_mdl(tmp_path, "i")
     assert found["groups"] == content["groups"]

@@ -14,7 +14,8 @@ from masks import coupled_parts
 
 @pytest.mark.parametrize(("names", "fault"), [
     (["model.norm.weight"], "no prunable layer .*1 weights"),
-    (["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.bias"], "up_proj.bias is a bias, which LlamaForCausalLM"),
+    (["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.bias"],
+     "up_proj.bias is a bias, which LlamaForCausalLM"),
 ])  # fmt: skip
 def test_a_checkpoint_without_prunable_layers_or_with_another_bias_is_refused(tmp_path, names, fault):
     save_file({name: torch.ones(2) for name in names}, tmp_path / "model.safetensors")

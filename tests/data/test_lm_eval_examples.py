@@ -34,7 +34,8 @@ ROWS = {
                              "option2": "very large box", "answer": "12"[n % 2]},
     "boolq": lambda n: {"passage": f"Ice {n} is cold.", "question": f"is ice {n} cold", "idx": n, "label": n % 2},
     "hellaswag": lambda n: {"activity_label": "Tea", "ctx_a": f"A man boils {n} cups.", "ctx_b": "he THEN",
-                            "endings": ["drinks [x] it.", "sings a long song", "leaves", f"sells {n}"], "label": str(n % 4)},
+                            "endings": ["drinks [x] it.", "sings a long song", "leaves", f"sells {n}"],
+                            "label": str(n % 4)},
     "gsm8k": lambda n: {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"},
 }  # fmt: skip
 CHOICE = {
@@ -48,7 +49,8 @@ CHOICE = {
     "doc_to_target": "right",
     "num_fewshot": 2,
     "fewshot_split": "train",
-    "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")],
+    "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}
+                    for metric in ("acc", "acc_norm")],
 }  # fmt: skip
 GENERATION = {
     "task": "sums",
@@ -63,7 +65,8 @@ GENERATION = {
     "target_delimiter": "\n",
     "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12, "do_sample": False},
     "filter_list": [
-        {"name": "letter", "filter": [{"function": "regex", "regex_pattern": "([a-zA-Z])"}, {"function": "take_first"}]},
+        {"name": "letter",
+         "filter": [{"function": "regex", "regex_pattern": "([a-zA-Z])"}, {"function": "take_first"}]},
         {"name": "whole", "filter": [{"function": "take_first"}]},
     ],
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}],

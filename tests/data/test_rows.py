@@ -22,7 +22,8 @@ DOCUMENTS = [row["text"] for row in ROWS]
     (None, None),
     ({"task": "boolq"}, None),
     ({"task": "boolq_mini"}, r"validation\.jsonl: prepared for boolq_mini, not for boolq"),
-    ({"task": "boolq", "sha256": {"validation": "0" * 64}}, r"validation\.jsonl: not the file that its manifest records"),
+    ({"task": "boolq", "sha256": {"validation": "0" * 64}},
+     r"validation\.jsonl: not the file that its manifest records"),
 ])  # fmt: skip
 def test_prepared_rows_are_those_of_their_manifest(manifest, fault, tmp_path):
     path = tmp_path / "validation.jsonl"

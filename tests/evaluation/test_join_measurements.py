@@ -26,7 +26,8 @@ def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
         **{"sequence_length": None, "warmup_steps": 10, "steps": 100, "cerebras": {"sequence_length": 512}},
         **{"peak_memory_kind": "resident, on the user node", "versions": {"torch": "2.4.0"}, "inputs": INPUTS},
         **{"batch_size": size, "seed": seed, "micro_batch_size": "auto", "compile_hash": f"hash of {size}"},
-        "repeat": {"seconds": samples / (10 * size + seed), "samples": samples, "tokens": 20 * samples, "dtype": "cbfloat16",
+        "repeat": {"seconds": samples / (10 * size + seed), "samples": samples, "tokens": 20 * samples,
+                   "dtype": "cbfloat16",
                    "padded_tokens": 512 * samples, "peak_memory_bytes": 10**9, "cpu_share": None},
         **changes,
     }  # fmt: skip

@@ -22,7 +22,8 @@ from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 
 # What an engine measured of two prompts.
-ANSWER = {"tokens_per_second": 2.0, "first_token_seconds": 0.5, "clock": "CPU", "cpu_share": 0.9, "peak_memory_bytes": 10,
+ANSWER = {"tokens_per_second": 2.0, "first_token_seconds": 0.5, "clock": "CPU", "cpu_share": 0.9,
+          "peak_memory_bytes": 10,
           "peak_memory_kind": "resident",
           "loads": [{"at_once": 1, "prompt_tokens_per_second": 3.0, "decode_tokens_per_second": None}]}  # fmt: skip
 PROMPTS = [list(range(3, 15)), list(range(20, 32))]

@@ -33,7 +33,8 @@ def test_a_card_of_a_model_without_layers_does_not_say_that_nothing_was_left_out
 
 # What the base states, the words of the card, the beginning of the name, and that of the sentence in Notice.
 @pytest.mark.parametrize(("licence", "words", "name", "notice"), [
-    ({"license": "llama3.2"}, "Built with Llama.", "Llama-m-t-", "Llama 3.2 is licensed under the Llama 3.2 Community License, "),
+    ({"license": "llama3.2"}, "Built with Llama.", "Llama-m-t-",
+     "Llama 3.2 is licensed under the Llama 3.2 Community License, "),
     ({"license": "other", "license_name": "llama3"}, "Built with Meta Llama 3.", "Llama-3-m-t-",
      "Meta Llama 3 is licensed under the Meta Llama 3 Community License, "),
     ({"license": "llama2"}, None, "m-t-", None),
@@ -50,7 +51,8 @@ def test_what_a_licence_of_meta_wants_is_in_the_card(licence, words, name, notic
 @pytest.mark.parametrize(("name", "text", "found"), [
     ("README.md", "---\nlicense: cc-by-nc-nd-4.0\n---\n", "by-nc-nd"),
     ("README.md", "---\nlicense: other\nlicense_link: https://creativecommons.org/licenses/by-nd/4.0/\n---\n", "by-nd"),
-    ("LICENSE.txt", "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0\n", "Attribution-NonCommercial-NoDerivatives"),
+    ("LICENSE.txt", "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0\n",
+     "Attribution-NonCommercial-NoDerivatives"),
     ("README.md", "---\nlicense: cc-by-nc-sa-4.0\n---\n", None),
     ("LICENSE", f"Apache License\n{'-' * 600} Attribution-NoDerivatives", None),
 ])  # fmt: skip

@@ -25,8 +25,8 @@ from sparseft.training.job import JobFlags, job_of
 from tiny_models import save_tiny
 from trainings import Inputs, make
 
-LOG = """2026-11-25 15:08:16,807 INFO:   | Train Device=CSX, Step=1, Loss=6.13315, Rate=235.62 samples/sec, GlobalRate=235.41 \
-samples/sec, LoopTimeRemaining=0:00:00
+LOG = """2026-11-25 15:08:16,807 INFO:   | Train Device=CSX, Step=1, Loss=6.13315, Rate=235.62 samples/sec, \
+GlobalRate=235.41 samples/sec, LoopTimeRemaining=0:00:00
 2026-11-25 15:08:20,419 INFO:   | Train Device=CSX, Step=2, Loss=5.95780, Rate=0.937 samples/sec, GlobalRate=5e-05 \
 samples/sec, TimeRemaining>0:00:09
 """
@@ -39,8 +39,10 @@ def inputs(tmp_path_factory) -> Inputs:
 
 def run_of(inputs: Inputs, folder: Path, mode: str = "sparse_to_sparse", target: str = "CPU", **settings) -> TrainerRun:
     flags = JobFlags(
-        run_id=f"{inputs.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0", model_path=inputs.folder / inputs.model,
-        mask_path=inputs.folder / "mask.pt", data_dir=inputs.folder / "data", output_dir=folder, evaluation_batch_size=8,
+        run_id=f"{inputs.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0",
+        model_path=inputs.folder / inputs.model,
+        mask_path=inputs.folder / "mask.pt", data_dir=inputs.folder / "data", output_dir=folder,
+        evaluation_batch_size=8,
         training=Training(**{"steps": 10, "batch_size": 4, "micro_batch_size": 4, **settings}),
     )  # fmt: skip
     return trainer_run(job_of(flags), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder)
@@ -170,7 +172,8 @@ def test_a_configuration_is_generated_from_the_studys_files(tmp_path, monkeypatc
     cells = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [50]}
     study.configure({"llama": save_tiny("llama", tmp_path / "llama")}, grid=cells, backend="modelzoo",
                     cerebras={"target": "CPU", "sequence_length": 200}, **TINY_STUDY)  # fmt: skip
-    asked = {"model": "llama", "task": "boolq_mini", "method": "unstructured", "sparsity": 50, "mode": "sparse_to_sparse",
+    asked = {"model": "llama", "task": "boolq_mini", "method": "unstructured", "sparsity": 50,
+             "mode": "sparse_to_sparse",
              "configfile": "study.yaml"}  # fmt: skip
     name = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0).id
     monkeypatch.chdir(study.folder)

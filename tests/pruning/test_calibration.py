@@ -288,7 +288,8 @@ def test_a_window_is_an_example_whose_loss_leaves_out_the_first_token(tiny_llama
         ({"method": "unstructured_wanda", "scope": "column"},
          "--scope: Input should be .layer., .row. or .global., not .column."),
         ({"method": "structured", "importance": "ria"}, "method 'structured_ria' is unknown; "),
-        ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; use import_pruned.py"),
+        ({"method": "imported_wanda"},
+         "--method imported_wanda: its masks are those of another tool; use import_pruned.py"),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_fit_the_methods_are_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):

@@ -206,17 +206,20 @@ def weight(name: str, value: float) -> Callable[[Path], None]:
 
 
 REFUSED = [
-    ({"sparsity": 0.6}, None, r"pruned: 49\.\d\d % of the prunable weights are pruned, not 60 %; correct the sparsity or"),
+    ({"sparsity": 0.6}, None,
+     r"pruned: 49\.\d\d % of the prunable weights are pruned, not 60 %; correct the sparsity or"),
     ({"source": "path:base"}, None, "0.00 % .*; if the model itself was pruned, leave --source out"),
     ({"pattern": "24"}, None, "masks: imported_pattern.tool: .*pattern"),
     ({"pattern": "4:4"}, None, "masks: imported_pattern.tool 4:4: N must be less than M"),
     ({"pattern": "2:5"}, None, "has rows of 48 weights, which groups of 5 do not divide"),
     ({"sparsity": 0}, None, "imported.tool.0: .*greater than 0"),
     ({"pruned_dir": "pruned"}, None, "is an input, or lies in one"),
-    ({}, config(rms_norm_eps=1e-5), "config.json: rms_norm_eps is 1e-05, and 1e-06 in .*; give the model that the tool pruned"),
+    ({}, config(rms_norm_eps=1e-5),
+     "config.json: rms_norm_eps is 1e-05, and 1e-06 in .*; give the model that the tool pruned"),
     ({}, config(rope_parameters={"rope_type": "default", "rope_theta": 5e5}), "rope_parameters .*500000"),
     ({}, config(num_hidden_layers=1), "tensors unknown to it"),
-    ({}, config(auto_map={"AutoConfig": "code.Config"}, model_type="mine"), "asks for code of its own, which is never run"),
+    ({}, config(auto_map={"AutoConfig": "code.Config"}, model_type="mine"),
+     "asks for code of its own, which is never run"),
     ({}, config(architectures=["GPT2LMHeadModel"]), "GPT2LMHeadModel"),
     ({}, weight(NORM, 2.0), f"{NORM} differs from .*; give the model that the tool pruned"),
     ({}, weight(f"{UP}.weight", float("inf")), f"{UP}: its new weights are not finite"),

@@ -38,7 +38,8 @@ def box(tmp_path_factory, tiny_models) -> Path:
 
 def mixture(box: Path, tiny_models: dict) -> dict:
     """Return the flags of a mixture of all three, without its place."""
-    return {"model_path": tiny_models["llama"], "text": [box / "texts/self.jsonl", box / "web.jsonl"], "windows": [4, 3],
+    return {"model_path": tiny_models["llama"], "text": [box / "texts/self.jsonl", box / "web.jsonl"],
+            "windows": [4, 3],
             "task": TASK.name, "data_dir": box / "data", "task_windows": 2, "length": 20, "seed": 7}  # fmt: skip
 
 

@@ -170,7 +170,8 @@ BACKENDS = ("cerebras", "modelzoo")
     ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}},
      r"models\.part: other is not a model of this study"),
     ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity_on_task"}}},
-     r"models\.part: layers_perplexity_on_task has no pruned base at this place; write .*pruned:MODEL/TASK/sparsityXX_MET"),
+     r"models\.part: layers_perplexity_on_task has no pruned base at this place; write"
+     r" .*pruned:MODEL/TASK/sparsityXX_MET"),
     ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}},
      r"models\.part: unstructured has no pruned base"),
     ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity_on_task"}}},

@@ -22,7 +22,8 @@ perplexity: {local: wikitext.jsonl, context: 64}
 grid: {models: [mine, zoo], tasks: [boolq, gsm8k], methods: [semistructured_wanda], sparsities: [0, 50], seeds: [0, 7]}
 masks: {sequential: false}
 """,
-    "cerebras": "backend: cerebras\ncerebras: {num_csx: 2, lock: null, job_labels: [study=x]}\nthroughput: {steps: 100}",
+    "cerebras": "backend: cerebras\ncerebras: {num_csx: 2, lock: null, job_labels: [study=x]}\n"
+    "throughput: {steps: 100}",
 } | {path.stem: path.read_text() for path in sorted((ROOT / "config").glob("*.yaml"))}
 # The backends of a CS-3 train no pruned base, such as the default study has.
 WITHOUT_BASES = "\ngrid: {methods: [unstructured]}\n"

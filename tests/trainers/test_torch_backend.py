@@ -35,7 +35,8 @@ ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("val
 
 
 def job_of(
-    checkpoint: Checkpoint, adapter: Path, mode="sparse_to_sparse", method="unstructured", seed=0, settings=SETTINGS, rows=ROWS
+    checkpoint: Checkpoint, adapter: Path, mode="sparse_to_sparse", method="unstructured", seed=0, settings=SETTINGS,
+    rows=ROWS
 ) -> TrainingJob:  # fmt: skip
     mask, origin = compute_masks(checkpoint, method, [50], seed=0)[50], {"mask_sha256": "m", "mode": mode}
     return TrainingJob(checkpoint, mask, mode, seed, settings, TASK, rows, 8, adapter, origin)

@@ -57,7 +57,8 @@ def test_the_sweep_takes_what_the_docs_say():
       r"training on own needs 1\d\S+ GB on a GPU and .*, more than 12 GB on a GPU"]),
     ({"gpus": 1, "jobs_per_gpu": 2, "gpu_memory_mb": 24000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
      ["evaluation on own needs .*",
-      r"training on own needs 1\d\S+ GB on one of 2 shares of a GPU and .*, more than 12 GB on one of 2 shares of a GPU"]),
+      r"training on own needs 1\d\S+ GB on one of 2 shares of a GPU and .*, more than 12 GB on one of 2 shares"
+      r" of a GPU"]),
     ({"memory_mb": 24_000}, {"cache_weights": True, "gradient_checkpointing": True, "micro_batch_size": 1},
      ["evaluation on own",
       r"training on own needs 2\d\S+ GB in the machine, more than 24 GB .*"]),

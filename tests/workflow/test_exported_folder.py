@@ -119,7 +119,8 @@ def test_a_merged_model_has_the_terms_of_its_base(box, tmp_path):
 
 @pytest.mark.parametrize(("name", "text", "fault"), [
     ("NOTICE", "another text", "prepared/NOTICE: not the file that manifest.json records"),
-    ("README.md", "---\nlicense: cc-by-nd-4.0\n---\n", "prepared/README.md: the licence of the dense model (by-nd) forbids"),
+    ("README.md", "---\nlicense: cc-by-nd-4.0\n---\n",
+     "prepared/README.md: the licence of the dense model (by-nd) forbids"),
 ])  # fmt: skip
 def test_a_model_whose_terms_changed_or_forbid_it_is_not_exported(box, tmp_path, name, text, fault):
     given = flags(box, RANDOM, "export_run.py", tmp_path)

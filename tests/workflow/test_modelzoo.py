@@ -55,7 +55,8 @@ MASKED = {"model_path": "{file}", "output_dir": "{box}/out", "sparsity": 0.5}
     (lambda file: change_json(file.parent / "config.json", intermediate_size=64), "validate_sparsity.py",
      {"checkpoint": "{file}", "mask_path": f"{{box}}/{MASK}", "output": "{box}/report.json"},
      "{file}: .*transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"),
-    (forget_tokenizer, "prepare_model.py", {"source": "mdl:{file}", "output_dir": "{box}/out"}, "{box}/cs: no tokenizer; "),
+    (forget_tokenizer, "prepare_model.py", {"source": "mdl:{file}", "output_dir": "{box}/out"},
+     "{box}/cs: no tokenizer; "),
     # Methods that run the model need a prepared one.
     (None, "compute_masks.py", MASKED | {"method": "unstructured_wanda", "task": "boolq_mini", "data_dir": "{box}"},
      ".*prepare_model.py --source mdl:{file}"),

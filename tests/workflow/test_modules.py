@@ -97,8 +97,8 @@ def test_a_module_may_be_read_twice_and_a_second_one_is_refused(importing):
     )
     assert study.planned("sparseft_analyze") == {}
     file.write_text(
-        f"{file.read_text()}module other:\n    snakefile: {place}\n    config: config | {{'results': 'results/other'}}\n"
-        "use rule * from other as other_*\n"
+        f"{file.read_text()}module other:\n    snakefile: {place}\n"
+        "    config: config | {'results': 'results/other'}\nuse rule * from other as other_*\n"
     )
     said = study.snakemake("--dry-run", expect=2)
     assert "error: the modules sparseft and other are both SparseFT; " in said

@@ -44,7 +44,8 @@ code = Path(os.environ["QUEUE"]) / (sys.argv[3].split(".")[0] + ".code")
 if not code.with_suffix(".pid").exists():
     sys.exit("qstat: Unknown Job Id " + sys.argv[3])
 ended = code.read_text().strip() if code.exists() else ""
-print(f"Job Id: {sys.argv[3]}\\n    job_state = {'F' if ended else 'R'}" + (f"\\n    Exit_status = {ended}" if ended else ""))
+status = f"\\n    Exit_status = {ended}" if ended else ""
+print(f"Job Id: {sys.argv[3]}\\n    job_state = {'F' if ended else 'R'}{status}")
 """
 
 

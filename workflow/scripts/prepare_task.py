@@ -118,9 +118,9 @@ def check_overlap(task: Task, rows: SplitRows, *, is_trained_on: bool) -> float:
         if near:
             row, other = near[0]
             print(
-                f"warning: {task.name}: {len(near)} of {len(found)} validation examples are near copies of training rows: half of"
-                f" their words are there in the same order; the first is line {row + 1} of validation.jsonl, with line"
-                f" {other + 1} of train.jsonl",
+                f"warning: {task.name}: {len(near)} of {len(found)} validation examples are near copies of"
+                f" training rows: half of their words are there in the same order; the first is line"
+                f" {row + 1} of validation.jsonl, with line {other + 1} of train.jsonl",
                 file=sys.stderr,
             )
     return share

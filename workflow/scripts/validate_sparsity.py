@@ -69,8 +69,8 @@ def main(
     record = ValidationRecord(run_id=run_id, **report, inputs=inputs)
     write(output, record)
     line = (
-        f"{'passed' if record.passed else 'FAILED'}: {record.layers_checked} of {record.layers_expected} layers checked, "
-        f"{record.violations} violations, largest pruned weight {record.max_abs_pruned:g}"
+        f"{'passed' if record.passed else 'FAILED'}: {record.layers_checked} of {record.layers_expected}"
+        f" layers checked, {record.violations} violations, largest pruned weight {record.max_abs_pruned:g}"
     )
     print(" ".join([f"{line}.", *record.not_checked]), file=sys.stderr)
     return 0 if record.passed else 1

@@ -33,7 +33,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
     heads = changes["num_attention_heads"]
     if config["hidden_size"] % heads:
         raise InputError(
-            f"a smaller Gemma 3 would have {heads} query heads, which do not divide its hidden_size {config['hidden_size']}",
+            f"a smaller Gemma 3 would have {heads} query heads, which do not divide its hidden_size"
+            f" {config['hidden_size']}",
             "keep the masked checkpoint, or use a mask of another sparsity",
         )
     return changes

@@ -21,7 +21,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
     kept = units["num_key_value_heads"]
     if kept < heads.key_value:
         raise InputError(
-            f"the mask leaves {kept} of {heads.key_value} key-value heads, but OLMo 2 has norms over all heads together",
+            f"the mask leaves {kept} of {heads.key_value} key-value heads, but OLMo 2 has norms over all heads"
+            " together",
             "keep the masked checkpoint, or use a mask that prunes no head",
         )
     return decoder.smaller_config(config, units)

@@ -167,8 +167,8 @@ class Source:
                 split = "validation"
             elif is_evaluated and not self.is_trainable:
                 raise InputError(
-                    f"tasks.{self.name}: worked examples come from the evaluated split {few_shot}, so that a question may stand"
-                    " before itself",
+                    f"tasks.{self.name}: worked examples come from the evaluated split {few_shot}, so that a"
+                    " question may stand before itself",
                     "set fewshot_split to another split",
                 )
             elif self.data.local or is_evaluated or few_shot == self.origin["train"]:

@@ -87,7 +87,8 @@ def perplexity_of(loss: float) -> float:
     # Not `loss > LARGEST_LOSS`, which is False for NaN.
     if not loss <= LARGEST_LOSS:
         raise InputError(
-            f"perplexity: the mean loss is {loss:g} nats per token, and only up to {LARGEST_LOSS} is a perplexity finite",
+            f"perplexity: the mean loss is {loss:g} nats per token, and only up to {LARGEST_LOSS} is a"
+            " perplexity finite",
             "check the model's weights, prune less, or leave the perplexity out",
         )
     return math.exp(loss)

@@ -75,8 +75,9 @@ def check_rows(checkpoint: Checkpoint, kind: str) -> None:
     if odd := sorted(size for size in weights if size % block):
         share = sum(weights[size] for size in odd) / weights.total()
         print(
-            f"note: export.gguf: {kind}: {100 * share:.0f} % of the weights are in rows of {', '.join(map(str, odd))}, no"
-            f" multiple of {block}, so llama.cpp writes them as {_INSTEAD[kind]}; q4_0 and q8_0 have smaller blocks",
+            f"note: export.gguf: {kind}: {100 * share:.0f} % of the weights are in rows of"
+            f" {', '.join(map(str, odd))}, no multiple of {block}, so llama.cpp writes them as"
+            f" {_INSTEAD[kind]}; q4_0 and q8_0 have smaller blocks",
             file=sys.stderr,
         )
 

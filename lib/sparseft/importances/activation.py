@@ -14,7 +14,8 @@ def score(weights: np.ndarray, norms: np.ndarray, column_sums: None) -> np.ndarr
 ACTIVATION = Importance(
     name="activation",
     formula="||x||",
-    source="Sandri et al. 2025, 2SSP, arXiv 2501.17771, section 3.1; the same over all tokens instead of a mean over examples",
+    source="Sandri et al. 2025, 2SSP, arXiv 2501.17771, section 3.1;"
+    " the same over all tokens instead of a mean over examples",
     statistic=INPUT_NORMS,
     score=score,
     ranks=("channels",),

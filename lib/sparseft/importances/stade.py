@@ -42,7 +42,8 @@ INPUT_DEVIATIONS = Statistic(
 STADE = Importance(
     name="stade",
     formula="|w| std(x)",
-    source="Mecke et al. 2025, arXiv 2503.22451; lib/prune_zoo/stade.py of its code, commit 654f917, without its biases",
+    source="Mecke et al. 2025, arXiv 2503.22451;"
+    " lib/prune_zoo/stade.py of its code, commit 654f917, without its biases",
     statistic=INPUT_DEVIATIONS,
     score=score,
     # It compares the weights of one row, as wanda does.

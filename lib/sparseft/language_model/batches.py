@@ -112,8 +112,8 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
     except ValueError:
         raise InputError(
             f"{task}: its rows are conversations, and {tokenizer.name_or_path} has no chat template",
-            "put chat_template.jinja into the folder that the model's `source: path:` names (not into models/NAME) and prepare"
-            " the model again, or use a model for chats, or write rows of prompt and response",
+            "put chat_template.jinja into the folder that the model's `source: path:` names (not into"
+            " models/NAME) and prepare the model again, or use a model for chats, or write rows of prompt and response",
         ) from None
     if "strftime_now" in template:
         template = FIXED_DATE + template
@@ -128,8 +128,8 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
         if not whole.startswith(prompt) or not _has_every_message(messages, prompt, whole[len(prompt) :]):
             raise InputError(
                 f"{row} leaves a message out, changes its text, or writes it otherwise before a response",
-                "use a template that only appends messages as they are (chat_template.jinja in the folder of `source: path:`),"
-                " or rows of prompt and response",
+                "use a template that only appends messages as they are (chat_template.jinja in the folder of"
+                " `source: path:`), or rows of prompt and response",
             )
         texts.append((prompt, whole))
     return texts
@@ -183,8 +183,8 @@ def refuse_indivisible(task: str, divisible: list[bool]) -> None:
         f"{task}: prompt and answer do not start with the tokens of the prompt, or the answer has no token,",
         [not is_divisible for is_divisible in divisible],
         "use a tokenizer that appends no token to a text, and that does not join the prompt and the answer in one token"
-        " (post_processor and pre_tokenizer in tokenizer.json); in data of your own, let the spaces and line breaks between"
-        " the two be all in one of them",
+        " (post_processor and pre_tokenizer in tokenizer.json); in data of your own, let the spaces and line"
+        " breaks between the two be all in one of them",
     )
 
 

@@ -92,8 +92,8 @@ def take(number: int, devices: list[str], places: Sequence[Sequence[int]] = ((0,
     if number > len(whole):
         parts = f", and {len(devices) - len(whole)} parts of divided GPUs (MIG), but a job can use only one part"
         raise InputError(
-            f"the job needs {number} GPUs, and this machine has {len(whole)} for it (nvidia-smi -L, CUDA_VISIBLE_DEVICES)"
-            + parts * (len(devices) > len(whole)),
+            f"the job needs {number} GPUs, and this machine has {len(whole)} for it"
+            f" (nvidia-smi -L, CUDA_VISIBLE_DEVICES){parts * (len(devices) > len(whole))}",
             f"set resources.gpus to 0 for the CPU, or to at most {max(len(whole), min(1, len(devices)))}",
         )
     is_first = True

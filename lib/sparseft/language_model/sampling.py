@@ -48,7 +48,8 @@ def sample_windows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: C
     share = (ids[:, 1:] == end).float().mean().item()
     if share > MOST_ENDS:
         raise InputError(
-            f"{place}: {100 * share:.0f} % of the tokens that the model samples are {tokenizer.eos_token}, which ends a text",
+            f"{place}: {100 * share:.0f} % of the tokens that the model samples are {tokenizer.eos_token},"
+            " which ends a text",
             "calibrate on a text of documents",
         )
     return [Example(window, 1) for window in ids.tolist()]

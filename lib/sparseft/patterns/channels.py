@@ -38,9 +38,10 @@ def channels_removed(model: PrunableModel, percents: Iterable[int], head_share: 
         for unit, number in numbers.items():
             count = heads if unit == KEY_VALUE_HEADS else max(0, round(share * number))
             if count >= number:
+                reached = float(100 * (heads_weights / total + 1 - head_part))
                 raise InputError(
                     f"{model.place}: {percent} % cannot be reached: without any {titles[unit]} and with"
-                    f" masks.head_share {head_share:g} it is {float(100 * (heads_weights / total + 1 - head_part)):.1f} %",
+                    f" masks.head_share {head_share:g} it is {reached:.1f} %",
                     "lower the sparsity, or raise masks.head_share",
                 )
             removed[unit].append(count)

@@ -28,7 +28,8 @@ class EngineUse(RecordPart):
     loads: list[LoadSpeed] = measurement("The speeds with 1 request and with more at once.", default=[])
 
     clock: Literal["CPU", "wall"] = provenance(
-        "CPU: times are CPU time per thread, so that waiting for a busy CPU does not count. wall: elapsed time, on a GPU."
+        "CPU: times are CPU time per thread, so that waiting for a busy CPU does not count. wall: elapsed"
+        " time, on a GPU."
     )
     cpu_share: NonNegative = measurement("The share of its threads' time that the CPU gave it.", "fraction")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")

@@ -217,8 +217,8 @@ class Config(Section):
             f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its"
             " examples": (own and own.has_own_windows and self.reconstruction.examples > own.examples),
             f"grid.methods: {imported} prune one model: list one in grid.models": several,
-            f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute what they did;"
-            " leave out one or the other": unchanged,
+            f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute"
+            " what they did; leave out one or the other": unchanged,
             f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
             "analysis.wished_speedup is a multiple of the dense model's speed: list 0 in grid.sparsities": lacks_dense,
         }
@@ -235,7 +235,8 @@ class Config(Section):
                     f"models.{name}: {parent} is not a model of this study; describe it under models": (
                         parent not in self.models
                     ),
-                    f"models.{name}: {method.name} has no pruned base at this place; write pruned:MODEL/sparsityXX_METHOD, or"
+                    f"models.{name}: {method.name} has no pruned base at this place;"
+                    " write pruned:MODEL/sparsityXX_METHOD, or"
                     " pruned:MODEL/TASK/sparsityXX_METHOD if the method looks at a task's examples": not is_made,
                     f"models.{name}: {task} is not a task of this study; describe it under tasks": (
                         task and task not in self.tasks
@@ -283,8 +284,8 @@ class Config(Section):
                 f"training.recover_on {text}: name a task of kind text that is in grid.tasks": (
                     text and (text not in self.grid.tasks or self.task_data(text).kind != "text")
                 ),
-                f"training.recover_on {text}: the masks of {of_task} differ from task to task; calibrate them on a text,"
-                " METHOD_on_TEXT": text and of_task,
+                f"training.recover_on {text}: the masks of {of_task} differ from task to task; calibrate them"
+                " on a text, METHOD_on_TEXT": text and of_task,
             }
         )
 

@@ -70,9 +70,8 @@ class Masks(Section):
         for name, text in self.calibration.items():
             place = f"calibration.{name}"
             faults |= {
-                f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose another name": (
-                    name == SELF and text.text != SELF
-                ),
+                f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose"
+                " another name": (name == SELF and text.text != SELF),
                 f"{place}: evaluation.divergence has a text of this name; choose another name": name == DIVERGENCE,
                 f"{place}: the name of a mixture with the part {TASK} begins with {TASK}, and no other name does": (
                     name.startswith(TASK) != (TASK in text.parts)
@@ -112,11 +111,11 @@ class Masks(Section):
         return {
             f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {group} in a block; set it to a"
             f" multiple of {group}": "sparsegpt_block" in method.settings and self.sparsegpt_block % group,
-            f"{method.pattern.name}: {next(iter(impossible), 0)} % of a group of {group} (N:{group}) is not a whole number;"
-            f" choose among {', '.join(map(str, possible))}, {leave}": impossible,
+            f"{method.pattern.name}: {next(iter(impossible), 0)} % of a group of {group} (N:{group}) is not a"
+            f" whole number; choose among {', '.join(map(str, possible))}, {leave}": impossible,
             # At 2 lambda M = 1 the slots of the layers with the least and with the most outliers have equal keys.
-            f"masks.owl_lambda {self.owl_lambda} is too small for N:{group}: {method.name} would give every layer the same"
-            f" N; set it to {(500 // group + 1) / 1000} or more, {leave}": (
+            f"masks.owl_lambda {self.owl_lambda} is too small for N:{group}: {method.name} would give every"
+            f" layer the same N; set it to {(500 // group + 1) / 1000} or more, {leave}": (
                 method.allocation and 2 * self.owl_lambda * group <= 1
             ),
         }
@@ -163,7 +162,8 @@ class Masks(Section):
         if percent not in sources:
             raise InputError(
                 f"masks.imported.{name} has no checkpoint at {percent} %",
-                f"write masks: {{imported: {{{name}: {{{percent}: path:DIR}}}}}}, or leave the sparsity out of grid.sparsities",
+                f"write masks: {{imported: {{{name}: {{{percent}: path:DIR}}}}}}, or leave the sparsity out of"
+                " grid.sparsities",
             )
         return sources[percent]
 

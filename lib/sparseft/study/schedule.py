@@ -160,9 +160,8 @@ class Training(Section):
         leave = f"or leave {mode} out of grid.modes"
         targets = ", ".join(self.lora_targets)
         adapter_faults = {
-            f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own; set it to 0, {leave}": (
-                self.lora_dropout and described.masks_every_step
-            ),
+            f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own; set it"
+            f" to 0, {leave}": (self.lora_dropout and described.masks_every_step),
             f"training.shard_model: {mode} needs the whole model in one process; set it to false, {leave}": (
                 self.shard_model and described.reconstructs
             ),
@@ -170,8 +169,9 @@ class Training(Section):
                 self.lora_targets and not projections & set(self.lora_targets)
             ),
         }
-        fault = f"training.recover_on {self.recover_on}: {mode} starts from {described.starts_from}; set it to null, {leave}"
-        refuse({fault: self.recover_on and described.starts_from, **({} if described.is_full else adapter_faults)})
+        start = described.starts_from
+        fault = f"training.recover_on {self.recover_on}: {mode} starts from {start}; set it to null, {leave}"
+        refuse({fault: self.recover_on and start, **({} if described.is_full else adapter_faults)})
 
     def trains(self, name: str, is_prunable: bool) -> bool:
         """Return whether a full training changes the tensor `name`, which may be that of a prunable layer."""
@@ -303,7 +303,8 @@ class Resources(Section):
 
     def contradictions(self) -> Faults:
         """Return what may be wrong with the GPUs, and whether it is."""
-        fault = f"gpus {self.gpus}, processes {self.processes}: each process uses one GPU; set gpus to {self.processes} or 0"
+        place = f"gpus {self.gpus}, processes {self.processes}"
+        fault = f"{place}: each process uses one GPU; set gpus to {self.processes} or 0"
         shared = (
             f"jobs_per_gpu {self.jobs_per_gpu}: a training on several GPUs shares none; set jobs_per_gpu or gpus to 1"
         )

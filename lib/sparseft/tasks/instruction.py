@@ -62,7 +62,7 @@ def _problem_of_messages(row: Row) -> str | None:
     # Turns are pairs of user and assistant.
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         return (
-            f"the roles are {', '.join(map(str, roles)) or 'none'}: after at most one system message, user and assistant"
-            " must alternate, and the last message must be the assistant's"
+            f"the roles are {', '.join(map(str, roles)) or 'none'}: after at most one system message, user and"
+            " assistant must alternate, and the last message must be the assistant's"
         )
     return None

@@ -131,7 +131,8 @@ class Task(RowFormat):
         if not self.is_trainable:
             raise InputError(
                 f"task {self.name!r} has no training rows: lm-eval's definition names no training_split",
-                f"take it only as a probe (evaluation.probes), or set tasks.{self.name}.local to a folder of your own rows",
+                f"take it only as a probe (evaluation.probes), or set tasks.{self.name}.local to a folder of"
+                " your own rows",
             )
 
     def check(self, rows: SplitRows, scored: str = "validation") -> None:
@@ -148,7 +149,8 @@ class Task(RowFormat):
             raise InputError(f"{self.name}: one {scored} example has no standard error", "give two or more")
         if len(rows["train"]) < self.few_shot:
             raise InputError(
-                f"{self.name}: {len(rows['train'])} training examples, {self.few_shot} of them stand before every question",
+                f"{self.name}: {len(rows['train'])} training examples, {self.few_shot} of them stand before"
+                " every question",
                 f"give {self.few_shot} or more",
             )
         if len({self.prompt(row) for row in rows[scored]}) == 1:

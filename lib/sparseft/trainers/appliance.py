@@ -32,7 +32,8 @@ ATTEMPTS = 3
 # Seconds that a trainer has to end by itself.
 GRACE = 30
 BROKEN = re.compile(
-    r"\bUNAVAILABLE\b|Connection reset|ApplianceDeadlockError|WS_RT_GRPC_RELATED_ERROR|http2.{0,200}?\b502\b|Socket closed"
+    r"\bUNAVAILABLE\b|Connection reset|ApplianceDeadlockError|WS_RT_GRPC_RELATED_ERROR"
+    r"|http2.{0,200}?\b502\b|Socket closed"
 )
 FULL = re.compile(r"Disk quota exceeded|No space left on device|\berrno (= )?(122|28)\b", re.IGNORECASE)
 WRONG = re.compile(r"^error: .*(union_tag_invalid|ImportError|ModuleNotFoundError|mgmt_address)", re.MULTILINE)

@@ -86,7 +86,8 @@ class CerebrasJob(Section):
         """Raise InputError if the stage `throughput` cannot measure on this backend as its section says."""
         if self.on_csx and throughput.steps < LEAST_TIMED_STEPS:
             raise InputError(
-                f"throughput.steps {throughput.steps}: a measurement on the CS-3 needs at least {LEAST_TIMED_STEPS} steps",
+                f"throughput.steps {throughput.steps}: a measurement on the CS-3 needs at least"
+                f" {LEAST_TIMED_STEPS} steps",
                 f"set throughput.steps to {LEAST_TIMED_STEPS} or more, and throughput.warmup_steps to 10",
             )
 

@@ -70,8 +70,8 @@ class ModelZoo:
         if not (home / "src/cerebras/modelzoo/trainer").is_dir() or not python.is_file():
             raise InputError(
                 f"MODELZOO_HOME={named}: no checkout of ModelZoo, or no program {python}",
-                "git clone https://github.com/Cerebras/modelzoo, install its requirements.txt into a .venv in it, and set"
-                " MODELZOO_HOME to it",
+                "git clone https://github.com/Cerebras/modelzoo, install its requirements.txt into a .venv in"
+                " it, and set MODELZOO_HOME to it",
             )
         return cls(home, python)
 
