@@ -33,9 +33,9 @@ def job_seconds(config: Config, job: JobKind, subject: Subject, speeds: Speeds =
     """Return the seconds of a job. Only the queue of an appliance is known of a training there."""
     if appliance := job.appliance(config):
         return 60 * appliance.queue_minutes
-    seconds = START + 4 * subject.bytes / speeds.disk
-    if job.kind == "prepare":
-        seconds += subject.bytes / DOWNLOAD
+    loads = config.throughput.repeats * len(config.throughput.batch_sizes) if job.kind == "throughput" else 1
+    download = subject.bytes / DOWNLOAD if job.kind == "prepare" else 0
+    seconds = START + download + loads * 4 * subject.bytes / speeds.disk
     if job.kind in RUN_THE_MODEL:
         resources = config.resources
         processes = resources.processes if job.kind == "training" else 1

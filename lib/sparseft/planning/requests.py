@@ -171,7 +171,7 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject, card: float | No
     scored = LOGITS * subject.config["vocab_size"]
     if job.kind == "sampling":
         return weights + TOGETHER * (config.texts[job.text].length * subject.cached + scored), in_files
-    context = config.perplexity.context if config.perplexity else 0
+    context = config.perplexity.context if config.perplexity and job.kind == "evaluation" else 0
     text = subject.config.get("max_position_embeddings", 0) if context == OWN_CONTEXT else context
     batches = [_evaluated_bytes(config, subject, task) for task in config.evaluated_tasks(job.task)]
     return weights + max(text * subject.activation_bytes + min(text, LOGIT_ROWS) * scored, *batches), in_files
