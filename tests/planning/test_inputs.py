@@ -11,7 +11,6 @@ from sparseft.data.task_files import task_files
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_inputs, check_sources, fetched_files, rounded_heads
 from sparseft.planning.sizes import NAMED
-from sparseft.storage.hashes import sha256
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study.config import Config
 from sparseft.study.sources import TaskData
@@ -102,16 +101,6 @@ def test_a_share_of_heads_that_rounding_misses_by_far_is_said(folder, number, pe
     notes = rounded_heads(study(grid=grid, masks={"head_share": head_share}))
     assert len(notes) == (note is not None)
     assert all(said.startswith("models.mine: masks.head_share 1 ") and note in said for said in notes)
-
-
-def test_a_prepared_file_that_was_replaced_is_refused(folder):
-    write_all({"models/mine/config.json": {"hidden_size": 8}})
-    files = {"config.json": {"sha256": sha256(Path("models/mine/config.json"))}}
-    write_all({"models/mine/manifest.json": {"source": "path:model", "files": files}})
-    check_inputs(study(), KnownHashes(Path("known.json")))
-    write_all({"models/mine/config.json": {}})
-    with pytest.raises(InputError, match=r"^models/mine/config\.json: not the file that manifest\.json beside it rec"):
-        check_inputs(study(), KnownHashes(Path("known.json")))
 
 
 def test_what_was_fetched_is_in_the_configuration_and_another_commit_is_refused(folder):
