@@ -34,7 +34,7 @@ run: .venv/installed ## set up, then the default study
 # Each file runs in one of two processes, so that its fixtures are made once. Long files come first, so that both end together.
 TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: .venv/installed-tests ## set up, then run the short tests that start no process; 2 minutes
+test-fast: .venv/installed-tests ## set up, then run the short tests that start no process; 70 seconds
 	$(TESTS) --tier fast
 
 test: .venv/installed-tests ## set up, then run the tests for a commit, with the scripts, the plans and one whole study; 4 minutes

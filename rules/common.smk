@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, message
 from sparseft.language_model.gpus import smallest_gpu, visible_gpus
 from sparseft.planning.inputs import check_inputs
 from sparseft.planning.job_kind import JobKind
@@ -45,7 +45,7 @@ try:
     if workflow.is_main_process and not IS_LINTED:
         check_inputs(STUDY, HASHES)
 except (InputError, OSError) as error:
-    refuse(error)
+    refuse(message(error))
 
 PATHS = STUDY.paths
 

@@ -20,8 +20,8 @@ class Terminal(logging.Handler):
     """Follow the events of Snakemake's logger, which its logger plugins get too."""
 
     is_running = False
-    # The number of planned jobs, those that have started, and the logs of those that run.
-    total, started, running = 0, set(), {}
+    # The number of planned jobs, and the logs of those that have started.
+    total, logs = 0, {}
 
     def emit(self, record):
         """React to one event."""
@@ -32,25 +32,21 @@ class Terminal(logging.Handler):
             self.total = record.stats["total"]
             logger.info(f"{record.msg}\n{needs(REQUESTS, map(in_plan, planned()))}{replaced()}")
         elif event == LogEvent.JOB_INFO and self.is_running and record.log:
-            self.started.add(record.jobid)
-            self.running[record.jobid] = Path(record.log[0])
-            logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.started)} of {self.total}: {record.log[0]}")
-        elif event == LogEvent.JOB_FINISHED:
-            self.running.pop(record.job_id, None)
+            self.logs[record.jobid] = Path(record.log[0])
+            logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.logs)} of {self.total}: {record.log[0]}")
         elif event == LogEvent.JOB_ERROR and record.log:
-            self.running.pop(record.jobid, None)
             logger.error(failure(record.rule_name, record.log))
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
 
     def watch(self):
-        """Show the last line of the job that has run longest, once a minute, if it is new."""
+        """Show how far the job is that wrote last, once a minute, if it is new."""
         shown = ""
         while True:
             time.sleep(60)
-            log = next(iter(list(self.running.values())), None)
-            if log and (line := progress(log)) and line != shown:
-                logger.info(f"{time.strftime('%H:%M:%S')} {log.stem}: {line}")
+            # Snakemake does not say which jobs have finished, because the profile asks for no lines of progress.
+            if (line := progress(list(self.logs.values()))) and line != shown:
+                logger.info(f"{time.strftime('%H:%M:%S')} {line}")
                 shown = line
 
 

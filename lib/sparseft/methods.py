@@ -240,7 +240,8 @@ def get_method(name: str) -> Method:
         for known, method in METHODS.items()
         if method.importance and method.importance.name == name and not (method.allocation or method.update)
     ]
-    meant = " or ".join(with_importance or get_close_matches(name, METHODS))
+    of_pattern = [known for known, method in METHODS.items() if method.pattern.name == name and not method.update]
+    meant = " or ".join(with_importance or of_pattern or get_close_matches(name, METHODS))
     advice = f"did you mean {meant}? " if meant else ""
     raise InputError(f"method {name!r} is unknown", f"{advice}docs/methods.md lists all methods")
 

@@ -129,6 +129,7 @@ def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_
                 parts = ("hellaswag_mini (a generated toy task): ", answer, "What was asked")
                 assert sorted(parts, key=text.index) == list(parts)
                 assert "a toy task that SparseFT generates" in text
+                assert "trained on a toy task may answer nothing else; do not serve it." in text
             assert name == "correctness_memo.md" or answer in text
 
 

@@ -64,10 +64,15 @@ CASES = {
         {"value_low": [0.93, 0.93, 0.92, 0.62, 0.60], "value_high": [0.99, 0.99, 0.98, 0.82, 0.61]},
         "structured 40 .30.0. % .* acc 0.719 .* .dense 0.953.",
     ),
+    "a speed whose interval contains 1 is no gain, and one model is judged by its loss too": (
+        [DENSE, ZEROS, NARROWER],
+        {"transformers_speedup": [1, 1.5, 1.35], "transformers_speedup_low": [1, 0.9, 1.3]},
+        "the best with x 1.3 or faster is structured 40 .* eval_loss 1.280 .* .dense 1.040..$",
+    ),
     "some are not measured, and a single measurement has no interval": (
         [DENSE, NARROW, SHORT],
         {"transformers_speedup": [1, 1.2, None], "transformers_speedup_low": [1, None, None]},
-        "of 1 pruned models .1 more are not measured. .* 20 .15.0. % .no_finetune., x 1.20; none has x 1.3",
+        "of 1 pruned models .1 more are not measured. .* 20 .15.0. % .no_finetune., x 1.20; none that is .* x 1.3",
     ),
     "a model with a fault supports no sentence": (
         [DENSE, NARROW, SHORT], {"status": ["sound", "sound", "fault"]}, "the fastest of 1 .* structured 20 .15.0. %"

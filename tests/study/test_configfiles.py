@@ -134,20 +134,25 @@ def test_two_digits_of_a_sparsity_are_what_they_say(write):
     ("command", "line"),
     [
         ("--config a=1 -n -C b=2", "--config is given 2 times"),
-        ("--configfile good --configfiles=good", "--configfile is given 2 times"),
+        ("--configfile good.yaml --configfiles=good.yaml", "--configfile is given 2 times"),
         ("--configfile gone.yaml", "gone.yaml: no such file; .* write targets in front of it"),
-        ("--configfile good analyze", "analyze: no such file"),
-        ("--configfile=bad", "bad, line 2: "),
-        ("-n --configfiles good bad -q", "bad, line 2: "),
-        ("train --configfile good good --config training={steps:3} backend=torch", None),
+        ("--configfile good.yaml analyze", "analyze: no such file"),
+        (
+            "--configfile good.yaml summary.csv",
+            "summary.csv: its name does not end in .yaml, .* targets in front of it",
+        ),
+        ("--configfile=bad.yaml", "bad.yaml, line 2: "),
+        ("-n --configfiles good.yaml bad.yaml -q", "bad.yaml, line 2: "),
+        ("train --configfile good.yaml good.yaml --config training={steps:3} backend=torch", None),
         # Behind "=" there is one word, so the next one is a target.
-        ("--configfile=good train", None),
+        ("--configfile=good.yaml train", None),
     ],
 )
 def test_a_command_that_snakemake_reads_in_part_or_not_at_all_is_refused(write, tmp_path, monkeypatch, command, line):
     monkeypatch.chdir(tmp_path)
-    write("grid: {seeds: [1]}", "good")
-    write("grid:\n\tseeds: [1]", "bad")
+    write("grid: {seeds: [1]}", "good.yaml")
+    write("grid:\n\tseeds: [1]", "bad.yaml")
+    write("a table", "summary.csv")
     with pytest.raises(InputError, match=line) if line else nullcontext():
         check_command(["snakemake", *command.split()])
 

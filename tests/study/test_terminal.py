@@ -1,5 +1,7 @@
 """What the terminal says of a failed job and of the findings."""
 
+import os
+
 import pytest
 from sparseft.study.terminal import failure, findings, progress
 
@@ -23,11 +25,13 @@ def test_a_failed_job_is_one_line_with_its_error_and_its_log(tmp_path, text, sai
     assert line.endswith(f"(log: {log}, slurm.log)")
 
 
-def test_the_progress_of_a_job_is_the_last_line_of_its_log_that_counts(tmp_path):
-    log = tmp_path / "a.log"
-    assert progress(log) == ""
+def test_the_progress_of_the_jobs_is_the_last_line_that_counts_in_the_log_that_was_written_last(tmp_path):
+    done, log = tmp_path / "a.log", tmp_path / "b.log"
+    assert progress([done, log]) == ""
+    done.write_text("decoder layer 3 of 3, 9 s\n")
     log.write_text("decoder layer 1 of 3, 4 s\nstep 2 of 30: loss 0.5\nsome warning\n")
-    assert progress(log) == "step 2 of 30: loss 0.5"
+    os.utime(done, (1, 1))
+    assert progress([log, done]) == "b: step 2 of 30: loss 0.5"
 
 
 def test_the_findings_end_with_the_place_of_the_page(tmp_path):

@@ -83,27 +83,31 @@ CHECKPOINTING = "training.gradient_checkpointing to true"
 DISTILLED = {"distillation": {"weight": 0.5}}
 
 
-@pytest.mark.parametrize(("card", "task", "training", "advice"), [
+@pytest.mark.parametrize(("card", "task", "changes", "advice"), [
     (24, "gsm8k", {}, {"evaluation": "evaluation_batch_size to 8"}),
     (None, "gsm8k", {}, {}),
     # An evaluation of choices has logits only of the answers, and fits.
     (24, "boolq", {}, {"training": CHECKPOINTING}),
-    (16, "boolq", {"micro_batch_size": 16},
+    (16, "boolq", {"training": {"micro_batch_size": 16}},
      {"evaluation": "evaluation_batch_size to 16", "training": f"{CHECKPOINTING} and training.micro_batch_size to 4"}),
     # A teacher is as large as the model.
-    (24, "boolq", DISTILLED, {"training": "training.shard_model to true"}),
+    (24, "boolq", {"training": DISTILLED}, {"training": "training.shard_model to true"}),
+    # A reconstruction refuses shard_model, which is tried before the size of an evaluation.
+    (24, "gsm8k", {"grid": {"modes": ["reconstruct"]}}, {"evaluation": "evaluation_batch_size to 8"}),
+    (48, "gsm8k", {"resources": {"jobs_per_gpu": 2}}, {"evaluation": "evaluation_batch_size to 8"}),
 ])  # fmt: skip
-def test_the_advice_is_the_largest_batch_that_fits_and_no_change_that_does_not_help(card, task, training, advice):
-    config = laid_over({
+def test_the_advice_is_the_largest_batch_that_fits_and_no_change_that_does_not_help(card, task, changes, advice):
+    content = {
         "models": {"m": {"source": "hub:huggyllama/llama-7b"}},
         "tasks": {task: {}},
         "grid": {"models": ["m"], "tasks": [task], "methods": ["unstructured"], "modes": ["sparse_to_sparse"]},
-        "training": {"batch_size": 16, "micro_batch_size": 4, **training},
+        "training": {"batch_size": 16, "micro_batch_size": 4},
         "evaluation": {"divergence": 0},
         "resources": {"gpus": 1, "memory_mb": 10**6},
-    })  # fmt: skip
+    }  # fmt: skip
+    config = laid_over({name: section | changes.get(name, {}) for name, section in content.items()})
     said = needs(Requests(config, card and card * 10**9), study_jobs(config)).splitlines()[1:]
-    found = [re.fullmatch(rf"m: (\w+) on {task} needs .* than {card} GB on a GPU; set (.*)", line) for line in said]
+    found = [re.fullmatch(rf"m: (\w+) on {task} needs .* than \d+ GB on .*GPU; set (.*)", line) for line in said]
     assert {match[1]: match[2] for match in found} == advice
 
 

@@ -261,8 +261,8 @@ def _speed(pruned: pd.DataFrame, dense: Mapping[str, Any], engine: str, options:
     models, near = f"of {len(rows)} pruned models{missing}", f"within {options.tolerance:g} of dense"
     within = [f"the fastest {models} {near} is {_named(row)}" for row in rows if row.is_faster and row.near == 1]
     first = f"In {engine}, {[f'none {models} is shown to be faster and {near}', *within][-1]}"
-    if not (reached := [row for row in rows if row.speedup >= wish]):
-        return f"{first}; none has {goal}, and the fastest is {_named(rows[-1])}."
+    if not (reached := [row for row in rows if row.is_faster and row.speedup >= wish]):
+        return f"{first}; none that is shown to be faster has {goal}; the fastest is {_named(rows[-1])}."
     best, quality = _best_quality(reached, dense)
     return f"{first}; the best with {goal} is {_named(best)}, {quality}."
 
@@ -276,16 +276,17 @@ def _named(row: Any) -> str:
 def _best_quality(rows: list[Any], dense: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the best of some models, and in words by what.
 
-    The headline decides if the interval of the best lies apart from the others, else a perplexity, else the loss."""
+    The headline decides if the interval of the best lies apart from the others, else a perplexity, else the loss. They
+    also judge a model that is alone."""
     metric, sign = rows[0].metric, gain(rows[0].metric)
     near, far = ("value_low", "value_high")[::sign]
     *others, best = sorted(rows, key=lambda row: sign * row.value)
-    is_apart = all(sign * (getattr(best, near) - getattr(row, far)) > 0 for row in others)
+    is_apart = bool(others) and all(sign * (getattr(best, near) - getattr(row, far)) > 0 for row in others)
     names = [*(name for name in best._fields if name.startswith(PERPLEXITIES)), "eval_loss"]
     known = [name for name in names if not any(pd.isna(getattr(row, name)) for row in rows)]
     column, label, reason = "value", metric, ""
     if known and not is_apart:
         column = label = known[0]
-        best, reason = min(rows, key=attrgetter(column)), f"; the intervals of {metric} overlap"
+        best, reason = min(rows, key=attrgetter(column)), f"; the intervals of {metric} overlap" * bool(others)
     of_dense = number(getattr(dense.get(best.dense_mode), column, None), ".3f")
     return best, f"{label} {with_interval(best, column)} (dense {of_dense}{reason})"

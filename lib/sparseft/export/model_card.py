@@ -15,6 +15,7 @@ from sparseft.records.manifests import ModelManifest
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.study.grid import DENSE, Run
+from sparseft.tasks import is_toy
 from sparseft.tasks.metrics import PERPLEXITIES
 
 
@@ -75,7 +76,7 @@ def _size(run: Run, proof: ValidationRecord, smaller: dict | None) -> str:
 def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) -> str:
     """Return in sentences what the model is, and how it was made."""
     revision = f" at revision {manifest.revision}" if manifest.revision else ""
-    pruned = f"pruned to {run.sparsity} % of its prunable weights by `{run.method}`"
+    pruned = f"without {run.sparsity} % of its prunable weights, which `{run.method}` chose"
     model = f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."
     if training is None:
         return f"{model} It was not fine-tuned."
@@ -84,9 +85,10 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     how = f"LoRA of rank {rank}, merged into the weights" if rank else "all kept weights trained"
     if keys["recover_on"] not in (None, run.task):
         how += f", after a training on `{keys['recover_on']}`"
+    toy = " It is a generated toy task, so the model may answer nothing else." * is_toy(run.task)
     return (
         f"{model} It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {keys['steps']} steps of"
-        f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}."
+        f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}.{toy}"
     )
 
 

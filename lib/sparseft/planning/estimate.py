@@ -187,20 +187,30 @@ def _advice(requests: Requests, job: JobKind, limits: Mapping[str, float]) -> st
     """Return in words the first changes of LIGHTER with which a job fits into the limits, without those that do not
     help."""
 
-    def fits(changes: Mapping[str, object]) -> bool:
-        sections = vars(requests.config) | {key: value for key, value in changes.items() if "." not in key}
+    config = requests.config
+    # What several jobs share.
+    card = requests.card and requests.card * config.resources.jobs_per_gpu
+
+    def fits(changes: Mapping[str, object]) -> bool | None:
+        """Return whether the job fits with these changes; None if the configuration refuses them."""
+        sections = vars(config) | {key: value for key, value in changes.items() if "." not in key}
         own = {key.removeprefix("training."): value for key, value in changes.items() if "." in key}
-        sections["training"] = requests.config.training.model_copy(update=own)
-        # A change that the configuration refuses does not help.
+        sections["training"] = config.training.model_copy(update=own)
         with suppress(ValueError):
-            sizes = Requests(Config.model_validate(sections), requests.card).bytes_of(job)
+            tried = Requests(Config.model_validate(sections), card)
+            # A large model takes long to describe, and stays the same.
+            tried.subject = requests.subject
+            sizes = tried.bytes_of(job)
             return all(size <= limit for size, limit in zip(sizes, limits.values(), strict=True))
-        return False
+        return None
 
     changes: dict[str, object] = {}
     for key, value in ((key, value) for key, values in LIGHTER.items() for value in values):
+        is_fitting = fits({**changes, key: value})
+        if is_fitting is None:
+            continue
         changes[key] = value
-        if fits(changes):
+        if is_fitting:
             for needless in reversed([*changes]):
                 others = {key: value for key, value in changes.items() if key != needless}
                 changes = others if fits(others) else changes
@@ -230,7 +240,7 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     total, doubt = taken.total() / 3600, taken["estimated"] / 3600
     factor, unit, digits = (60, "minutes", 0) if total < 2 else (1, "hours", 1)
     time, low, high = (f"{factor * each:,.{digits}f}" for each in (total, total - doubt / 2, total + doubt))
-    counts = [f"{number:,} jobs {source}" for source, number in sorted(sources.items())]
+    counts = [f"{number:,} job{'s' * (number > 1)} {source}" for source, number in sorted(sources.items())]
     if doubt:
         unit += f" ({low} to {high})"
         counts.append(f"from {rests}" + " and a GPU as fast as an A100" * bool(requests.config.resources.gpus))

@@ -54,7 +54,9 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             own = method.importance and method.importance.passes
             sequential = config.masks.is_sequential(method) * len(config.grid.percents(job.method))
             # Three forwards with statistics of inputs, five with a backward by segments, six with updates of weights.
-            return 4 * lengths.mean * lengths.rows[0] * (own(subject.layers) if own else 1 + sequential)
+            of_gradients = any(statistic.of_gradients for statistic in method.statistics)
+            share = 6 if method.algorithm else 5 if of_gradients else 3
+            return share * lengths.mean * lengths.rows[0] * (own(subject.layers) if own else 1 + sequential)
         case "sampling":
             text = config.texts[job.text]
             return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * reading)
@@ -65,7 +67,9 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         case "training":
             settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
             losses = settings.steps // settings.eval_every if settings.eval_every else 0
-            return (3 * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.mean
+            # The teacher has no backward.
+            passes = 4 if settings.distillation else 3
+            return (passes * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.mean
         case "throughput":
             measured = config.throughput
             examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)

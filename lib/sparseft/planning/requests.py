@@ -37,7 +37,7 @@ KEPT = 1 << 31
 LOGITS = 16
 # Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
-# Rows of logits that an evaluation has at once on a GPU, and a text anywhere; and bytes per word of the rows that are
+# Rows of logits that an evaluation has at once on a GPU, and a text on a CPU; and bytes per word of the rows that are
 # in fp32 (language_model/loss.py).
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
 # How many times the logits a distillation has at most; counted (tests/planning/test_counted_memory.py).

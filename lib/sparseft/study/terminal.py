@@ -1,7 +1,7 @@
 """Say in the terminal how far a job is, why one failed, and what a study found."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sparseft.study.grid import FINDINGS, REPORT
@@ -25,9 +25,11 @@ def failure(rule: str, logs: Sequence[str]) -> str:
     return f"{rule}: {errors[-1]} (log: {', '.join(logs)})"
 
 
-def progress(log: Path) -> str:
-    """Return the last line of a job's log that says how far it is; empty if there is none."""
-    return next((line for line in reversed(_lines(log)) if PROGRESS.match(line)), "")
+def progress(logs: Iterable[Path]) -> str:
+    """Return the name of the log that was written last, and its last line that says how far the job is; empty if there
+    is none."""
+    log = max(filter(Path.is_file, logs), key=lambda log: log.stat().st_mtime, default=Path())
+    return next((f"{log.stem}: {line}" for line in reversed(_lines(log)) if PROGRESS.match(line)), "")
 
 
 def _lines(log: Path) -> list[str]:

@@ -97,7 +97,8 @@ def check_command(arguments: list[str]) -> None:
             what = f"--{name} is given {len(words)} times, and Snakemake takes the last one only"
             raise InputError(what, f"write all after one --{name}")
     for file in map(Path, chain(*given["configfile"])):
-        if not file.exists():
-            what = f"--configfile {file}: no such file; it takes every word up to the next option"
+        fault = "its name does not end in .yaml, .yml or .json" if file.exists() else "no such file"
+        if not file.exists() or file.suffix not in (".yaml", ".yml", ".json"):
+            what = f"--configfile {file}: {fault}; the option takes every word up to the next one"
             raise InputError(what, "correct the path, and write targets in front of it")
         read_sections(file)

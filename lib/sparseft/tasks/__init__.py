@@ -25,6 +25,11 @@ KINDS = {"lm_eval": lm_eval, "instruction": instruction, "text": text}
 _METRICS = {metric.name: metric for task in TASKS for metric in task.metrics} | {LOSS.name: LOSS}
 
 
+def is_toy(name: str) -> bool:
+    """Return whether the project generates the rows of the task with this name."""
+    return name in BY_NAME and BY_NAME[name].generate is not None
+
+
 def get_metric(name: str) -> Metric:
     """Return the metric with this name. One that no built-in task reports is lm-eval's, with lm-eval's name."""
     return _METRICS.get(name) or lm_eval_metric(name, f"{name}_stderr")
