@@ -30,9 +30,12 @@ History = dict[int, dict[str, float]]
 
 
 def read(folder: Path, schema: type[R]) -> R | None:
-    """Return a record of a run; None if it is not there yet."""
+    """Return a record of a run; None if it is not there yet. Raises InputError if it is another run's."""
     path = folder / schema.file_name
-    return read_record_file(path, schema) if path.exists() else None
+    record = read_record_file(path, schema) if path.exists() else None
+    if record and record.run_id not in (None, folder.name):
+        raise InputError(f"{path}: belongs to run {record.run_id}", "give the folder the name of its run")
+    return record
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], History]:

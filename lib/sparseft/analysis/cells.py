@@ -32,6 +32,8 @@ KEYS = [*CELL, "training"]
 # Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
 DECIMALS = 12
 _FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
+# What one device took. Its mean over several devices would be that of none.
+_OF_DEVICE = ["samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes"]
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "divergence_standard_error"}
 
 
@@ -62,6 +64,8 @@ def pool(frames: Frames) -> Cells:
     numbers = list(runs.select_dtypes("number").columns.difference([*KEYS, *_FIRST, *_NOT_AVERAGED], sort=False))
     # A mean over some of the seeds would look like one over all.
     is_known = models[numbers].count().eq(models.size(), axis=0)
+    if "device" in runs:
+        is_known.loc[models["device"].nunique() > 1, _OF_DEVICE] = False
     first = models[[name for name in _FIRST if name in runs]].first()
     table = table.join(models[numbers].mean().where(is_known)).join(first)
     table = table.assign(seeds=models.size(), own_seeds=models["seed"].agg(tuple))

@@ -119,6 +119,8 @@ def _shared(files) -> Iterator[tuple[str, str, str, str | None]]:
     yield "distinct prompts", f"{run.model} on {run.task}", "", str(files.evaluation.distinct_prompts)
     if files.selection:
         yield "selection rows", run.task, "", files.selection.inputs.data
+    if files.engines:
+        yield "dense model of the engines", run.model, "", files.engines.inputs.dense
     yield "adapter", run.id, "", digests["adapter"]
     if start := files.start:
         yield "adapter", start.id, "", digests["start"] or "none"

@@ -135,10 +135,13 @@ def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
 
 
 def _mismatches(run: Run, records: dict) -> Iterator[str]:
-    """Yield a reason for each record that names another run or mask, because its folder was copied or renamed."""
+    """Yield a reason for each record that names another run, task or mask, as in a folder that was copied or
+    renamed."""
     for record in filter(None, records.values()):
         if record.run_id not in (None, run.id):
             yield f"{record.file_name}: belongs to run {record.run_id}"
+        if getattr(record, "task", run.task) != run.task:
+            yield f"{record.file_name}: on the task {record.task}"
     if validation := records["validation"]:
         mask = validation.mask
         if mask.method not in (None, run.method) or mask.sparsity not in (None, run.sparsity / 100):

@@ -23,6 +23,8 @@ from sparseft.study.schedule import Training
 from sparseft.study.section import Role
 
 RECONSTRUCTION = "reconstruction."
+# The model that a distillation or a reconstruction learns from.
+TEACHER = "inputs.dense"
 # What a setting belongs to, with its name last: ("masks", METHOD, NAME), ("training", TRAINING, NAME), ("evaluation",
 # NAME).
 Key = tuple[str, ...]
@@ -88,11 +90,11 @@ def _by_key(run: Run, evaluation: Values, masks: Values, training: Values) -> Se
     if run.method != DENSE:
         settings |= {("masks", run.method, name): value for name, value in masks.items()}
     for name in [name for name in training if name not in Training.unused_in(run.mode)]:
-        if mode.reconstructs and (name in of_layers or name.startswith(RECONSTRUCTION)):
+        if mode.reconstructs and (name in of_layers or name == TEACHER or name.startswith(RECONSTRUCTION)):
             key: Key = ("reconstruction", name.removeprefix(RECONSTRUCTION))
         else:
             # What grid.trainings can change belongs to the name of the training.
-            key = ("training", run.training if name in Training.model_fields else "", name)
+            key = ("training", run.training if name in {*Training.model_fields, TEACHER} else "", name)
         settings[key] = training[name]
     return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 

@@ -186,7 +186,7 @@ def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
         "value_before_merge": files.before.value if files.before else None,
         "reached_sparsity": nan if share is None else 100 * share,
         "parameters_left": validation.parameters_left,
-        "passed": validation.passed,
+        "passed": validation.passed and not validation.max_abs_pruned,
         "weights": validation.weights,
         "violations": validation.violations,
         "layers_checked": f"{validation.layers_checked} / {validation.layers_expected}",

@@ -47,6 +47,8 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     if records[0].inputs.mask != mask_sha256:
         raise InputError(f"{mask_path}: not the mask of the run's proof", remake_advice(mask_path))
     origin, licence = read_record_file(base / "manifest.json", ModelManifest), stated_licence(base)
+    if origin.digest != (mask.meta.get("original") or mask.meta.get("base")):
+        raise InputError(f"{base}: not the dense model of the run's mask", "give the model that was pruned")
     check_derivatives(base, licence)
     terms = terms_of(licence)
     # Nobody else needs to know where files lie on this machine.
@@ -104,8 +106,10 @@ def read_records(
     if faults := proof.faults():
         what = f"{folder / proof.file_name}: {faults[0]}"
         raise InputError(what, "correct the run, because an export states its proof")
-    for record in (proof, evaluation):
-        if record.run_id not in (None, run.id) or record.digests["merged"] != files_digest(hashes):
+    merged = files_digest(hashes)
+    for record in filter(None, (proof, evaluation, training)):
+        named = record.run_id or run.id, getattr(record, "task", run.task), record.digests.get("merged", merged)
+        if named != (run.id, run.task, merged):
             path = folder / record.file_name
             raise InputError(f"{path}: of another run or model than {run.id}", remake_advice(path))
     return proof, evaluation, training

@@ -52,7 +52,7 @@ def model_card(
         zeros=100 * (proof.actual_sparsity or 0),
         weights=proof.weights + proof.removed_weights,
         state="of the dense model were left out" if proof.removed_weights else "are exact zeros in the merged model",
-        size=_size(run, proof, smaller),
+        size=_size(proof, smaller),
         rows="\n".join(f"| {one.dataset_name} | {one.metric_type} | {one.metric_value:.4f} |" for one in results),
         harness=f", {evaluation.harness}" if evaluation.harness else "",
         version=sparseft.__version__,
@@ -60,12 +60,12 @@ def model_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def _size(run: Run, proof: ValidationRecord, smaller: dict | None) -> str:
+def _size(proof: ValidationRecord, smaller: dict | None) -> str:
     """Return in a sentence what the files leave out."""
     if proof.removed_weights:
         return "The files lack the experts or decoder layers that were left out."
     if smaller is None:
-        return "The files have every weight. The pruned ones are zeros." if run.sparsity else "Nothing was pruned."
+        return "The files have every weight." + (" The pruned ones are zeros." if proof.expected_sparsity else "")
     before, after = smaller["before"], smaller["after"]
     return (
         f"The pruned channels and heads, all of them zero, are left out: {before['parameters']:,} ->"

@@ -44,7 +44,8 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
     """Return the cut of each smaller tensor, and the number of units that every layer keeps, by their key in
     config.json.
 
-    Raises InputError if a unit is pruned only in part, or if the layers do not keep equally many."""
+    Raises InputError if a unit is pruned only in part, if the layers do not keep equally many, or if a pruned unit adds
+    more than 0, as in a mode that lifts the mask."""
     groups = {group.unit: group for group in checkpoint.architecture.coupled}
     cuts: dict[str, Cut] = {}
     # Unit -> number of kept units -> the first layer that keeps so many.
@@ -56,9 +57,14 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
         units[np.flatnonzero(~units)[: -units.sum() % groups[first.unit].multiple]] = True
         sizes[first.unit].setdefault(int(units.sum()), first.layer)
         for part in parts:
+            kept = np.repeat(units, part.width)
             for kind in ("weight", "bias") if part.axis == 0 else ("weight",):
                 name = f"{part.layer}.{kind}"
-                cuts[name] = Cut(name, np.repeat(units, part.width), part.axis)
+                cuts[name] = Cut(name, kept, part.axis)
+                # The shift removes the sign.
+                if part.axis == 1 and (checkpoint.read(name)[:, ~kept] << 1).any():
+                    what = f"{name}: a pruned {groups[first.unit].title} is not zero"
+                    raise InputError(what, "give the model that the mask has pruned")
     for unit, layers in sizes.items():
         title = groups[unit].title
         if 0 in layers:

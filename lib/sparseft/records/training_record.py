@@ -48,7 +48,7 @@ class TrainingInputs(Inputs):
     train: str = setting("The sha256 of the training rows.", link="train")
     validation: str | None = provenance("The sha256 of the rows of the evaluations, if any.", default=None)
     initial_adapter: str | None = provenance("That which it started from, if any.", link="start", default=None)
-    dense: str | None = provenance("The digest of the dense model. Null if nothing is learnt from it.", default=None)
+    dense: str | None = setting("The digest of the dense model. Null if nothing is learnt from it.", default=None)
 
 
 class TrainingOutputs(RecordPart):
