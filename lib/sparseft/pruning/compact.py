@@ -63,7 +63,7 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
                 cuts[name] = Cut(name, kept, part.axis)
                 # The shift removes the sign.
                 if part.axis == 1 and (checkpoint.read(name)[:, ~kept] << 1).any():
-                    what = f"{name}: a pruned {groups[first.unit].title} is not zero"
+                    what = f"{name}: a pruned column is not zero"
                     raise InputError(what, "give the model that the mask has pruned")
     for unit, layers in sizes.items():
         title = groups[unit].title
