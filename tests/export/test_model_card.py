@@ -31,6 +31,10 @@ def test_a_card_of_a_model_without_layers_does_not_say_that_nothing_was_left_out
     assert "Nothing" not in text
 
 
+def test_a_card_of_a_model_whose_mask_was_lifted_does_not_say_that_pruned_weights_are_zeros():
+    assert "3. The files have every weight.\n" in card(expected_sparsity=0.0, method="unstructured").text
+
+
 # What the base states, the words of the card, the beginning of the name, and that of the sentence in Notice.
 @pytest.mark.parametrize(("licence", "words", "name", "notice"), [
     ({"license": "llama3.2"}, "Built with Llama.", "Llama-m-t-",

@@ -142,6 +142,11 @@ def test_a_unit_pruned_only_in_part_is_refused(tmp_path, tiny_llama, layer, keep
     refuse(tiny_llama, mask, tmp_path, f"{layer}: .*channel or head .*in part")
 
 
+def test_a_model_whose_pruned_columns_are_not_zero_is_refused(tmp_path, tiny_llama):
+    """A mode that lifts the mask may train them."""
+    refuse(tiny_llama, structured(tiny_llama), tmp_path, "layers.0.mlp.down_proj.weight: a pruned column is not zero")
+
+
 @pytest.mark.parametrize(
     ("first", "kept", "line"),
     [

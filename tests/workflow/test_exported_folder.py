@@ -129,6 +129,14 @@ def test_a_model_whose_terms_changed_or_forbid_it_is_not_exported(box, tmp_path,
     assert fault in refused(tmp_path, "export_run.py", **changed)
 
 
+def test_a_base_that_was_not_pruned_is_none_of_an_export(box, tmp_path):
+    given = flags(box, RANDOM, "export_run.py", tmp_path)
+    base = shutil.copytree(given["model_path"], tmp_path / "prepared")
+    change_json(base / "manifest.json", digest="0" * 64)
+    line = refused(tmp_path, "export_run.py", **given | {"model_path": base})
+    assert "prepared: not the dense model of the run's mask" in line
+
+
 def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box, tmp_path):
     given = flags(box, RANDOM, "export_run.py", tmp_path)
     source = shutil.copytree(box / "source", tmp_path / "source", ignore=shutil.ignore_patterns("NOTICE"))

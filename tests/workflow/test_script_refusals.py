@@ -86,6 +86,11 @@ def swapped_masks(box: Path) -> None:
     shutil.copy(box / MASK.replace("structured", "random"), box / MASK)
 
 
+def swapped_trainings(box: Path) -> None:
+    """Put the record of another run's training in the place of the run's."""
+    shutil.copy(box / "results/runs" / RUNS[1] / "train.json", box / FOLDER)
+
+
 def overflowing(box: Path) -> None:
     """Make the adapter so large that the merge overflows, and forget what the training recorded."""
     file = box / FOLDER / "adapter/adapter_model.safetensors"
@@ -170,6 +175,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("evaluate.py --adapter", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
     # The export.
     ("export_run.py", {"run_id": UNTRAINED}, None, ["validation_report.json: of another run"]),
+    ("export_run.py", {}, swapped_trainings, ["train.json: of another run"]),
     ("export_run.py", {"model_path": "@models/tiny"}, None, ["manifest.json: no such file"]),
     ("export_run.py", {"gguf": "f16"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None,

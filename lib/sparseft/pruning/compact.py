@@ -48,6 +48,8 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
     more than 0, as in a mode that lifts the mask."""
     groups = {group.unit: group for group in checkpoint.architecture.coupled}
     cuts: dict[str, Cut] = {}
+    # Tensor -> its columns that are left out.
+    left_out: dict[str, np.ndarray] = {}
     # Unit -> number of kept units -> the first layer that keeps so many.
     sizes: dict[str, dict[int, str]] = {unit: {} for unit in groups}
     for parts in checkpoint.architecture.coupled_parts(checkpoint.config, prunable_layers(checkpoint)):
@@ -61,10 +63,8 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
             for kind in ("weight", "bias") if part.axis == 0 else ("weight",):
                 name = f"{part.layer}.{kind}"
                 cuts[name] = Cut(name, kept, part.axis)
-                # The shift removes the sign.
-                if part.axis == 1 and (checkpoint.read(name)[:, ~kept] << 1).any():
-                    what = f"{name}: a pruned column is not zero"
-                    raise InputError(what, "give the model that the mask has pruned")
+                if part.axis == 1:
+                    left_out[name] = ~kept
     for unit, layers in sizes.items():
         title = groups[unit].title
         if 0 in layers:
@@ -73,6 +73,10 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
             different = " and ".join(f"{size} in {layer}" for size, layer in list(layers.items())[:2])
             advice = "use a mask that keeps equally many in each layer"
             raise InputError(f"the layers keep different numbers of {title}: {different}", advice)
+    for name, columns in left_out.items():
+        # The shift removes the sign.
+        if (checkpoint.read(name)[:, columns] << 1).any():
+            raise InputError(f"{name}: a pruned column is not zero", "give the model that the mask has pruned")
     return cuts, {unit: next(iter(layers)) for unit, layers in sizes.items()}
 
 
