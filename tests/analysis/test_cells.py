@@ -62,6 +62,13 @@ def test_the_selection_rows_choose_a_training_and_not_the_validation_rows(
     assert table["trainings_tried"].tolist() == [2, 2]
 
 
+def test_the_teacher_of_a_named_training_belongs_to_its_name(write_run, runs_dir):
+    for name, dense in (("plain", None), ("taught", "0" * 64)):
+        change = lambda files, dense=dense: files["train"]["inputs"].update(dense=dense)  # noqa: E731
+        write_run(run_id(training=name), selection=0.5, change=change)
+    assert cells(runs_dir).frame["trainings_tried"].tolist() == [2, 2]
+
+
 OBSTACLES = {
     "fault": lambda files: files["validation_report"].update(passed=False),
     "seed 1 has no run of the study": None,
@@ -85,3 +92,12 @@ def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):
     write_run(run_id(seed=0))
     write_run(run_id(seed=1), change=lambda files: files["validation_report"].update(passed=False))
     assert cells(runs_dir).frame["status"].tolist() == ["fault"]
+
+
+def test_what_two_devices_took_is_blank(write_run, runs_dir):
+    write_run(run_id(seed=0))
+    write_run(run_id(seed=1), change=lambda files: files["train"].update(device="NVIDIA H100", train_seconds=1.0))
+    row = cells(runs_dir).frame.iloc[0]
+    assert (row["seeds"], row["training_tokens"]) == (2, 48_000)
+    names = ["device", "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes"]
+    assert row[names].isna().all()

@@ -3,6 +3,7 @@ it."""
 
 import numpy as np
 import pytest
+from records.sound_records import digest
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
 from sparseft.study.config import Analysis, Config
@@ -20,6 +21,10 @@ def trained_with(**values):
     return lambda files: files["train"].update(values)
 
 
+def taught_by(model):
+    return lambda files: files["train"]["inputs"].update(dense=digest(model))
+
+
 def of_another_harness(files: dict) -> None:
     for name in ("evaluation", "before_merge"):
         files[name]["harness"] = "lm-eval 2"
@@ -31,6 +36,7 @@ def of_another_harness(files: dict) -> None:
         (trained_with(learning_rate=0.5), "learning_rate 0.5"),
         (trained_with(lora_targets=["q_proj", "v_proj"]), "lora_targets q_proj, v_proj"),
         (trained_with(distillation=TAUGHT), "distillation weight=0.25 temperature=3.0"),
+        (taught_by("x"), f"inputs.dense {digest('x')[:12]}"),
         (of_another_harness, "evaluation harness lm-eval 2"),
         (lambda files: files["validation_report"]["mask"].update(scope="row"), "unstructured scope row"),
     ],
@@ -41,6 +47,16 @@ def test_runs_of_two_settings_are_two_cells(write_run, runs_dir, change, setting
     cells = compute(read_study(runs_dir), Analysis()).cells
     assert cells["seeds"].tolist() == [1, 1]
     assert setting in set(cells["setting"])
+
+
+def test_the_teacher_of_a_reconstruction_is_a_setting_of_the_run_that_starts_from_it(write_run, runs_dir):
+    for seed, teacher in enumerate("xy"):
+        start = SPARSE.replace("sparse_to_sparse", "reconstruct").format(seed=seed)
+        write_run(start, change=taught_by(teacher))
+        write_run(start.replace("reconstruct", "reconstruct_to_sparse"), start=start)
+    cells = compute(read_study(runs_dir), Analysis()).cells
+    assert cells["seeds"].tolist() == [1] * 4
+    assert set(cells["setting"]) == {f"reconstruction inputs.dense {digest(teacher)[:12]}" for teacher in "xy"}
 
 
 def test_cells_are_compared_if_they_agree_in_what_both_have(write_run, runs_dir):

@@ -126,3 +126,29 @@ def test_a_run_starts_from_the_adapter_of_its_reconstruction(runs_dir, write_run
     assert read_study(runs_dir).runs.set_index("run_id").at[run, "training_tokens"] == 96_000
     write_run(run, start=OTHER)
     assert any("adapter of " + start in text for _, text in faults(runs_dir)[run])
+
+
+def test_a_proof_that_passed_within_a_tolerance_is_not_one_of_exact_zeros(study, write_run):
+    write_run(OTHER, change=lambda files: files["validation_report"].update(tolerance=1e-3, max_abs_pruned=5e-4))
+    passed = read_study(study).runs.set_index("run_id")["passed"]
+    assert passed.to_dict() == {DENSE: True, RUN: True, OTHER: False}
+
+
+def test_a_run_with_an_evaluation_on_another_task_is_missing(study, write_run):
+    write_run(RUN, change=lambda files: files["evaluation"].update(run_id=None, task="u"))
+    assert faults(study)[RUN] == [("missing", "evaluation.json: on the task u")]
+
+
+def test_engines_that_were_measured_beside_different_dense_models_are_a_fault_of_both_runs(study, write_run):
+    for run_id, dense in ((RUN, "m"), (OTHER, "x")):
+
+        def change(files, dense=dense):
+            check_engines(files)
+            files["engines"]["inputs"]["dense"] = digest(dense)
+
+        write_run(run_id, change=change)
+    text = "conflicts with other runs, dense model of the engines of m: {} in 1 of 2 runs"
+    assert faults(study) == {
+        RUN: [("fault", text.format(digest("m")[:12]))],
+        OTHER: [("fault", text.format(digest("x")[:12]))],
+    }

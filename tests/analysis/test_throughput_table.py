@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from project import succeed, tree
 from records.sound_records import CPU, measured
+from sparseft.analysis.figures import write_throughput_figures
 from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.records.record_file import write
 from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord, read_measurements
@@ -46,6 +48,14 @@ def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
     assert list(rows["status"]) == 2 * [MEASURED, MEASURED, OUT_OF_MEMORY, SKIPPED]
     assert list(rows["method"].unique()) == ["dense", "unstructured"]
     assert rows.loc[rows["batch_size"] == 16, "reason"].tolist() == ["killed", "killed"]
+
+
+def test_the_figure_has_a_line_per_named_training(tmp_path):
+    """One repeat of size b has a speed of b samples/s, and three have 2 b."""
+    names = {f"{SPARSE}-{training}": repeats for training, repeats in (("large", 3), ("small", 1))}
+    write_throughput_figures(tmp_path, table(*(write_cell(tmp_path, *cell) for cell in names.items())))
+    lines = [line.get_xydata().tolist() for line in pyplot.gcf().axes[0].get_lines() if len(line.get_xdata())]
+    assert lines == [[[4, 8], [8, 16]], [[4, 4], [8, 8]]]
 
 
 @pytest.mark.process

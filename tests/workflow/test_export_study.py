@@ -183,6 +183,12 @@ def test_a_damaged_record_ends_the_export(study):
     assert "train.json" in refused(study, *EXPORT, format="tensorboard")
 
 
+def test_the_record_of_another_run_ends_the_export(study):
+    study.rename(study.with_name(RUN.replace("seed0", "seed7")))
+    line = refused(Path("results"), *EXPORT, format="tensorboard")
+    assert f"train.json: belongs to run {RUN}" in line
+
+
 def test_a_later_export_completes_a_run_and_doubles_nothing(study):
     shutil.move(study / "evaluation.json", "later.json")
     (study / "validation_report.json").unlink()

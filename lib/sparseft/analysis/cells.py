@@ -33,7 +33,7 @@ KEYS = [*CELL, "training"]
 DECIMALS = 12
 _FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
 # What one device took. Its mean over several devices would be that of none.
-_OF_DEVICE = ["samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes"]
+_OF_DEVICE = ["device", "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes"]
 _NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "divergence_standard_error"}
 
 
@@ -64,10 +64,10 @@ def pool(frames: Frames) -> Cells:
     numbers = list(runs.select_dtypes("number").columns.difference([*KEYS, *_FIRST, *_NOT_AVERAGED], sort=False))
     # A mean over some of the seeds would look like one over all.
     is_known = models[numbers].count().eq(models.size(), axis=0)
-    if "device" in runs:
-        is_known.loc[models["device"].nunique() > 1, _OF_DEVICE] = False
     first = models[[name for name in _FIRST if name in runs]].first()
     table = table.join(models[numbers].mean().where(is_known)).join(first)
+    if "device" in runs:
+        table.loc[models["device"].nunique() > 1, _OF_DEVICE] = np.nan
     table = table.assign(seeds=models.size(), own_seeds=models["seed"].agg(tuple))
     # The models of a cell have one shape, so each measures the same speed.
     for name in table.columns.intersection([f"{engine}_speedup" for engine in ENGINES]):

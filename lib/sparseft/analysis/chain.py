@@ -12,9 +12,10 @@ definition  train == evaluation == that in the manifest of the task's data; only
 before_merge.json, selection.json and engines.json are not part of the chain. run_files.py leaves them out if they do
 not meet it.
 
-The runs of a study must share files too: one base per model, one mask per method, sparsity and mask settings, one data
-set with its prompts per task, one set of selection rows per task. Every run must have its own adapter. Where runs
-disagree, those that are not with the majority are at fault. So a run that was copied from another study is noticed."""
+The runs of a study must share files too: one base per model, and one dense model beside which its engines are measured,
+one mask per method, sparsity and mask settings, one data set with its prompts per task, one set of selection rows per
+task. Every run must have its own adapter. Where runs disagree, those that are not with the majority are at fault. So a
+run that was copied from another study is noticed."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -104,7 +104,8 @@ def write_figures(folder: Path, results: Results) -> list[Figure]:
 
 
 def write_throughput_figures(folder: Path, table: pd.DataFrame) -> None:
-    """Write a figure per model and task into `folder`: speed and memory against the batch size, a line per sparsity."""
+    """Write a figure per model and task into `folder`: speed and memory against the batch size, a line per
+    sparsity, mode and training."""
     keys = ["method", "mode", "device", "batch_size", "sparsity"]
     table = table.assign(peak_memory_gb=table["peak_memory_bytes"].astype(float) / 1e9)
     # Else a line would be the mean of several trainings.
