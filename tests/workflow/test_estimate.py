@@ -210,10 +210,10 @@ def test_equal_jobs_that_ran_here_give_their_mean(tmp_path, monkeypatch):
 
 def test_what_is_not_known_yet_is_counted_and_not_guessed():
     engines = [("engines", vars(RUN), ""), ("export", vars(RUN), "")]
-    assert "(1 jobs estimated, 1 jobs of unknown time, from " in hours(Requests(laid_over({})), engines)
+    assert "(1 job estimated, 1 job of unknown time, from " in hours(Requests(laid_over({})), engines)
     wafer = Requests(laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}}))
     said = hours(wafer, [(kind, vars(RUN), "") for kind in ("training", "merge")])
-    assert "(1 jobs estimated, 1 jobs of unknown time, from " in said
+    assert "(1 job estimated, 1 job of unknown time, from " in said
 
 
 @pytest.mark.parametrize(("text", "line"), [

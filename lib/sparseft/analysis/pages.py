@@ -217,7 +217,7 @@ def _proof(runs: pd.DataFrame) -> list[str]:
     found += f", {runs['violations'].sum():,.0f} violations"
     answer = f"Yes, in all {count} pruned models every pruned weight is exactly zero or removed: {found}."
     if passed < count:
-        answer = f"Not all: {count - passed} of {count} pruned models failed: {found}; see the memo."
+        answer = f"Not all: {count - passed} of {count} pruned models are not shown to be: {found}; see the memo."
     return [f"Really sparse? {answer}{dense}"]
 
 
