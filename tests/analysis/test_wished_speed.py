@@ -64,7 +64,7 @@ CASES = {
         {"value_low": [0.93, 0.93, 0.92, 0.62, 0.60], "value_high": [0.99, 0.99, 0.98, 0.82, 0.61]},
         "structured 40 .30.0. % .* acc 0.719 .* .dense 0.953.",
     ),
-    "a speed whose interval contains 1 is no gain, and one model is judged by its loss too": (
+    "a speed whose interval contains 1 is not a gain, and a single model is judged by its loss too": (
         [DENSE, ZEROS, NARROWER],
         {"transformers_speedup": [1, 1.5, 1.35], "transformers_speedup_low": [1, 0.9, 1.3]},
         "the best with x 1.3 or faster is structured 40 .* eval_loss 1.280 .* .dense 1.040..$",

@@ -63,7 +63,7 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 
 @pytest.fixture(params=STUDIES, scope="session")
 def page(request, browser, tmp_path_factory) -> Path:
-    """Write the results page of each study, and return it; where there is no browser, nothing is written."""
+    """Write the results page of each study and return it. Skip the tests if there is no browser."""
     folder, study = tmp_path_factory.mktemp(request.param), STUDIES[request.param]()
     (folder / "plots").mkdir()
     figures = write_figures(folder / "plots", study)

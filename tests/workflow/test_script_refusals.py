@@ -107,7 +107,7 @@ def reconstructed(box: Path) -> None:
     (box / FOLDER / "train.json").unlink()
 
 
-# Rows of which the second has an answer that is longer than the context.
+# The second row has an answer that is longer than the context.
 LONG = BY_NAME["hellaswag_mini"].generate("validation", 2, 0)
 LONG[1]["endings"] = ["so " * 900, "a", "b", "c"]
 # script, flags that differ from those of box.flags (`@` stands for the box), what is changed before, what the line

@@ -108,7 +108,7 @@ def write_throughput_figures(folder: Path, table: pd.DataFrame) -> None:
     sparsity, mode and training."""
     keys = ["method", "mode", "device", "batch_size", "sparsity"]
     table = table.assign(peak_memory_gb=table["peak_memory_bytes"].astype(float) / 1e9)
-    # Else a line would be the mean of several trainings.
+    # Otherwise a line would be the mean of several trainings.
     table["mode"] = [", ".join(filter(None, names)) for names in zip(table["mode"], table["training"], strict=True)]
     with matplotlib.rc_context(SETTINGS):
         for (model, task), part in table.groupby(["model", "task"], sort=False):

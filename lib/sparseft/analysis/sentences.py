@@ -262,7 +262,7 @@ def _speed(pruned: pd.DataFrame, dense: Mapping[str, Any], engine: str, options:
     within = [f"the fastest {models} {near} is {_named(row)}" for row in rows if row.is_faster and row.near == 1]
     first = f"In {engine}, {[f'none {models} is shown to be faster and {near}', *within][-1]}"
     if not (reached := [row for row in rows if row.is_faster and row.speedup >= wish]):
-        return f"{first}; none that is shown to be faster has {goal}; the fastest is {_named(rows[-1])}."
+        return f"{first}; none that is shown to be faster reaches x {wish:g}; the fastest is {_named(rows[-1])}."
     best, quality = _best_quality(reached, dense)
     return f"{first}; the best with {goal} is {_named(best)}, {quality}."
 

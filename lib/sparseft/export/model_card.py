@@ -85,7 +85,7 @@ def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) ->
     how = f"LoRA of rank {rank}, merged into the weights" if rank else "all kept weights trained"
     if keys["recover_on"] not in (None, run.task):
         how += f", after a training on `{keys['recover_on']}`"
-    toy = " It is a generated toy task, so the model may answer nothing else." * is_toy(run.task)
+    toy = f" `{run.task}` is a generated toy task, so the model may answer nothing else." * is_toy(run.task)
     return (
         f"{model} It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {keys['steps']} steps of"
         f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}.{toy}"

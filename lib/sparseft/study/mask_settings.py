@@ -80,7 +80,7 @@ class Masks(Section):
             for part, windows in text.windows_of_parts().items():
                 source = self.texts.get(part)
                 is_known = part == TASK or (source and not source.parts)
-                faults[f"{place}: {part} is no text under masks.calibration, or a mixture"] = not is_known
+                faults[f"{place}: {part} is not a text under masks.calibration, or is itself a mixture"] = not is_known
                 if source and source.text == SELF:
                     fault = f"{place} takes {windows} windows of {part}, which has {source.examples}"
                     faults[f"{fault}; raise masks.calibration.{part}.examples"] = windows > source.examples
