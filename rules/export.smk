@@ -22,7 +22,9 @@ use rule run_script as export_run with:
     params:
         **running("export_run.py", kind="export"),
         others=limit,
-        settings=flags(run_id=grid.RUN_ID, gguf=EXPORT.gguf, converter=EXPORT.converter, engines=EXPORT.quantizer),
+        settings=flags(
+            run_id=grid.RUN_ID, **EXPORT.model_dump(include={"gguf", "converter", "license"}), engines=EXPORT.quantizer
+        ),
 
 
 # Compare and measure the engines on the exported run and on its dense model. A difference (exit code 1) is a result.
@@ -41,6 +43,6 @@ use rule run_script as check_engines with:
         **running("check_engines.py", kind="engines"),
         others=limit,
         settings=flags(
-            run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump(exclude={"limit_seconds"})
+            run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump(exclude={"limit_seconds", "license"})
         ),
         otherwise="|| [ $? -eq 1 ]",

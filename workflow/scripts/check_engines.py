@@ -15,12 +15,11 @@ from sparseft.command import Flags, Threads, run
 from sparseft.data.overlap import texts_of
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
-from sparseft.export.engines import find_engines, measure
+from sparseft.export.engines import check_measured, find_engines, measure
 from sparseft.language_model.hardware import choose_device, device_name, start
 from sparseft.language_model.model import load_tokenizer
 from sparseft.records.engine_record import EnginesRecord
-from sparseft.records.manifests import ExportManifest
-from sparseft.records.record_file import read_record_file, write
+from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.export_settings import Export
 from sparseft.study.grid import Run
@@ -48,9 +47,8 @@ def main(
     """
     claim_record(output, "engines", [export_dir, model_path, data_dir])
     engines = find_engines(settings)
-    exported = Checkpoint(export_dir)
-    manifest = read_record_file(export_dir / "manifest.json", ExportManifest)
-    inputs = {"dense": Checkpoint(model_path).digest, "export": exported.digest, "model": manifest.merged}
+    manifest = check_measured(run_id, model_path, export_dir)
+    inputs = {"dense": manifest.dense, "export": manifest.digest, "model": manifest.merged}
     task = find_task(data_dir, Run.parse(run_id).task)
     rows, inputs["data"] = read_prepared(data_dir / "validation.jsonl", task)
     tokenizer = load_tokenizer(export_dir)
@@ -74,12 +72,14 @@ def main(
             f" {'agrees' if result.agrees else 'DIFFERS'}; perplexity {result.perplexity:.2f}",
             file=sys.stderr,
         )
+    # Nobody has changed them meanwhile.
+    check_measured(run_id, model_path, export_dir)
     record = EnginesRecord(
         run_id=run_id,
         passed=all(result.agrees for result in results),
         device=device,
         threads=threads,
-        dtype=str(exported.config.get("dtype")),
+        dtype=str(Checkpoint(export_dir).config.get("dtype")),
         results=results,
         **settings.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens", "repeats"}),
         inputs=inputs,

@@ -217,13 +217,13 @@ def _measured(files: RunFiles) -> dict[str, Any]:
 
 
 def _engine_columns(record: EnginesRecord) -> dict[str, Any]:
-    """Return what each engine that agrees measured of the run, and how much faster than dense it is."""
+    """Return what each engine that agrees on both models measured of the run, and how much faster than dense it is."""
     columns: dict[str, Any] = {}
-    for engine in dict.fromkeys(one.engine for one in record.results):
+    for engine, agrees in record.agreement.items():
         dense, run = (
             [one for one in record.results if (one.engine, one.model) == (engine, model)] for model in ("dense", "run")
         )
-        if all(one.agrees for one in run):
+        if agrees:
             pairs = zip(run, dense, strict=True)
             ratios = [one.tokens_per_second / other.tokens_per_second for one, other in pairs]
             columns |= mean_columns(f"{engine}_speedup", ratios) | {

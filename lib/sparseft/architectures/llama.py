@@ -5,7 +5,9 @@ from dataclasses import replace
 from sparseft.architectures import decoder
 
 # Without a window, Mistral's decoder computes what LLaMA's does without biases, and no prunable layer has a bias.
+# transformers loads a Mistral with `layer_types`, even null, as a Ministral.
 _AS_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
+_AS_MISTRAL |= {"layer_types": ...}
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:

@@ -42,7 +42,9 @@ SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
 # The card of a model, which also states its licence. Its owner may edit it.
 README = "README.md"
 # The files that say what somebody may do with a model. They decide nothing that it computes.
-TERMS = ("LICENSE*", "NOTICE*", "Notice*", "USE_POLICY*")
+_TERMS = ("license", "licence", "copying", "notice", "use_policy")
+# Patterns of their names, whatever the case of the letters.
+TERMS = tuple("".join(f"[{letter}{letter.upper()}]" for letter in name) + "*" for name in _TERMS)
 # This project writes these files beside a model.
 _RECORDS = ("manifest.json", "compact.json", "export.json")
 # Keys of config.json that the digest leaves out. The tensors state their dtype themselves, and the version only says

@@ -107,7 +107,7 @@ def write_smaller(
 ) -> Checkpoint:
     """Write a checkpoint with fewer or smaller tensors to `folder`, one tensor in memory at a time, and return it.
 
-    changes: keys of config.json and their new values
+    changes: keys of config.json and their new values; ... removes a key
     cut_of: a tensor -> what is kept of it; None if it is left out
 
     The tensors stay in their files and in their order. A file without tensors is left out."""
@@ -128,7 +128,8 @@ def write_smaller(
                     target.write(checkpoint.read_bytes(name))
                 else:
                     target.write(np.compress(cut.kept, checkpoint.read(name), cut.axis).data)
-    write_json(folder / "config.json", checkpoint.config | changes)
+    config = checkpoint.config | changes
+    write_json(folder / "config.json", {key: value for key, value in config.items() if value is not ...})
     path = folder / INDEX
     if path.exists():
         index = read_json(path)

@@ -1,9 +1,9 @@
 """Check that engines compute with an exported model what transformers does, and measure them beside the dense model.
 
 Each engine runs in a process of its own, in its own environment, and writes an answer into a new folder. An engine
-agrees if the log-likelihoods of the tokens of transformers differ by at most a bound in the mean. Greedy tokens decide
-nothing. Engines round in other places, so two nearly equal logits can exchange their order, and all tokens after that
-differ."""
+agrees if the log-likelihoods of the tokens of transformers differ by at most a bound in the mean, and the logarithms of
+the prompts' perplexities by no more. Greedy tokens decide nothing. Engines round in other places, so two nearly equal
+logits can exchange their order, and all tokens after that differ."""
 
 import math
 import operator
@@ -23,7 +23,10 @@ from sparseft.errors import InputError
 from sparseft.export.engine_call import call_engine, engine_version
 from sparseft.export.gguf_file import GGUF, write_gguf
 from sparseft.records.engine_record import EngineResult, EngineUse
+from sparseft.records.manifests import ExportManifest
 from sparseft.records.record_file import read_record_file
+from sparseft.storage.hashes import hash_files
+from sparseft.storage.record import remake_advice
 from sparseft.study.export_settings import ADVICE, ENGINES, LLAMA_CPP, Export
 
 REFERENCE = ENGINES[0]
@@ -43,6 +46,20 @@ def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
     """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
     pythons = {REFERENCE: sys.executable, **settings.pythons}
     return {name: (python, engine_version(name, python, {}, settings)) for name, python in pythons.items()}
+
+
+def check_measured(run_id: str, dense: Path, export: Path) -> ExportManifest:
+    """Hash the files that the engines read, and return the manifest of the export. Raises InputError if it is that of
+    another run, or records other files."""
+    manifest = read_record_file(export / "manifest.json", ExportManifest)
+    if manifest.run_id != run_id:
+        raise InputError(f"{export}: the export of {manifest.run_id}, not of {run_id}", "give that of the run")
+    gguf = {name: entry.sha256 for name, entry in manifest.others.items() if name == GGUF}
+    for folder, digest, files in ((dense, manifest.dense, {}), (export, manifest.digest, gguf)):
+        checkpoint = Checkpoint(folder)
+        if (checkpoint.digest_of(checkpoint.hashes()), hash_files(folder.glob(GGUF))) != (digest, files):
+            raise InputError(f"{folder}: not the model that {export}/manifest.json records", remake_advice(export))
+    return manifest
 
 
 def measure(
@@ -112,10 +129,12 @@ def _result(answer: Answer, reference: Answer, **labels: Any) -> EngineResult:
     # Of each prompt, the tokens before the first that differs.
     same = [sum(1 for _ in takewhile(bool, map(operator.eq, *pair))) for pair in tokens]
     new, theirs = ([value for row in one.log_likelihoods for value in row[-new_tokens:]] for one in (answer, reference))
+    prompts = [[value for row in one.log_likelihoods for value in row[:-new_tokens]] for one in (answer, reference)]
     return EngineResult(
         same_tokens=sum(same) / len(new),
         difference=statistics.fmean(map(abs, map(operator.sub, new, theirs))),
-        perplexity=math.exp(-statistics.fmean(value for row in answer.log_likelihoods for value in row[:-new_tokens])),
+        perplexity_difference=abs(statistics.fmean(map(operator.sub, *prompts))),
+        perplexity=math.exp(-statistics.fmean(prompts[0])),
         **labels,
         **answer.model_dump(include=set(EngineUse.model_fields)),
     )

@@ -46,7 +46,8 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     records = read_records(merged.folder.parent, run, hashes)
     if records[0].inputs.mask != mask_sha256:
         raise InputError(f"{mask_path}: not the mask of the run's proof", remake_advice(mask_path))
-    origin, licence = read_record_file(base / "manifest.json", ModelManifest), stated_licence(base)
+    origin = read_record_file(base / "manifest.json", ModelManifest)
+    licence = {"license": settings.license} if settings.license else stated_licence(base)
     if origin.digest != (mask.meta.get("original") or mask.meta.get("base")):
         raise InputError(f"{base}: not the dense model of the run's mask", "give the model that was pruned")
     check_derivatives(base, licence)
@@ -76,6 +77,7 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
             ExportManifest,
             run_id=run.id,
             source=origin.source,
+            dense=origin.digest,
             merged=hashes,
             mask=mask_sha256,
             why_not_smaller=obstacle,

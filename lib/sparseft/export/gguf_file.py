@@ -1,6 +1,8 @@
-"""Write a checkpoint as a GGUF file with llama.cpp's own converter and quantiser, and read what its blocks hold."""
+"""Write a checkpoint as a GGUF file with llama.cpp's own converter and quantiser, check that it is this checkpoint, and
+read what its blocks hold."""
 
 import math
+import re
 import shlex
 import sys
 import tempfile
@@ -10,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFReader, ReaderTensor
+from gguf import MODEL_ARCH_NAMES, GGUFReader, ReaderTensor, get_tensor_name_map
 from gguf.quants import dequantize
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.export.engine_call import engine_version, run_program
-from sparseft.study.export_settings import LLAMA_CPP, QUANTIZED, Export
+from sparseft.study.export_settings import ADVICE, LLAMA_CPP, QUANTIZED, Export
 
 # The name of the GGUF file in an exported folder.
 GGUF = "model.gguf"
@@ -26,6 +28,11 @@ _SAME = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 # row has none of those either, it leaves 16 bits.
 _INSTEAD = {"q6_k": "q8_0", "q5_k_m": "q5_1 and q8_0", "q4_k_m": "q5_0 and q8_0"}
 _SMALL_BLOCK = 32
+# The formats of most weights of a file's matrices, where they are not only the one that was asked for.
+_FORMATS = {"q8_0": "q8_0 f16", "q6_k": "q6_k q8_0", "q5_k_m": "q5_k q6_k q5_1 q8_0", "q4_k_m": "q4_k q6_k q5_0 q8_0"}
+_FORMATS |= {"q4_0": "q4_0 q6_k q8_0"}
+# What the converter adds to a LLaMA 3: the factors of its rotary embedding.
+_ADDED = "rope_freqs.weight"
 # Rows that are decoded at a time.
 _SLAB = 4096
 
@@ -47,6 +54,7 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
         exact = Path(scratch, GGUF)
         _convert(settings, folder, exact, name, _SAME[str(checkpoint.config["dtype"])])
         ask_quantizer({"model": str(exact), "quantized": str(output), "format": settings.gguf, "threads": 1})
+        check_gguf(output, checkpoint, settings.gguf)
         kept = kept_zeros(exact, output)
     formats = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in format_shares(output).items())
     zeros = "" if kept is None else f"; {100 * kept:.2f} % of the zeros of its matrices are still zeros"
@@ -58,7 +66,30 @@ def _convert(settings: Export, folder: Path, output: Path, name: str, kind: str)
     command = [*shlex.split(settings.converter or ""), str(folder), "--model-name", name]
     command += ["--outfile", str(output), "--outtype", kind]
     advice = "name a Python and a converter that can read this model"
-    run_program(command, output.stat, f"export.converter: {settings.converter}", advice, settings)
+    read = partial(check_gguf, output, Checkpoint(folder), kind)
+    run_program(command, read, f"export.converter: {settings.converter}", advice, settings)
+
+
+def check_gguf(file: Path, checkpoint: Checkpoint, kind: str) -> None:
+    """Raise InputError if a file that another program wrote is not this checkpoint in a number format: if it is a link,
+    has tensors of other names or shapes, or has most of its weights in another format."""
+    try:
+        if file.is_symlink() or not file.is_file():
+            raise ValueError("it is a link, or no file")
+        reader = GGUFReader(file)
+        code = {name: code for code, name in MODEL_ARCH_NAMES.items()}[reader.fields["general.architecture"].contents()]
+        name_of = get_tensor_name_map(code, checkpoint.config["num_hidden_layers"]).get_name
+        # Tensor and length of its rows -> number of its weights. The experts of a decoder layer are one tensor.
+        expected: Counter = Counter()
+        for tensor in checkpoint.tensors.values():
+            name = name_of(re.sub(r"\.experts\.\d+", ".experts", tensor.name), (".weight", ".bias"))
+            expected[name, tensor.shape[-1]] += math.prod(tensor.shape)
+        found = {(one.name, one.shape[0]): one.n_elements for one in reader.tensors if one.name != _ADDED}
+        if expected != found or next(iter(format_shares(file))) not in _FORMATS.get(kind, kind).split():
+            raise ValueError("its tensors have other names, shapes or formats")
+    # A file of a stranger raises a dozen kinds of errors.
+    except Exception as error:
+        raise InputError(f"{file.name}: not the model in {kind}: {one_line(error)}", ADVICE) from None
 
 
 def check_rows(checkpoint: Checkpoint, kind: str) -> None:

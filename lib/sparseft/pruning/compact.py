@@ -34,7 +34,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
         smaller = write_smaller(checkpoint, folder, changes, lambda tensor: cuts.get(tensor.name, Cut(tensor.name)))
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
             "before": checkpoint.totals() | {"config": {key: checkpoint.config.get(key) for key in changes}},
-            "after": smaller.totals() | {"config": changes},
+            "after": smaller.totals() | {"config": {key: smaller.config.get(key) for key in changes}},
         }
         write_json(folder / "compact.json", report)
     return report

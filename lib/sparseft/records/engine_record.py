@@ -45,14 +45,15 @@ class EngineResult(EngineUse):
     weight_bytes: PositiveCount | None = measurement("The size of the files with the weights.", "bytes", default=None)
     same_tokens: Fraction = measurement("The share of the greedy tokens before the first that differs.", "fraction")
     difference: NonNegative = measurement("Mean difference of a token's log-likelihood from the reference.", "nats")
-    bound: Positive = provenance("The largest such difference that agrees.", "nats")
+    perplexity_difference: NonNegative = measurement("Difference of the log perplexity from the reference.", "nats")
+    bound: Positive = provenance("The largest of such differences that agrees.", "nats")
     perplexity: Positive | None = measurement("The perplexity of the prompts' tokens after the first.", default=None)
 
     @property
     def agrees(self) -> bool:
         """Return whether the engine computed what transformers did. Equal tokens prove nothing, because they hide a
         scale."""
-        return self.difference <= self.bound
+        return max(self.difference, self.perplexity_difference) <= self.bound
 
 
 class EngineInputs(RecordPart):
@@ -80,3 +81,11 @@ class EnginesRecord(RunRecord):
     repeats: PositiveCount = provenance("How often each engine ran each model.")
     results: list[EngineResult] = measurement("The result of each repeat, engine and model.", min_length=1)
     inputs: EngineInputs = provenance("The digests of what was measured.")
+
+    @property
+    def agreement(self) -> dict[str, bool]:
+        """Return by engine whether it agrees with transformers on both models in every repeat."""
+        agreed: dict[str, dict[str, list[bool]]] = {one.engine: {"dense": [], "run": []} for one in self.results}
+        for one in self.results:
+            agreed[one.engine].setdefault(one.model, []).append(one.agrees)
+        return {engine: all(own == [True] * self.repeats for own in of.values()) for engine, of in agreed.items()}

@@ -60,6 +60,7 @@ class ExportManifest(CheckpointManifest):
 
     run_id: str = provenance("The run.")
     source: str = provenance("Where its dense model comes from, without the folders of the machine.")
+    dense: str = provenance("The digest of its dense model.")
     merged: dict[str, str] = provenance("The sha256 of each file of the merged model.")
     mask: str = provenance("The sha256 of the mask.")
     why_not_smaller: str | None = provenance("Why no channel was left out. Null if the model is smaller.")

@@ -25,6 +25,8 @@ class Export(Section):
     q8_0 are written by the quantiser of the engine `llama_cpp`."""
     converter: str | None = Field(None, examples=["/opt/llama.cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"])
     """Command of llama.cpp's converter: a Python that has what it needs, and the path of convert_hf_to_gguf.py."""
+    license: str | None = Field(None, examples=["cc-by-4.0"])
+    """Identifier of the dense model's licence for the model card. Null means that of its README.md."""
     engines: list[EnginePlace] = Field([], examples=[["vllm:/envs/vllm/bin/python"]])
     """Engines to check, each as `NAME:PYTHON` with the Python that has it: transformers, vllm or llama_cpp.
     transformers is the reference, and is always measured, also if the list is empty. Unless you name its Python, it is
