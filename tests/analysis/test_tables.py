@@ -63,11 +63,19 @@ def test_integers_of_settings_stay_integers_beside_blanks(write_run, runs_dir):
     assert table["masks.random.seed"].dropna().tolist() == [seed]
 
 
-def test_an_engine_that_computes_something_else_has_no_columns(write_run, runs_dir):
+@pytest.mark.parametrize("change", [
+    lambda results: results[-1].update(difference=0.06),
+    # Of the dense model.
+    lambda results: results[0].update(difference=0.06),
+    lambda results: results[-1].update(perplexity_difference=0.06),
+    lambda results: results.pop(),
+])  # fmt: skip
+def test_an_engine_that_computes_something_else_or_not_each_model_has_no_columns(write_run, runs_dir, change):
     def differ(files: dict[str, dict]) -> None:
         check_engines(files)
-        files["engines"]["passed"] = False
-        files["engines"]["results"][-1].update(same_tokens=1.0, difference=0.06)
+        change(files["engines"]["results"])
 
     write_run(RUNS[0], change=differ)
-    assert not any(name.startswith("vllm") for name in compute(read_study(runs_dir), Analysis()).runs)
+    results = compute(read_study(runs_dir), Analysis())
+    assert not any(name.startswith("vllm") for name in results.runs)
+    assert "engines.json: vllm does not agree with transformers" in read_study(runs_dir).faults["text"].tolist()

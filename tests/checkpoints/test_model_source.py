@@ -65,9 +65,12 @@ def test_config_json_says_the_dtype_that_the_weights_have_whatever_the_source_sa
     assert (config["dtype"], "torch_dtype" in config) == ("bfloat16", False)
 
 
+TERMS = ("LICENSE", "LICENSE.txt", "License.md", "licence", "COPYING", "NOTICE.md", "Notice", "USE_POLICY.md")
+
+
 def test_the_terms_of_a_model_come_along_and_are_recorded(tmp_path, tiny_models, monkeypatch):
     source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
-    terms = {name: f"the text of {name}" for name in ("LICENSE", "LICENSE.txt", "NOTICE.md", "Notice", "USE_POLICY.md")}
+    terms = {name: f"the text of {name}" for name in TERMS}
     for name, text in terms.items():
         (source / name).write_text(text)
     (source / "README.md").write_text("---\nlicense: llama3.1\n---\n")

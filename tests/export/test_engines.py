@@ -122,17 +122,21 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
 
 
 @pytest.mark.parametrize(
-    ("tokens", "scores", "same", "difference", "agrees"),
+    ("tokens", "scores", "prompt", "same", "difference", "agrees"),
     [
-        ([[1, 2, 3], [4, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], 1.0, 0.5, False),
+        ([[1, 2, 3], [4, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], -0.5, 1.0, 0.5, False),
         # What follows a token that differs is another text.
-        ([[1, 2, 3], [4, 9, 6]], [[-1.0] * 3, [-1.0, -1.0, -2.5]], 4 / 6, 0.25, True),
-        ([[1, 2, 3], [9, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], 3 / 6, 0.5, False),
+        ([[1, 2, 3], [4, 9, 6]], [[-1.0] * 3, [-1.0, -1.0, -2.5]], -0.75, 4 / 6, 0.25, True),
+        ([[1, 2, 3], [9, 5, 6]], [[-1.0] * 3, [-1.0, -1.0, -4.0]], -0.5, 3 / 6, 0.5, False),
+        # The prompts are another text too.
+        ([[1, 2, 3], [4, 5, 6]], [[-1.0] * 3] * 2, -9.0, 1.0, 0.0, False),
     ],
 )
-def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(tokens, scores, same, difference, agrees):
+def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(
+    tokens, scores, prompt, same, difference, agrees
+):
     # After the prompts' second and third token, each token of the reference has -1.
-    reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[-9.0] * 2 + [-1.0] * 3] * 2, **ANSWER)
+    reference = Answer(tokens=[[1, 2, 3], [4, 5, 6]], log_likelihoods=[[prompt] * 2 + [-1.0] * 3] * 2, **ANSWER)
     answer = Answer(tokens=tokens, log_likelihoods=[[-0.25, -0.75, *row] for row in scores], **ANSWER)
     labels = {"engine": "vllm", "version": "1.0", "model": "run", "weight_bytes": 100, "bound": 0.25}
     found = _result(answer, reference, **labels)

@@ -1,11 +1,15 @@
-"""Test what is said of a GGUF file before it is written, and what is read of its blocks."""
+"""Test what is said of a GGUF file before it is written, which files are refused, and what is read of its blocks."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+import torch
+from project import program
+from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.export.gguf_file import check_rows, format_shares, kept_zeros, write_gguf
@@ -42,12 +46,69 @@ def test_rows_without_any_blocks_are_refused(tmp_path):
     ({"gguf": "q4_0", "converter": "/nowhere/converter", "engines": [f"llama_cpp:{sys.executable}"]},
      f"llama_cpp:{sys.executable}: .*no package llama-cpp-python; "),
     ({"gguf": "f32", "converter": "true"},
-     "converter: true: it wrote no model.gguf; it printed last: nothing; name a Python"),
+     "converter: true: model.gguf: not the model in f32: it is .* no file; it printed last: nothing; name a Python"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_written_is_refused(tmp_path, settings, fault):
     model = save_tiny("llama", tmp_path / "model", changes=WIDE)
     with pytest.raises(InputError, match=fault):
         write_gguf(Export(**settings), model, tmp_path / "model.gguf", "model")
+
+
+# How llama.cpp names the tensors of a decoder layer of a LLaMA.
+LAYER = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+OUTER = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+
+
+def converted(model: Path, file: Path) -> Path:
+    """Write a tiny LLaMA as a GGUF file in float32, and return its path."""
+    writer = gguf.GGUFWriter(file, "llama")
+    for name, tensor in load_file(model / "model.safetensors").items():
+        layer, _, rest = name.removeprefix("model.layers.").partition(".")
+        own = OUTER.get(name) or f"blk.{layer}.{LAYER[rest.removesuffix('.weight')]}.weight"
+        writer.add_tensor(own, tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+# It copies the file that it is to quantise.
+QUANTIZER = f"""#!{sys.executable}
+import json, shutil, sys
+request = json.load(open(sys.argv[4]))
+if request:
+    shutil.copy(request["model"], request["quantized"])
+json.dump({{"version": "1.0"}}, open(sys.argv[5], "w"))
+"""
+
+
+# How a converter writes its output from the model's own file or that of a wider model, and what the error says.
+@pytest.mark.parametrize(("command", "kind", "fault"), [
+    ("cp {own} $5", "f32", None),
+    ("cp {own} $5", "bf16", "its tensors have other names, shapes or formats"),
+    ("cp {own} $5", "q4_0", "its tensors have other names, shapes or formats"),
+    ("cp {wider} $5", "f32", "its tensors have other names, shapes or formats"),
+    ("head -c 99999 {own} > $5", "f32", ""),
+    ("head -c 99999 /dev/urandom > $5", "f32", ""),
+    (": > $5", "f32", ""),
+    ("ln -s {own} $5", "f32", "it is a link, or no file"),
+])  # fmt: skip
+def test_a_file_that_is_not_the_model_is_refused(tmp_path, command, kind, fault):
+    model = save_tiny("llama", tmp_path / "model", torch.float32, WIDE | NARROW)
+    wider = converted(save_tiny("llama", tmp_path / "other", torch.float32, WIDE), tmp_path / "wider")
+    script = command.format(own=converted(model, tmp_path / "own"), wider=wider)
+    engines = [f"llama_cpp:{program(tmp_path / 'python', QUANTIZER)}"]
+    settings = Export(
+        gguf=kind, converter=str(program(tmp_path / "convert", f"#!/bin/sh\n{script}\n")), engines=engines
+    )
+    words = f"model.gguf: not the model in {kind}: {fault}"
+    with nullcontext() if fault is None else pytest.raises(InputError, match=words):
+        write_gguf(settings, model, tmp_path / "model.gguf", "model")
 
 
 def written(path: Path, weights: np.ndarray, kind: gguf.GGMLQuantizationType) -> Path:

@@ -1,5 +1,6 @@
 """Test that the smaller checkpoint has the masked model's logits and order of tensors, and what is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,9 +99,12 @@ def test_what_stays_keeps_its_order_and_its_bits_and_the_record_counts_it(tmp_pa
     assert all((tmp_path / "small" / name).read_bytes() == (tiny.folder / name).read_bytes() for name in others)
 
 
-def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_path):
+@pytest.mark.parametrize("config", [{}, {"layer_types": None}, {"layer_types": ["full_attention"] * 2}])
+def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_path, config):
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**SIZES | {"num_key_value_heads": 4})).save_pretrained(tmp_path / "base")
+    file = tmp_path / "base/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
     base = Checkpoint(tmp_path / "base")
     mask = structured(base, lambda layer, units: np.arange(units)[units // 4 :])  # 3 heads of 4 in a width of 32
     merged = masked(base, mask, tmp_path / "masked")

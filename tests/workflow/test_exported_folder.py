@@ -10,7 +10,8 @@ import torch
 from box import RUNS, flags
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
-from project import read_record, refused, succeed
+from project import call_script, program, read_record, refused, succeed
+from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.storage.hashes import sha256
@@ -144,6 +145,51 @@ def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box,
     succeed("export_run.py", **given | {"model_path": tmp_path / "prepared"})
     assert (tmp_path / "export/Notice").read_text().startswith("Llama 3.2 is licensed under the Llama 3.2 Community ")
     assert "Notice" in read_record(tmp_path / "export/manifest.json")["others"]
+
+
+def zero_the_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+
+# The folder that is measured in the place of one, how it is changed, and what the line names.
+OTHERS = {
+    "zeroed weights": ("export_dir", zero_the_weights, "export: not the model that"),
+    "another dense model": ("model_path", zero_the_weights, "prepared: not the model that"),
+    "a file of llama.cpp": ("model_path", lambda folder: (folder / "model.gguf").touch(), "prepared: not the model"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_engines_are_checked_with_the_exported_model_and_its_dense_model_only(box, tmp_path, what):
+    flag, change, fault = OTHERS[what]
+    given = flags(box, RANDOM, "check_engines.py", tmp_path) | {"export_dir": folders(box, RANDOM)[1]}
+    change(Path(shutil.copytree(given[flag], tmp_path / given[flag].name)))
+    assert fault in refused(tmp_path, "check_engines.py", **given | {flag: tmp_path / given[flag].name})
+
+
+def test_engines_are_not_checked_with_the_export_of_another_run(box, tmp_path):
+    given = flags(box, STRUCTURED, "check_engines.py", tmp_path) | {"export_dir": folders(box, RANDOM)[1]}
+    assert f"the export of {RANDOM}, not of {STRUCTURED}" in refused(tmp_path, "check_engines.py", **given)
+
+
+def test_a_model_that_changes_while_it_is_measured_is_refused(box, tmp_path):
+    export = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
+    text = f'#!/bin/sh\necho >> {export}/tokenizer_config.json\nexec {sys.executable} "$@"\n'
+    given = flags(box, RANDOM, "check_engines.py", tmp_path) | {"prompts": 1, "prompt_tokens": 8, "new_tokens": 2}
+    given |= {"repeats": 1, "engines": f"transformers:{program(tmp_path / 'python', text)}"}
+    code, said = call_script("check_engines.py", **given)
+    assert (code, "export: not the model that" in said) == (2, True), said
+    assert not (tmp_path / "engines.json").exists()
+
+
+def test_a_licence_that_the_user_states_is_that_of_the_card(box, tmp_path):
+    given = flags(box, RANDOM, "export_run.py", tmp_path)
+    base = shutil.copytree(given["model_path"], tmp_path / "prepared")
+    (base / "README.md").write_text("---\nlicense: [mit]\n---\n")
+    assert "export.license" in refused(tmp_path, "export_run.py", **given | {"model_path": base})
+    succeed("export_run.py", **given | {"model_path": base, "license": "mit"})
+    assert ModelCard.load(tmp_path / "export/README.md").data.license == "mit"
 
 
 def test_no_exported_file_says_where_files_lie_on_this_machine(finished_runs, tmp_path):

@@ -129,9 +129,9 @@ def _read_records(folder: Path, run: Run) -> tuple[dict[str, Any], list[str]]:
             record = read_record_file(path, schema)
             # The answers of a whole study would fill the memory.
             records[name] = record.without_answers() if isinstance(record, ScoredRecord) else record
-            different = [engine for engine, agrees in getattr(record, "agreement", {}).items() if not agrees]
-            what = "does not agree with transformers on both models in every repeat, so its columns are blank"
-            reasons += [f"{path.name}: {engine} {what}" for engine in different]
+            # The columns of these engines are blank.
+            differing = getattr(record, "differing", [])
+            reasons += [f"{path.name}: {engine} does not agree with transformers" for engine in differing]
         except InputError as error:
             reasons.append(str(error))
     return records, reasons

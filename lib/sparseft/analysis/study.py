@@ -219,11 +219,11 @@ def _measured(files: RunFiles) -> dict[str, Any]:
 def _engine_columns(record: EnginesRecord) -> dict[str, Any]:
     """Return what each engine that agrees on both models measured of the run, and how much faster than dense it is."""
     columns: dict[str, Any] = {}
-    for engine, agrees in record.agreement.items():
+    for engine in dict.fromkeys(one.engine for one in record.results):
         dense, run = (
             [one for one in record.results if (one.engine, one.model) == (engine, model)] for model in ("dense", "run")
         )
-        if agrees:
+        if engine not in record.differing:
             pairs = zip(run, dense, strict=True)
             ratios = [one.tokens_per_second / other.tokens_per_second for one, other in pairs]
             columns |= mean_columns(f"{engine}_speedup", ratios) | {

@@ -83,9 +83,9 @@ class EnginesRecord(RunRecord):
     inputs: EngineInputs = provenance("The digests of what was measured.")
 
     @property
-    def agreement(self) -> dict[str, bool]:
-        """Return by engine whether it agrees with transformers on both models in every repeat."""
+    def differing(self) -> list[str]:
+        """Return the engines that do not agree with transformers on both models in every repeat."""
         agreed: dict[str, dict[str, list[bool]]] = {one.engine: {"dense": [], "run": []} for one in self.results}
         for one in self.results:
             agreed[one.engine].setdefault(one.model, []).append(one.agrees)
-        return {engine: all(own == [True] * self.repeats for own in of.values()) for engine, of in agreed.items()}
+        return [engine for engine, of in agreed.items() if any(own != [True] * self.repeats for own in of.values())]
