@@ -43,6 +43,8 @@ use rule run_script as check_engines with:
         **running("check_engines.py", kind="engines"),
         others=limit,
         settings=flags(
-            run_id=grid.RUN_ID, threads=STUDY.resources.threads, **EXPORT.model_dump(exclude={"limit_seconds", "license"})
+            run_id=grid.RUN_ID,
+            threads=STUDY.resources.threads,
+            **EXPORT.model_dump(exclude={"limit_seconds", "license"}),
         ),
         otherwise="|| [ $? -eq 1 ]",
