@@ -44,6 +44,12 @@ try:
     revisions.fix(STUDY.revisions)
     if workflow.is_main_process and not IS_LINTED:
         check_inputs(STUDY, HASHES)
+    # Whether jobs wait in the queue of a cluster, whose profile sets --jobs. On one machine, they take turns on its
+    # GPUs.
+    QUEUED = workflow.resource_settings.nodes is not None
+    HAS_GPUS = workflow.is_main_process and not QUEUED
+    GPUS = len(visible_gpus()) if HAS_GPUS else 0
+    CARD = smallest_gpu() if HAS_GPUS and STUDY.resources.gpus else None
 except (InputError, OSError) as error:
     refuse(message(error))
 
@@ -55,10 +61,7 @@ pathvars:
     benchmarks=PATHS.benchmarks,
 
 
-# Whether jobs wait in the queue of a cluster, whose profile sets --jobs. On one machine, they take turns on its GPUs.
-QUEUED = workflow.resource_settings.nodes is not None
 if workflow.is_main_process:
-    GPUS = 0 if QUEUED else len(visible_gpus())
     if QUEUED:
         if STUDY.resources.jobs_per_gpu > 1:
             refuse("resources.jobs_per_gpu: the cluster gives each job GPUs of its own; set it to 1")
@@ -66,7 +69,7 @@ if workflow.is_main_process:
         workflow.register_resource("_cores", None)
     elif "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus) * STUDY.resources.jobs_per_gpu)
-REQUESTS = Requests(STUDY, smallest_gpu() if workflow.is_main_process and STUDY.resources.gpus and not QUEUED else None)
+REQUESTS = Requests(STUDY, CARD)
 
 
 wildcard_constraints:

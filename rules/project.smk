@@ -17,6 +17,17 @@ def refuse(error):
     sys.exit(2)
 
 
+def end_plainly(kind, error, trace):
+    """Print an error that ends Snakemake. Ctrl-C during a plan is one line, and no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = end_plainly
+
+
 def project_folder(source):
     """Return the folder of the project, from the folder of its rules as Snakemake names it."""
     if isinstance(source, LocalSourceFile):

@@ -41,8 +41,10 @@ def main(
     record = train(job, state, accelerator)
     if accelerator.is_main_process:
         write_train_record(flags, job, record)
+        # Also those of a killed training in more processes. A file such as state.pt.backup is the user's.
         for file in flags.output_dir.glob(f"{state.name}*"):
-            file.unlink()
+            if file == state or file.name.removeprefix(f"{state.name}.").isdecimal():
+                file.unlink()
     accelerator.end_training()
 
 

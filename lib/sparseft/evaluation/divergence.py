@@ -12,6 +12,7 @@ calibration.
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,12 +47,23 @@ def read_dense_windows(path: Path, dense: Checkpoint, calibration: Iterable[Path
     faults = {
         f"it was not sampled by {dense.folder}, but by another model": source.get(MODEL) != dense.digest,
         "it was not sampled at temperature 1": source.get("sampled", {}).get("temperature") != 1,
+        "its windows are not as sample_text.py writes them": not _is_sound(rows, dense.config["vocab_size"]),
         f"it has {len(rows)} window, which has no standard error": len(rows) < 2,
         f"the model was calibrated on windows of it ({', '.join(map(str, seen))})": seen,
     }
     for fault in filter(faults.get, faults):
         raise InputError(f"{path}: {fault}", "sample one for the divergence only (sample_text.py)")
     return rows, digest
+
+
+def _is_sound(rows: list[Row], words: int) -> bool:
+    """Return whether all windows have one length, ids below `words`, and scores of each token but the first."""
+    with suppress(ValueError):
+        ids, log_p, top = (np.array([row[name] for row in rows]) for name in ("ids", "log_p", "top"))
+        is_typed = (ids.dtype, log_p.dtype, top.dtype) == (int, float, int) and ids[:, 1:].shape == log_p.shape
+        is_scored = top.shape == log_p.shape and -math.inf < log_p.min() <= log_p.max() <= 0
+        return bool(is_typed and is_scored and 0 <= ids.min() <= ids.max() < words)
+    return False
 
 
 def measure_divergence(model: nn.Module, windows: list[Row]) -> dict:

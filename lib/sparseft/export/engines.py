@@ -16,10 +16,13 @@ from contextlib import suppress
 from functools import partial
 from itertools import product, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
+from sparseft.evaluation.scoring import LARGEST_LOSS
 from sparseft.export.engine_call import call_engine, engine_version
 from sparseft.export.gguf_file import GGUF, write_gguf
 from sparseft.records.engine_record import EngineResult, EngineUse
@@ -39,7 +42,7 @@ class Answer(EngineUse):
     """Check the answer of an engine: a list per prompt, with a value per token."""
 
     tokens: list[list[int]]
-    log_likelihoods: list[list[float]]
+    log_likelihoods: list[list[Annotated[float, Field(ge=-LARGEST_LOSS)]]]
 
 
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:

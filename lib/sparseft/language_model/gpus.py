@@ -1,26 +1,30 @@
-"""Assign the GPUs of this machine to jobs: a lock file per place on a device, held by the processes that use it.
+"""Assign the GPUs of this machine to jobs: a lock file per device, of which each job locks the part that is its share.
 
 A device has as many places as jobs may share it (resources.jobs_per_gpu). Snakemake counts places and assigns none.
-Slurm and PBS show a job only its own GPUs, and these are free.
+Places of different sizes, of two studies, exclude each other if they overlap. Slurm and PBS show a job only its own
+GPUs, and these are free.
 """
 
 import fcntl
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import product, takewhile
 from pathlib import Path
 
 from sparseft.errors import InputError
+from sparseft.storage.locks import open_lock
 
 LOCKS = Path("/tmp")  # Other jobs would not see locks in a job's own TMPDIR.
+WHOLE = 1 << 40  # bytes of a lock file that stand for a whole device; the file itself is empty
 FULL = 0.95  # of a GPU's memory; the driver and pieces between tensors take the rest, not measured
 WAIT = 1  # seconds between two attempts while all devices are taken
+ANSWER = 60  # seconds that nvidia-smi has for an answer, which takes a few; a broken driver gives none
 UUID = re.compile(r"^(\s*)\S.*\(UUID: ((?:GPU|MIG)-[^)]+)\)", re.MULTILINE)
 
 
@@ -54,10 +58,16 @@ def smallest_gpu() -> int | None:
 
 
 def _nvidia_smi(*arguments: str) -> str:
-    """Return what nvidia-smi prints; nothing if there is none."""
+    """Return what nvidia-smi prints; nothing if there is none. Raises InputError if it does not end."""
     if shutil.which("nvidia-smi") is None:
         return ""
-    return subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=False).stdout
+    process = subprocess.Popen(["nvidia-smi", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        return process.communicate(timeout=ANSWER)[0]
+    except subprocess.TimeoutExpired:
+        # Nothing waits for its end, because the driver may hold it for ever.
+        process.kill()
+        raise InputError(f"nvidia-smi gave no answer in {ANSWER} s", "restart the driver or the machine") from None
 
 
 def sharing_jobs() -> int:
@@ -71,19 +81,18 @@ def take_requested() -> None:
     A job that requests all places of a device shares it with no other. It does so once, and before CUDA is used, which
     reads CUDA_VISIBLE_DEVICES when it starts."""
     if requested := os.environ.pop("SPARSEFT_GPUS", ""):
+        if not requested.isdecimal():
+            raise InputError(f"SPARSEFT_GPUS is {requested}, which is no number of GPUs", "set a number, or unset it")
         number, jobs = int(requested), sharing_jobs()
-        places = [[place] for place in range(jobs)]
         if number >= jobs:
-            number, places = number // jobs, [list(range(jobs))]
+            number, jobs = number // jobs, 1
             os.environ["SPARSEFT_JOBS_PER_GPU"] = "1"
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(number, visible_gpus(), places))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(number, visible_gpus(), jobs))
 
 
-def take(number: int, devices: list[str], places: Sequence[Sequence[int]] = ((0,),), locks: Path = LOCKS) -> list[str]:
-    """Wait until `number` of `devices` are free, lock them, and return them. The locks last until this process and its
-    children have ended.
-
-    places: the places of a device that are locked together, by preference
+def take(number: int, devices: list[str], jobs: int = 1, locks: Path = LOCKS) -> list[str]:
+    """Wait until one of the `jobs` equal places of each of `number` of `devices` is free, lock them, and return the
+    devices. The locks last until this process and its children have ended.
 
     The lock belongs to an open file, which stays open through exec. A job of several GPUs takes no part of a divided
     one (MIG), because CUDA shows a process one part, and NCCL connects none. Raises InputError if there are fewer
@@ -100,10 +109,10 @@ def take(number: int, devices: list[str], places: Sequence[Sequence[int]] = ((0,
     while True:
         with ExitStack() as locked:
             held: list[str] = []
-            for together, device in product(places, whole):
+            for place, device in product(range(jobs), whole):
                 if len(held) < number and device not in held:
-                    files = [locks / f"sparseft-{device}.{place}.lock" for place in together]
-                    held += [device] * _lock(files, locked)
+                    start, end = (WHOLE * edge // jobs for edge in (place, place + 1))
+                    held += [device] * _lock(locks / f"sparseft-{device}.lock", start, end, locked)
             if len(held) == number:
                 # The descriptors stay open.
                 locked.pop_all()
@@ -114,22 +123,22 @@ def take(number: int, devices: list[str], places: Sequence[Sequence[int]] = ((0,
         time.sleep(WAIT)
 
 
-def _lock(files: list[Path], locked: ExitStack) -> bool:
-    """Lock all of some files until `locked` is closed, or none of them. Return whether no other process holds one.
-
-    Read access is enough, because the file may belong to another user."""
-    with ExitStack() as mine:
-        for file in files:
-            if not file.exists():
-                file.touch()
-                # Other users must be able to open the file, whatever the umask of this one is.
-                file.chmod(0o644)
-            descriptor = os.open(file, os.O_RDONLY)
-            mine.callback(os.close, descriptor)
-            os.set_inheritable(descriptor, True)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        locked.push(mine.pop_all())
+def _lock(file: Path, start: int, end: int, locked: ExitStack) -> bool:
+    """Lock the bytes from `start` to `end` of a file until `locked` is closed. Return whether no other process holds
+    one of them."""
+    try:
+        # Linux refuses O_CREAT for the file of another user in /tmp.
+        descriptor = open_lock(file, flags=0)
+    except FileNotFoundError:
+        descriptor = open_lock(file)
+        # Other users must be able to lock it, whatever the umask of this one is.
+        os.fchmod(descriptor, 0o666)
+    os.set_inheritable(descriptor, True)
+    # The lock is that of the open file, which children share. fcntl.lockf would lock for this process only.
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, 0, start, end - start, 0))
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    locked.callback(os.close, descriptor)
     return True

@@ -15,7 +15,7 @@ import torch
 import sparseft
 from sparseft.errors import InputError
 from sparseft.language_model.gpus import sharing_jobs, take_requested
-from sparseft.limits import status_bytes
+from sparseft.limits import CUDA, status_bytes
 
 CPUINFO = Path("/proc/cpuinfo")
 # Options of mallopt, from malloc.h.
@@ -44,7 +44,7 @@ def choose_device() -> torch.device:
             _check_kernels(gpu)
         if sharing_jobs() > 1:
             # A job that needs more fails, and not the one beside it.
-            torch.cuda.set_per_process_memory_fraction(1 / sharing_jobs())
+            torch.cuda.set_per_process_memory_fraction(gpu_share(0) / torch.cuda.mem_get_info()[1])
         return torch.device("cuda")
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     # CUDA takes any other word, such as -1 or Slurm's NoDevFiles, as no GPU.
@@ -56,6 +56,11 @@ def choose_device() -> torch.device:
             " CUDA_VISIBLE_DEVICES=)",
         )
     return torch.device("cpu")
+
+
+def gpu_share(gpu: int | torch.device) -> float:
+    """Return the bytes of a GPU that the tensors of this job may take. Each job that shares it has a context too."""
+    return torch.cuda.mem_get_info(gpu)[1] / sharing_jobs() - CUDA * (sharing_jobs() > 1)
 
 
 def _check_kernels(gpu: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
+from sparseft.language_model.hardware import gpu_share
 from sparseft.language_model.model import computed_by, empty_model
 from sparseft.language_model.weights import map_weight, memory_path, unfuse_experts
 
@@ -111,8 +112,9 @@ def entering(model: nn.Module, number: int, states: Tensor) -> AbstractContextMa
 
 def place_of_states(device: torch.device, size: int) -> torch.device:
     """Return where hidden states of `size` bytes are kept: on the device if they take at most an eighth of its free
-    memory, so that the layers, their gradients and statistics have the rest; or in the machine's memory."""
-    fits = device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 8
+    memory and of the job's share, so that the layers, their gradients and statistics have the rest; or in the
+    machine's memory."""
+    fits = device.type == "cuda" and size <= min(torch.cuda.mem_get_info(device)[0], gpu_share(device)) // 8
     return device if fits else torch.device("cpu")
 
 

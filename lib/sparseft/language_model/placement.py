@@ -13,8 +13,7 @@ from accelerate.utils import get_max_memory, set_module_tensor_to_device
 from torch import Tensor, cuda, nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.gpus import sharing_jobs
-from sparseft.language_model.hardware import choose_device
+from sparseft.language_model.hardware import choose_device, gpu_share
 from sparseft.language_model.prefetch import StoredLayers
 from sparseft.language_model.weights import as_weight, fused_experts, map_weight, memory_path
 
@@ -53,8 +52,7 @@ def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
     keeps four tenths for a batch, whose logits it computes."""
     gpus = range(cuda.device_count()) if choose_device().type == "cuda" else ()
     free = get_max_memory()
-    shares = {gpu: cuda.get_device_properties(gpu).total_memory / sharing_jobs() for gpu in gpus}
-    rooms = {f"cuda:{gpu}": 0.9 * min(free[gpu], shares[gpu]) for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
+    rooms = {f"cuda:{gpu}": 0.9 * min(free[gpu], gpu_share(gpu)) for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
     main = next(iter(rooms))
     if sum(tensor.nbytes for tensor in checkpoint.tensors.values()) > rooms[main]:
         rooms[main] *= 2 / 3

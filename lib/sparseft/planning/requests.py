@@ -11,6 +11,7 @@ from functools import cache, partial
 from itertools import product
 
 from sparseft.errors import InputError
+from sparseft.limits import CUDA, CUDA_LIBRARIES
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import PLACED, RUN_THE_MODEL, JobKind
@@ -35,8 +36,6 @@ FACTORS = 12
 KEPT = 1 << 31
 # Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch; measured on a CPU.
 LOGITS = 16
-# Bytes of CUDA's context on a GPU, and of its libraries in the machine; typical, not measured.
-CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
 # Rows of logits that an evaluation has at once on a GPU, and a text on a CPU; and bytes per word of the rows that are
 # in fp32 (language_model/loss.py).
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512

@@ -68,8 +68,8 @@ def stored_windows(checkpoint: Checkpoint, path: Path, number: int) -> list[Exam
 
     Raises InputError if they are not token ids of the checkpoint's tokenizer, or if the file has fewer windows."""
     rows = read_rows(path, WINDOW)
-    tokenizer = load_tokenizer(checkpoint.folder)
-    if any(tokenizer.decode(row["ids"]) != row["text"] for row in rows[:number]):
+    tokenizer, words = load_tokenizer(checkpoint.folder), checkpoint.config["vocab_size"]
+    if any(max(row["ids"]) >= words or tokenizer.decode(row["ids"]) != row["text"] for row in rows[:number]):
         raise InputError(
             f"{path}: its windows are token ids of another tokenizer than that of {checkpoint.folder}",
             "prepare the text for this model",

@@ -17,7 +17,8 @@ class KnownHashes:
 
     def __init__(self, record: Path) -> None:
         self._record = record
-        self._known = read_json(record, f"delete {record}") if record.exists() else {}
+        kind = dict[str, tuple[int, int, int, int, str]]
+        self._known = read_json(record, f"delete {record}", kind) if record.exists() else {}
 
     def of(self, files: Iterable[Path | str]) -> dict[str, str]:
         """Return path -> sha256 of those `files` that are regular files. The job that reads another one reports it."""

@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from sparseft.errors import InputError
 
@@ -16,17 +19,20 @@ def read_text(path: Path | str, advice: str) -> str:
         raise InputError(f"{path}: not UTF-8 text", advice) from None
 
 
-def read_json(path: Path | str, advice: str = "run the step that writes it again") -> dict:
-    """Return the object of a JSON file. Raises InputError if the file is missing or holds something else."""
-    return parse_json(read_text(path, advice), path, advice)
+def read_json(path: Path | str, advice: str = "run the step that writes it again", kind: Any = dict) -> dict:
+    """Return the object of a JSON file. Raises InputError if the file is missing or holds something else.
+
+    kind: the type of the object, such as dict[str, list[int]]"""
+    return parse_json(read_text(path, advice), path, advice, kind)
 
 
-def parse_json(text: str, path: Path | str, advice: str) -> dict:
+def parse_json(text: str, path: Path | str, advice: str, kind: Any = dict) -> dict:
     """Return the object in `text`, the content of the JSON file `path`. Raises InputError if it is something else."""
     try:
         content = json.loads(text)
+        TypeAdapter(kind).validate_python(content)
+    except ValidationError:
+        raise InputError(f"{path}: not a JSON object of the right kind", advice) from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})", advice) from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a JSON object", advice)
     return content

@@ -72,7 +72,8 @@ class Code:
         self._digest = cache(self.digest)
         # What is kept depends on this file too.
         self._key = sha256(Path(__file__))
-        self._read = read_json(record, f"delete {record}") if record and record.exists() else {}
+        kind = dict[str, tuple[str, list[str]]]
+        self._read = read_json(record, f"delete {record}", kind) if record and record.exists() else {}
         if record:
             now = dict(map(self._read_file, [*self._files.values(), *lib.parent.glob("workflow/scripts/*.py")]))
             if now != self._read:

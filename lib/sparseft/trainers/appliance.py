@@ -20,7 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from sparseft.errors import TRACEBACK_PREFIX, InputError
-from sparseft.storage.locks import lock_file
+from sparseft.storage.locks import lock_file, open_lock
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The label of every job. Each job has a new value, so that no other job is cancelled.
@@ -89,7 +89,7 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
     """Wait for a lock file and hold it. Yield its descriptor, for a child that must hold it too."""
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with os.fdopen(open_lock(path), "a") as file:
         lock_file(file, f"{name} waits: {path} is held by another job")
         try:
             yield (file.fileno(),)

@@ -120,7 +120,7 @@ class Loop:
     def _resume(self, steps: Steps) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
         reads = self.accelerator.is_main_process or self.part.is_divided
-        state = self.state.read() if reads else None
+        state = self.state.read("matrices", "optimizer", "schedule", "progress") if reads else None
         if self.part.is_divided:
             # A killed training may have left the rows of its processes after different steps.
             done = gather_object([len(state["progress"]["curve"]) if state else 0])

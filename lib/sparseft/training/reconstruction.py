@@ -163,7 +163,7 @@ class LayerReconstruction:
 
     def _resume(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Load the measurements of the saved state, and return its A and B by layer; empty if there is no state."""
-        state = self.state.read()
+        state = self.state.read("factors", "progress", "resumed_after")
         if state is None:
             return {}
         self.progress = [Progress(**layer) for layer in state["progress"]]

@@ -208,8 +208,9 @@ class SavedState:
         with atomic_file(self.path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
-    def read(self) -> dict | None:
-        """Return the saved state, on the CPU. Return None if there is none that this training can continue.
+    def read(self, *keys: str) -> dict | None:
+        """Return the `keys` of the saved state, on the CPU. Return None if there is none that this training can
+        continue.
 
         A state that is damaged or of another training is reported on stderr. Raises OSError if the file cannot be
         read."""
@@ -224,7 +225,7 @@ class SavedState:
                 file.seek(0)
                 state = torch.load(file, weights_only=True, map_location="cpu")
                 if state["identity"] == self.identity:
-                    return state
+                    return {key: state[key] for key in keys}
                 reason = "of other code, inputs or settings"
         print(f"{self.path} is {reason}: the training starts from its beginning", file=sys.stderr)
         return None
