@@ -46,6 +46,13 @@ def test_a_pickle_in_a_saved_state_is_left_aside(tmp_path, evil, capsys, zipped)
     assert "state.pt is damaged" in capsys.readouterr().err
 
 
+def test_a_saved_state_without_a_key_is_left_aside(tmp_path, capsys):
+    state = SavedState(tmp_path / "state.pt", "mine")
+    state.write({"progress": []})
+    assert (state.read("progress"), state.read("progress", "matrices")) == ({"progress": []}, None)
+    assert "state.pt is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_code_that_comes_with_a_model_is_not_run(tmp_path, file):
     folder = save_tiny("llama", tmp_path / "m")

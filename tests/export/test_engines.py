@@ -162,6 +162,10 @@ RUBBISH = {
     "another length": ({**SOUND, "tokens": [[1], [3]]}, "answer.json: not 2 tokens for each of 2 prompts"),
     "another load": ({**SOUND, "loads": []}, "answer.json: not 2 tokens for each of 2 prompts"),
     "NaN": (f"{json.dumps(SOUND)!r}.replace('-1.0', 'NaN').encode()", "answer.json: log_likelihoods.0.0: .*finite"),
+    "impossible": (
+        {**SOUND, "log_likelihoods": [[-1e4] * 13] * 2},
+        "answer.json: log_likelihoods.0.0: .*equal to -709",
+    ),
     "no time": ({**SOUND, "tokens_per_second": 0.0}, "answer.json: tokens_per_second: .*greater than 0"),
     "a failure": ("sys.exit(3)", "exit code 3"),
 }

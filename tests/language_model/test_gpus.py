@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -68,13 +70,22 @@ def test_the_memory_of_a_gpu_is_that_of_the_smallest_visible_one(machine, listed
     assert smallest_gpu() == (size and int(FULL * size))
 
 
-def started(number: int, places: list[list[int]], locks: Path, seconds: float) -> subprocess.Popen:
-    """A job on places of `number` of two devices that prints when it begins and ends, and on what."""
+@pytest.mark.process
+def test_a_driver_that_gives_no_answer_is_refused(machine, monkeypatch, tmp_path):
+    machine(TWO)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 3\n")
+    monkeypatch.setattr(gpus, "ANSWER", 0.1, raising=False)
+    with pytest.raises(InputError, match="nvidia-smi gave no answer in 0.1 s; restart"):
+        visible_gpus()
+
+
+def started(number: int, jobs: int, locks: Path, seconds: float) -> subprocess.Popen:
+    """A job on one of `jobs` places of `number` of two devices that prints when it begins and ends, and on what."""
     code = f"""
 import os, subprocess, time
 from pathlib import Path
 from sparseft.language_model.gpus import take
-held = take({number}, ["GPU-aa", "GPU-bb"], {places}, Path({str(locks)!r}))
+held = take({number}, ["GPU-aa", "GPU-bb"], {jobs}, Path({str(locks)!r}))
 begin = time.monotonic()
 os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /proc/uptime) {{' '.join(held)}}"])
 """
@@ -84,7 +95,7 @@ os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /
 @pytest.mark.process
 @pytest.mark.long
 def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_path):
-    jobs = [started(number, [[0]], tmp_path, 0.7) for number in (1, 1, 2, 1)]
+    jobs = [started(number, 1, tmp_path, 0.7) for number in (1, 1, 2, 1)]
     spans = [line.split() for line in (job.communicate(timeout=60)[0] for job in jobs)]
     assert sorted(len(held) for _, _, *held in spans) == [1, 1, 1, 2]
     uses = [(device, float(begin), float(end)) for begin, end, *held in spans for device in held]
@@ -97,21 +108,50 @@ def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_pat
 @pytest.mark.process
 @pytest.mark.long
 def test_jobs_that_share_a_device_run_at_once_and_one_that_needs_it_whole_waits(tmp_path):
-    shares = [[0], [1]]
-    jobs = [started(1, shares, tmp_path, 1.5) for _ in range(4)]
+    jobs = [started(1, 2, tmp_path, 1.5) for _ in range(4)]
     begins, ends, devices = zip(*(job.communicate(timeout=60)[0].split() for job in jobs), strict=True)
     assert max(map(float, begins)) < min(map(float, ends))
     assert sorted(devices) == ["GPU-aa", "GPU-aa", "GPU-bb", "GPU-bb"]
-    assert [take(1, ["GPU-aa"], shares, tmp_path), take(1, ["GPU-bb"], [[0, 1]], tmp_path)] == [["GPU-aa"], ["GPU-bb"]]
-    waiting = started(1, [[0, 1]], tmp_path, 0)
+    assert [take(1, ["GPU-aa"], 2, tmp_path), take(1, ["GPU-bb"], 1, tmp_path)] == [["GPU-aa"], ["GPU-bb"]]
+    waiting = started(1, 1, tmp_path, 0)
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.communicate(timeout=3)
     waiting.kill()
 
 
+@pytest.mark.parametrize(("shares", "fit"), [
+    ((2, 2), True), ((2, 2, 2), False), ((2, 1), False), ((1, 2), False), ((2, 3), True), ((3, 2), True),
+    ((2, 3, 3), False), ((3, 3, 2), False), ((2, 4, 4), True), ((4, 3, 2), False), ((7,) * 7, True),
+])  # fmt: skip
+def test_the_shares_of_studies_with_other_numbers_of_jobs_do_not_overlap(monkeypatch, tmp_path, shares, fit):
+    def wait(_: float) -> None:
+        waits.append(True)
+        raise InputError("the last job waits", "")
+
+    waits: list[bool] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name, value in (("sleep", wait), ("visible_gpus", lambda: ["GPU-aa"]), ("take", partial(take, locks=tmp_path))):
+        monkeypatch.setattr(gpus.time if name == "sleep" else gpus, name, value)
+    for jobs in shares:
+        assert not waits
+        monkeypatch.setenv("SPARSEFT_GPUS", "1")
+        monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", str(jobs))
+        with suppress(InputError):
+            gpus.take_requested()
+    assert bool(waits) == (not fit)
+
+
+@pytest.mark.parametrize("requested", ["x", "-1", "1.5"])
+def test_a_number_of_gpus_that_is_none_is_refused(monkeypatch, requested):
+    monkeypatch.setenv("SPARSEFT_GPUS", requested)
+    monkeypatch.setattr(gpus, "take", lambda *_: [])
+    with pytest.raises(InputError, match=f"SPARSEFT_GPUS is {requested}, "):
+        gpus.take_requested()
+
+
 @pytest.mark.parametrize(
     ("requested", "jobs", "number", "places", "left"),
-    [("2", "1", 2, [[0]], "1"), ("1", "3", 1, [[0], [1], [2]], "3"), ("3", "3", 1, [[0, 1, 2]], "1")],
+    [("2", "1", 2, 1, "1"), ("1", "3", 1, 3, "3"), ("3", "3", 1, 1, "1")],
 )
 def test_a_job_with_all_places_of_a_gpu_shares_it_with_no_other(monkeypatch, requested, jobs, number, places, left):
     monkeypatch.setenv("SPARSEFT_GPUS", requested)
@@ -131,7 +171,7 @@ def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_pa
         assert os.umask(0o077) == 0o077
     finally:
         os.umask(umask)
-    assert (tmp_path / "sparseft-GPU-aa.0.lock").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "sparseft-GPU-aa.lock").stat().st_mode & 0o777 == 0o666
 
 
 @pytest.mark.process
@@ -174,9 +214,9 @@ def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees
     machine(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
     monkeypatch.setenv("SPARSEFT_GPUS", "1")
-    lock = gpus.LOCKS / "sparseft-GPU-bb.0.lock"
+    lock = gpus.LOCKS / "sparseft-GPU-bb.lock"
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_EX)
         job = subprocess.Popen([sys.executable, "-c", USER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         # All imports are done before it waits.
         assert job.stdout.readline() == "imported\n"

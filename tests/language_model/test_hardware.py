@@ -133,10 +133,12 @@ def test_a_gpu_for_which_torch_has_no_kernels_is_refused(monkeypatch, capability
     if runs:
         limits = []
         monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (7e9, 8e9))
         assert choose_device() == torch.device("cuda")
         monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", "4")
         assert choose_device() == torch.device("cuda")
-        assert limits == [0.25]
+        # A quarter of 8 GB, without a CUDA context of 0.6 GB.
+        assert limits == [pytest.approx(1.4 / 8)]
         assert device_name(choose_device()) == "GPU: a card, shared by 4 jobs"
     else:
         with pytest.raises(InputError, match=f"a card: .* capability {capability[0]}.{capability[1]}, only {built[0]}"):

@@ -41,7 +41,14 @@ def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it
         assert torch.equal(buffer, buffers[path]), path
 
 
-@pytest.mark.parametrize(("device", "free", "kind"), [("cuda", 800, "cuda"), ("cuda", 799, "cpu"), ("cpu", 800, "cpu")])
-def test_states_are_on_a_gpu_if_they_take_at_most_an_eighth_of_what_is_free(monkeypatch, device, free, kind):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1000))
+@pytest.mark.parametrize(("device", "free", "jobs", "kind"), [
+    ("cuda", 800, 1, "cuda"), ("cuda", 799, 1, "cpu"), ("cpu", 800, 1, "cpu"),
+    ("cuda", 900, 2, "cuda"), ("cuda", 900, 3, "cpu"),
+])  # fmt: skip
+def test_states_are_on_a_gpu_if_they_take_at_most_an_eighth_of_what_its_job_can_use(
+    monkeypatch, device, free, jobs, kind
+):
+    # Two jobs with a CUDA context each.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2 * (800 + 600_000_000)))
+    monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", str(jobs))
     assert place_of_states(torch.device(device), 100).type == kind

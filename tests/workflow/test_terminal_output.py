@@ -2,6 +2,10 @@
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hub_cache import write
@@ -36,6 +40,20 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
 
 
+def test_ctrl_c_during_a_plan_is_one_line(tmp_path):
+    command = [Path(sys.executable).parent / "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
+    command += ["--configfile", ROOT / "config/sweep.yaml"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as plan:
+        # Snakemake prints it when it has read config.yaml, before it reads the rules.
+        while not (line := plan.stdout.readline()).startswith("Config file "):
+            assert line, "it ended before"
+        plan.send_signal(signal.SIGINT)
+        said = plan.stdout.read()
+    assert said.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in said
+    assert plan.returncode == -signal.SIGINT
+
+
 def test_a_failed_job_is_one_line(tmp_path, tiny_models):
     for split in ("train", "validation"):
         write(tmp_path / f"rows/{split}.jsonl", [{"prompt": "a", "respons": "b"}])
@@ -53,14 +71,15 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
         ({}, "evalute", "", "evaluate"),
         ({}, "analyze --config backend=torch --config keep_merged=True", "", "--config is given 2 times"),
         ({"grdi": {}}, "analyze", "", "configuration: grdi: unknown key"),
-        *(({}, "analyze", name, f"error: .snakemake/{name}.json: not valid JSON")
-          for name in ("known_hashes", "known_code")),
+        *(({}, "analyze", (name, content), f"error: .snakemake/{name}.json: {fault}")
+          for name in ("known_hashes", "known_code")
+          for content, fault in (("{", "not valid JSON"), ('{"a": 1}', "not a JSON object of the right kind"))),
     ],
 )  # fmt: skip
 def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, damaged, fault):
     if damaged:
         (tmp_path / ".snakemake").mkdir()
-        (tmp_path / f".snakemake/{damaged}.json").write_text("{")
+        (tmp_path / f".snakemake/{damaged[0]}.json").write_text(damaged[1])
     study = Study(tmp_path).configure({name: tmp_path / name for name in "ab"}, **sections)
     said = study.snakemake(*target.split(), "--dry-run", expect=2)
     (error,) = [text for text in said.splitlines() if text.startswith("error: ")]

@@ -97,12 +97,14 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
     forks.kill(running)
     assert forks.wait(running) == -signal.SIGKILL
     assert not (killed / "train.json").exists()
+    for name in ("state.pt.backup", "state.pt.9"):
+        (killed / name).touch()
     resumed = train(box, killed, processes, shard_model=shard)
     assert sha256(adapter(killed)) == sha256(adapter(tmp_path / "whole"))
     assert resumed["loss_curve"] == whole["loss_curve"]
     assert 0 < resumed["resumed_after_steps"][0] < SCHEDULE["steps"]
     assert whole["resumed_after_steps"] == []
-    assert not state.exists()
+    assert [file.name for file in killed.glob("state.pt*")] == ["state.pt.backup"]
 
 
 @pytest.mark.parametrize(("end", "last"), [("sys.exit(2)", "error: wrong; do"), ("os.abort()", "error: process ")])

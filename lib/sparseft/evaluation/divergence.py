@@ -60,9 +60,8 @@ def _is_sound(rows: list[Row], words: int) -> bool:
     """Return whether all windows have one length, ids below `words`, and scores of each token but the first."""
     with suppress(ValueError):
         ids, log_p, top = (np.array([row[name] for row in rows]) for name in ("ids", "log_p", "top"))
-        is_typed = (ids.dtype, log_p.dtype, top.dtype) == (int, float, int) and ids[:, 1:].shape == log_p.shape
-        is_scored = top.shape == log_p.shape and -math.inf < log_p.min() <= log_p.max() <= 0
-        return bool(is_typed and is_scored and 0 <= ids.min() <= ids.max() < words)
+        fits = (ids.dtype, log_p.dtype, top.dtype) == (int, float, int) and ids[:, 1:].shape == log_p.shape == top.shape
+        return fits and bool(0 <= ids.min() <= ids.max() < words and -math.inf < log_p.min() <= log_p.max() <= 0)
     return False
 
 

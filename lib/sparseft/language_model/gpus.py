@@ -133,12 +133,11 @@ def _lock(file: Path, start: int, end: int, locked: ExitStack) -> bool:
         descriptor = open_lock(file)
         # Other users must be able to lock it, whatever the umask of this one is.
         os.fchmod(descriptor, 0o666)
+    locked.callback(os.close, descriptor)
     os.set_inheritable(descriptor, True)
     # The lock is that of the open file, which children share. fcntl.lockf would lock for this process only.
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, 0, start, end - start, 0))
     except BlockingIOError:
-        os.close(descriptor)
         return False
-    locked.callback(os.close, descriptor)
     return True
