@@ -3,7 +3,8 @@ evaluation and a calibration.
 
     python benchmarks/lora_model_gpu.py [--layers 4]
 
-The weights are random, so nothing is downloaded. A GPU of less than 64 GB gets fewer layers, one per 2 GB. Every case
+The weights are random, so nothing is downloaded. The calibration writes them, 16 GB of 32 layers, into models/ for its
+time. A GPU of less than 64 GB gets fewer layers, one per 2 GB. Every case
 runs in a process of its own, in turns, so that its peak memory is its own. The table is printed and written to
 benchmarks/results/. A case that fails has no figures in it, and the exit code is 1 then.
 
@@ -73,6 +74,7 @@ CASES = (PEFT, PEFT_BF16, SPARSE, DENSE, SHORT, ACCUMULATED, KEPT, OFFLOADED, EV
 REPEATED = CASES[:4]
 # Products of a whole weight with all tokens: forward, the gradient of the input, and in an exact masked step G.
 PRODUCTS = dict.fromkeys(CASES, 3) | {PEFT: 2, PEFT_BF16: 2, DENSE: 2, EVALUATED: 1, CALIBRATED: 1}
+MODELS = Path(__file__).parents[1] / "models"
 WARM_UP = 3
 STEPS = 5
 
@@ -127,8 +129,9 @@ def own_step(case: str, model: nn.Module, tokens: int, device: torch.device) -> 
     ids = torch.randint(model.config.vocab_size, (sequences, tokens // sequences))
     examples = [Example(row, 1) for row in ids.tolist()]
     if case == CALIBRATED:
-        # It is removed when the function below is.
-        written = tempfile.TemporaryDirectory()
+        # Not in the folder of the system, which may be in memory. It is removed when the function below is.
+        MODELS.mkdir(exist_ok=True)
+        written = tempfile.TemporaryDirectory(dir=MODELS)
         model.save_pretrained(written.name)
         return lambda: compute_statistic(Checkpoint(Path(written.name)), examples, INPUT_NORMS)
     batch = collate(examples).to(device)

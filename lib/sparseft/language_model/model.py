@@ -19,6 +19,7 @@ from transformers import (
     GenerationConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
+    masking_utils,
 )
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
@@ -49,6 +50,8 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *argume
 
 
 AttentionInterface.register("sdpa", attend)
+# Without a mask and a cache, transformers looks for several texts in a row, and waits for the GPU to find none.
+masking_utils.find_packed_sequence_indices = lambda _: None
 
 
 def load_model(

@@ -7,7 +7,6 @@ accelerate and FSDP2 copy on the stream that computes, so a layer waits for its 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +47,9 @@ class StoredLayers(ModelHook):
         self._skip_keys = skip_keys
         self._copies = Copies(device)
         self._paths = {layer: path for path, layer in layers.items()}
-        self._next = dict(pairwise(layers.values()))
+        # The first one is read while the last one and the head compute.
+        in_order = list(layers.values())
+        self._next = dict(zip(in_order, [*in_order[1:], *in_order[:1]], strict=True))
         self._empty = {layer: dict(layer.named_parameters()) for layer in layers.values()}
         # What is being read, in a thread, because reading a file and copying from its memory block the program.
         self._thread = ThreadPoolExecutor(1)
@@ -67,7 +68,7 @@ class StoredLayers(ModelHook):
         weights = self._coming.pop(module).result()
         # Only now does the thread read nothing, and the next copies wait for what was computed.
         self._used = {}
-        self._begin(self._next.get(module))
+        self._begin(self._next[module])
         module.load_state_dict(weights, strict=False, assign=True)
         device = self._copies.device
         return send_to_device(args, device), send_to_device(kwargs, device, skip_keys=self._skip_keys)
@@ -78,11 +79,10 @@ class StoredLayers(ModelHook):
         module.load_state_dict(self._empty[module], strict=False, assign=True)
         return output
 
-    def _begin(self, layer: nn.Module | None) -> None:
-        """Wait for the copies until now, and begin those of a layer; None only waits."""
+    def _begin(self, layer: nn.Module) -> None:
+        """Wait for the copies until now, and begin those of a layer."""
         self._copies.meet()
-        if layer is not None:
-            self._coming[layer] = self._thread.submit(self._read, layer)
+        self._coming[layer] = self._thread.submit(self._read, layer)
 
     @torch.no_grad()
     def _read(self, layer: nn.Module) -> dict[str, Tensor]:

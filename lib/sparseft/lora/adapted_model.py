@@ -94,8 +94,16 @@ class TrainedWeights(StoredWeights):
 
 
 def masks_on(mask: Mask, device: torch.device) -> MaskOf:
-    """Return a function that gives the mask of a layer, bool (out, in), on `device`."""
-    return lambda layer: torch.from_numpy(mask.kept(layer)).to(device)
+    """Return a function that gives the mask of a layer, bool (out, in), on `device`. A GPU unpacks the bits itself."""
+    if device.type == "cpu":
+        return lambda layer: torch.from_numpy(mask.kept(layer))
+    return lambda layer: unpacked(torch.from_numpy(mask.bits[layer]).to(device), mask.shape[layer][1])
+
+
+def unpacked(bits: Tensor, cols: int) -> Tensor:
+    """Return the mask, bool (rows, cols), of bits as a mask file has them, uint8 (rows, ceil(cols / 8))."""
+    ones = bits[:, :, None] & (1 << torch.arange(8, dtype=torch.uint8, device=bits.device))
+    return ones.ne(0).flatten(1)[:, :cols]
 
 
 def check_layers(layers: dict[str, LoRALinear], pairs: dict, adapter: object) -> None:

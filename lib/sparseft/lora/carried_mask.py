@@ -15,9 +15,9 @@ from torch import Tensor
 # Bytes of a weight -> the integer dtype that holds its bits.
 INTEGERS = {2: torch.int16, 4: torch.int32}
 # Weights per block, by device: enough to keep the products fast, and few enough to take little memory. On a GPU,
-# starting a kernel takes longer than a small block. There a block of bfloat16 takes 134 MB, and each layer of an 8B
-# model is one block.
-BLOCK = {"cpu": 1 << 21, "cuda": 1 << 26}
+# starting a kernel takes longer than a small block. There a block of bfloat16 takes at most 537 MB, and each layer of a
+# 70B model is one block.
+BLOCK = {"cpu": 1 << 21, "cuda": 1 << 28}
 
 
 def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from sparseft.lora.carried_mask import bits_of, minus_zero
+from sparseft.lora.carried_mask import bits_of, mask_, minus_zero
 
 # The tile of W' of one program, and the groups of 32 threads that share it. A thread has 64 weights then, which fit its
 # registers, and loads 17 numbers for 64 multiply-adds.
@@ -19,6 +19,8 @@ _LAUNCH = {"num_warps": 4, "enable_fp_fusion": False}
 # programs fit an H100's multiprocessor, which spills no register.
 _TILES, _TILE_ROWS, _TILE_COLS = tl.constexpr(4), tl.constexpr(64), tl.constexpr(128)
 _TILE_RANKS = 32
+# The kernel reads a gradient again for every _TILE_RANKS. Above this rank, masking it once is faster.
+MOST_RANKS = 64
 
 
 def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
@@ -37,12 +39,17 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
 
 
 def add_gradients(dA: Tensor, dB: Tensor, G: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
-    """Add B^T (G * M) to dA (r, cols), and write (G * M) A^T to dB (rows, r).
+    """Add B^T (G * M) to dA (r, cols), and write (G * M) A^T to dB (rows, r). G may be masked in place.
 
     G (rows, cols) and W, which carries M, are bf16 or fp16. The others are fp32; A (r, cols) and B (rows, r) are
     rounded to G's dtype. The products are summed in fp32."""
     rows, cols = G.shape
     r = A.shape[0]
+    if r > MOST_RANKS:
+        mask_(G, W)
+        dA += torch.mm(B.to(G.dtype).T, G, out_dtype=torch.float32)
+        torch.mm(G, A.to(G.dtype).T, out_dtype=torch.float32, out=dB)
+        return
     # tl.dot takes no fewer than 16.
     ranks = min(_TILE_RANKS, max(16, triton.next_power_of_2(r)))
     parts = (triton.cdiv(rows, _TILES.value * _TILE_ROWS.value), triton.cdiv(cols, _TILE_COLS.value))

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -177,33 +178,48 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
         sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
         missing = [f"{limit / GB:.0f} GB {place}" for place, limit in limits.items() if sizes[place] > limit]
         advice = f", more than {' and '.join(missing)}; {_advice(requests, job, limits)}" if missing else ""
+        what = f"{job.model}: {' on '.join(filter(None, (job.kind, job.task)))}"
         if missing or has_all:
             parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
-            lines.append(f"{job.model}: {' on '.join(filter(None, (job.kind, job.task)))} needs {parts}{advice}")
+            lines.append(f"{what} needs {parts}{advice}")
+        if not missing and (size := _larger_micro_batch(requests, job, limits)):
+            lines.append(f"{what} also fits with training.micro_batch_size {size}, which may be faster")
     return lines
+
+
+def _larger_micro_batch(requests: Requests, job: JobKind, limits: Mapping[str, float]) -> int | None:
+    """Return the largest micro-batch of SIZES with which a training fits on a GPU; None if it is not larger than its
+    own."""
+    config, key = requests.config, "training.micro_batch_size"
+    if job.kind != "training" or not config.resources.gpus:
+        return None
+    own = config.training_of(job.task, job.training).micro_batch_size
+    # A task or a training of the grid may have its own.
+    sizes = [size for size in SIZES if size > own] if own == config.training.micro_batch_size else []
+    return next((size for size in sizes if _fits(requests, job, limits, {key: size})), None)
+
+
+def _fits(requests: Requests, job: JobKind, limits: Mapping[str, float], changes: Mapping[str, object]) -> bool | None:
+    """Return whether a job fits into the limits with changes; None if the configuration refuses them."""
+    config = requests.config
+    # What several jobs share.
+    card = requests.card and requests.card * config.resources.jobs_per_gpu
+    sections = vars(config) | {key: value for key, value in changes.items() if "." not in key}
+    own = {key.removeprefix("training."): value for key, value in changes.items() if "." in key}
+    sections["training"] = config.training.model_copy(update=own)
+    with suppress(ValueError):
+        tried = Requests(Config.model_validate(sections), card)
+        # A large model takes long to describe, and stays the same.
+        tried.subject = requests.subject
+        sizes = tried.bytes_of(job)
+        return all(size <= limit for size, limit in zip(sizes, limits.values(), strict=True))
+    return None
 
 
 def _advice(requests: Requests, job: JobKind, limits: Mapping[str, float]) -> str:
     """Return in words the first changes of LIGHTER with which a job fits into the limits, without those that do not
     help."""
-
-    config = requests.config
-    # What several jobs share.
-    card = requests.card and requests.card * config.resources.jobs_per_gpu
-
-    def fits(changes: Mapping[str, object]) -> bool | None:
-        """Return whether the job fits with these changes; None if the configuration refuses them."""
-        sections = vars(config) | {key: value for key, value in changes.items() if "." not in key}
-        own = {key.removeprefix("training."): value for key, value in changes.items() if "." in key}
-        sections["training"] = config.training.model_copy(update=own)
-        with suppress(ValueError):
-            tried = Requests(Config.model_validate(sections), card)
-            # A large model takes long to describe, and stays the same.
-            tried.subject = requests.subject
-            sizes = tried.bytes_of(job)
-            return all(size <= limit for size, limit in zip(sizes, limits.values(), strict=True))
-        return None
-
+    fits = partial(_fits, requests, job, limits)
     changes: dict[str, object] = {}
     for key, value in ((key, value) for key, values in LIGHTER.items() for value in values):
         is_fitting = fits({**changes, key: value})

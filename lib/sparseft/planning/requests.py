@@ -10,12 +10,13 @@ from contextlib import suppress
 from functools import cache, partial
 from itertools import product
 
+from sparseft.architectures.architecture import Shapes
 from sparseft.errors import InputError
 from sparseft.limits import CUDA, CUDA_LIBRARIES
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import PLACED, RUN_THE_MODEL, JobKind
-from sparseft.planning.sizes import Subject, calibration_lengths, described, task_lengths
+from sparseft.planning.sizes import Subject, calibration_lengths, count, described, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.schedule import Training
 from sparseft.study.sources import OWN_CONTEXT, TOGETHER
@@ -28,6 +29,12 @@ MATRIX = 16
 # Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask,
 # the rounded weight and a part of a gradient (counted for two decoder layers of a 7B: 20).
 ADAM, FULL = 16, 20
+# The same of a divided weight, without what FSDP2 gathers; and bytes per weight of the part whose gradients FSDP2 sums:
+# in the model's dtype, as they are sent in fp32, and as they come in fp32 (foreach_reduce in its _fsdp_collectives.py).
+OWN, REDUCED = 17, 10
+# Bytes per weight and rank of the sums of a gradient's parts on a GPU, and the most ranks that have such sums
+# (lora/triton_weights.py): fp32 numbers for every 256 rows and for every 128 columns.
+PARTS, MOST_RANKS = 4 / 256 + 4 / 128, 64
 # Bytes per square of the inputs in an update of weights beside the Hessian: three matrices for the widest layer of a
 # decoder layer (pruning/obs.py; pruning/sparsegpt.py needs two).
 FACTORS = 12
@@ -199,6 +206,8 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
     # What is trained, and W' and a gradient of a layer.
     numbers = subject.trained_numbers(settings, is_full=job.is_full)
     device = (FULL if job.is_full else ADAM) * numbers + 3 * subject.width * subject.largest_prunable
+    if resources.gpus and not job.is_full:
+        device += int(PARTS * min(settings.lora_r, MOST_RANKS) * subject.largest_prunable)
     if job.kind == "reconstruction":
         lengths = calibration_lengths(config, job)
         batch = config.reconstruction.batch_size * lengths.long * subject.activation_bytes
@@ -208,13 +217,17 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
     if settings.shard_model:
         # What is gathered is there twice: as it was received, and as tensors.
         weights, divided = 2 * subject.layer_and_outside, subject.bytes
+        pinned = _pinned(subject.width, subject.shapes)
         if job.is_full:
+            trained = subject.trained_shapes(settings)
+            in_layers = count(shape for name, shape in trained.items() if name.startswith("model.layers."))
+            device = REDUCED * max(in_layers // subject.layers, numbers - in_layers)
             # The weights that are not trained are in fp32 too.
-            device, divided = 0, FULL * numbers + 4 * (subject.weights - numbers)
+            divided = OWN * numbers + 4 * (subject.weights - numbers)
+            # The moments and the mask are not pinned.
+            pinned = _pinned(4, subject.shapes) + _pinned(4, trained) + (OWN - 8) * numbers
         if resources.gpus == 1:
-            # torch rounds each tensor of pinned memory up to a power of two (CachingHostAllocator.h).
-            sizes = (subject.width * math.prod(shape) for shape in subject.shapes.values())
-            machine = divided if job.is_full else sum(1 << (size - 1).bit_length() for size in sizes)
+            machine = pinned
         else:
             weights += divided // resources.processes
     if settings.cache_weights:
@@ -223,6 +236,11 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
         # The decoder layers of the teacher of a divided model stay in their files, which all processes share.
         weights += subject.layer_and_outside if settings.shard_model else subject.bytes
     return device + weights + _trained_bytes(config, settings, subject, task_lengths(config, job.task)), machine
+
+
+def _pinned(width: int, shapes: Shapes) -> int:
+    """Return the bytes of tensors in pinned memory. torch rounds each up to a power of two (CachingHostAllocator.h)."""
+    return sum(1 << (width * math.prod(shape) - 1).bit_length() for shape in shapes.values())
 
 
 def _trained_bytes(config: Config, settings: Training, subject: Subject, lengths: Lengths) -> int:

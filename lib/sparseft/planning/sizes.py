@@ -82,10 +82,17 @@ class Subject:
         self.state, self.cached = width * config["hidden_size"], 2 * width * heads.key_value * heads.size * self.layers
         self.activation_bytes = self.architecture.activation_bytes(config, width)
 
+    def trained_shapes(self, settings: Training) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors that a full training changes, by name."""
+        is_trained = {
+            name: settings.trains(name, name.removesuffix(".weight") in self.prunable) for name in self.shapes
+        }
+        return {name: shape for name, shape in self.shapes.items() if is_trained[name]}
+
     def trained_numbers(self, settings: Training, *, is_full: bool = False) -> int:
         """Return how many numbers a training changes: lora_r x (rows + cols) per adapted layer, or the weights."""
         if is_full:
-            return self.weights if settings.train else self.prunable_weights
+            return count(self.trained_shapes(settings).values())
         adapted = settings.lora_targets or PROJECTIONS
         sides = [sum(shape) for layer, shape in self.prunable.items() if layer.rpartition(".")[2] in adapted]
         return settings.lora_r * sum(sides)

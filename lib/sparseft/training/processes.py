@@ -6,6 +6,7 @@ torchrun itself would print a log and a traceback of its own after the error of 
 """
 
 import logging
+import os
 import sys
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -21,6 +22,8 @@ def start() -> int:
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    # NCCL would choose by the size of a message, and its algorithms add in different orders.
+    os.environ.setdefault("NCCL_ALGO", "Ring")
     # The processes share the GPUs of this one.
     take_requested()
     try:

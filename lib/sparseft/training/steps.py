@@ -8,7 +8,6 @@ transformers' get_cosine_schedule_with_warmup and get_linear_schedule_with_warmu
 functions also imports PEFT if it is installed, which would make the start of every job twice as long.
 """
 
-import io
 import math
 import random
 import statistics
@@ -35,6 +34,7 @@ from sparseft.study.schedule import Training
 
 # The scale at which the training of a float16 model starts, torch.amp.GradScaler's.
 FLOAT16_SCALE = 2.0**16
+CPU = torch.device("cpu")
 # Steps before the speed is steady, while allocators and caches fill.
 BURN_IN = 3
 
@@ -101,17 +101,20 @@ class Steps:
         settings: Training,
         key: str = "training.learning_rate",
         sharing: Accelerator | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """`key` is what the user may lower if the loss is not finite. `sharing` is given if each process has parameters
-        of its own."""
+        of its own, which get new gradients in every step. `device` computes the gradients."""
         self.parameters = parameters
         self.sharing = sharing
         # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros.
-        for parameter in parameters:
+        for parameter in () if sharing else parameters:
             parameter.grad = torch.zeros_like(parameter)
         self.settings = settings
         self.key = key
-        self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        # With a GPU it takes one pass, and no copy of the moments, also for weights in the machine's memory.
+        fused = device.type == "cuda"
+        self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
         self.schedule = LambdaLR(self.optimizer, self._share_of_peak)
 
     def take(
@@ -145,18 +148,17 @@ class Steps:
         norm = total.item()
         if scale > 1 and math.isfinite(loss) and not math.isfinite(norm):
             progress.loss_scale = scale / 2
-            self.optimizer.zero_grad(set_to_none=False)
+            self.optimizer.zero_grad(set_to_none=bool(self.sharing))
             return None
         check_finite(step, loss, norm, self.key)
         return norm
 
     def update(self) -> float:
-        """Update the parameters, start the next step with gradients of zeros, and return the learning rate of this
-        one."""
+        """Update the parameters, clear their gradients for the next step, and return the learning rate of this one."""
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad(set_to_none=bool(self.sharing))
         return rate
 
     def _share_of_peak(self, step: int) -> float:
@@ -202,28 +204,24 @@ class SavedState:
         """Replace the saved state. `content` holds only tensors, numbers and text, so that `weights_only` reads it."""
         if not self.path:
             return
-        buffer = io.BytesIO()
-        # torch would not report a full disk if it wrote the file itself.
-        torch.save({"identity": self.identity, **content}, buffer)
-        with atomic_file(self.path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        # An open file says why it cannot be written. torch writes one tensor after the other to it.
+        with atomic_file(self.path) as temporary, temporary.open("wb") as file:
+            torch.save({"identity": self.identity, **content}, file)
 
     def read(self, *keys: str) -> dict | None:
-        """Return the `keys` of the saved state, on the CPU. Return None if there is none that this training can
-        continue.
+        """Return the `keys` of the saved state, mapped from its file. Return None if there is none that this training
+        can continue.
 
         A state that is damaged or of another training is reported on stderr. Raises OSError if the file cannot be
         read."""
         if not self.path or not self.path.exists():
             return None
-        file = io.BytesIO(self.path.read_bytes())
         reason = "damaged"
         # A parser may raise anything for bytes that are not a saved state.
-        with suppress(Exception):
+        with self.path.open("rb") as file, suppress(Exception):
             # torch checks no checksums, and would take a flipped bit for a weight.
             if zipfile.ZipFile(file).testzip() is None:
-                file.seek(0)
-                state = torch.load(file, weights_only=True, map_location="cpu")
+                state = torch.load(self.path, weights_only=True, map_location="cpu", mmap=True)
                 if state["identity"] == self.identity:
                     return {key: state[key] for key in keys}
                 reason = "of other code, inputs or settings"

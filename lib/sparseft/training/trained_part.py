@@ -120,8 +120,9 @@ class WeightsPart:
         """Take the gradients of the own rows, and set those of what is pruned to zero, even one that is not finite."""
         for name, own in self.own.items():
             leaf = self.leaves[name]
-            if self.is_divided and leaf.grad is not None:
-                own.grad = leaf.grad.to_local()
+            if self.is_divided:
+                # An expert to which no token is sent gets none.
+                own.grad = torch.zeros_like(own) if leaf.grad is None else leaf.grad.to_local()
                 leaf.grad = None
             if name in self.pruned:
                 own.grad.masked_fill_(self.pruned[name], 0)
