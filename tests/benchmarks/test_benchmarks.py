@@ -1,6 +1,7 @@
 """Every benchmark ends with its tables at a tiny size, so that a change of the library cannot break one unseen."""
 
 import sys
+import tempfile
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -149,3 +150,18 @@ def test_the_row_whose_effective_weight_is_kept_builds_it_once_while_it_is_timed
     timed = [int(number) for number in said.split("builds ")[1].split()]
     # The MB that it keeps are counted after that, in a single forward pass.
     assert timed[0] == 2 and timed[1] > 4, timed
+
+
+def calibrate(folder: Path) -> None:
+    """Calibrate in the benchmark of a GPU with a temporary folder of the system that is watched."""
+    module = tiny("lora_model_gpu", folder)
+    tempfile.tempdir = str(folder)
+    model = module.base_model(module.CALIBRATED, "tiny", 1, torch.device("cpu"))
+    step = module.own_step(module.CALIBRATED, model, 16, torch.device("cpu"))
+    assert not list(folder.glob("tmp*"))
+    step()
+
+
+def test_a_model_of_a_benchmark_is_not_written_into_the_folder_of_the_system(tmp_path):
+    code, said = forks.call(calibrate, tmp_path)
+    assert code == 0, said

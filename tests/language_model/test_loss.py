@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import (
     EVALUATED_ROWS,
+    ROWS,
     TEXT_ROWS,
     AnswerLoss,
     answer_losses,
@@ -18,8 +20,9 @@ from sparseft.language_model.loss import (
     logits_by_rows,
     mean_answer_loss,
 )
+from sparseft.language_model.model import empty_model
 from sparseft.language_model.weights import Expert, Experts
-from tiny_models import stock
+from tiny_models import MODELS, stock
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -107,3 +110,12 @@ def test_a_loss_that_is_not_finite_is_refused(model):
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     with pytest.raises(InputError, match="evaluation loss is nan"):
         mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("mixtral", "qwen3_moe")])
+def test_a_micro_batch_asks_the_device_for_no_value(tiny_models, monkeypatch, name):
+    """The meta device has no values. On a GPU, the program would wait for one, as experts do for the counts of tokens."""
+    monkeypatch.setitem(ROWS, "meta", ROWS["cuda"])
+    model = empty_model(Checkpoint(tiny_models[name])).to("meta").train()
+    AnswerLoss(model)(collate(EXAMPLES[:2]).to(torch.device("meta"))).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peak import Peak
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
+from sparseft.lora.adapted_model import masks_on, unpacked
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.storage.hashes import sha256
@@ -152,3 +154,14 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, tiny_llama):
     del mask.shape["model.layers.1.mlp.up_proj"]
     with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj has .*no such layer"):
         merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out")
+
+
+def test_a_gpu_gets_the_bits_of_a_mask_and_unpacks_them(tmp_path):
+    base = Checkpoint(save_tiny("llama", tmp_path / "base", changes={"intermediate_size": 99}))
+    mask = compute_masks(base, "unstructured", [50], seed=0)[50]
+    with Peak() as peak:
+        for layer, (rows, cols) in mask.shape.items():
+            kept = masks_on(mask, torch.device("meta"))(layer)
+            assert (kept.shape, kept.dtype) == ((rows, cols), torch.bool)
+            assert torch.equal(unpacked(torch.from_numpy(mask.bits[layer]), cols), torch.from_numpy(mask.kept(layer)))
+    assert peak.sent == sum(bits.nbytes for bits in mask.bits.values())

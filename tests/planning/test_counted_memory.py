@@ -1,10 +1,9 @@
 """The estimated memory of a GPU beside what torch counts on the meta device, where tensors have shapes but no
 memory."""
 
-import weakref
-
 import pytest
 import torch
+from peak import Peak
 from project import laid_over
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -13,6 +12,7 @@ from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, Cross
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
+from sparseft.planning import requests
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, Requests
 from sparseft.planning.sizes import NAMED, described
@@ -24,36 +24,12 @@ from sparseft.study.sources import Model
 from sparseft.training.trained_part import model_to_train
 from tiny_models import MODELS
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from masks import compute_masks
 
 SOURCE = "hub:meta-llama/Meta-Llama-3-8B"
-
-
-class Peak(TorchDispatchMode):
-    """Count the bytes of all storages that exist, and keep the largest sum in `peak`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = self.now = 0
-        self.known = weakref.WeakSet()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **kwargs or {})
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
-                self.known.add(storage)
-                self._add(storage.nbytes())
-                weakref.finalize(storage, self._add, -storage.nbytes())
-        return result
-
-    def _add(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
 
 
 def flash(q, k, v, *_, is_causal=False, enable_gqa=False, **__):
@@ -67,7 +43,6 @@ def counted(monkeypatch, settings: Training, length: int, examples: int) -> dict
     """Return the peak bytes of a training with its optimizer, and of a batch of its evaluation, on text."""
     monkeypatch.setattr(effective_weight, "build", lambda out, *_: out)
     monkeypatch.setattr(masked_lora, "initial_factor", lambda r, columns, device: torch.empty(r, columns))
-    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)
     monkeypatch.setattr(F, "scaled_dot_product_attention", flash)
     for sizes in (ROWS, EVALUATED_ROWS, BLOCK):
         monkeypatch.setitem(sizes, "meta", sizes["cuda"])
@@ -109,6 +84,24 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
     # The product with 1 is there too.
     counted = peak.peak - before - student.nbytes
     assert 0.7 * DISTILLED * FP32_LOGITS * words < counted <= DISTILLED * FP32_LOGITS * words
+
+
+@pytest.mark.parametrize(("r", "reads"), [(16, 1), (64, 2), (65, 0), (256, 0)])
+def test_a_gradient_is_read_at_most_twice_and_its_parts_are_planned(r, reads, monkeypatch):
+    """Above rank 64 it is masked once, and cuBLAS multiplies it. The meta device only counts."""
+    triton_weights = pytest.importorskip("sparseft.lora.triton_weights", reason="Triton is only on Linux with x86-64")
+    grids = []
+    kernel = type("Kernel", (), {"__getitem__": lambda _, grid: grids.append(grid) or (lambda *_, **__: None)})()
+    monkeypatch.setattr(triton_weights, "_gradients_part", kernel)
+    with torch.device("meta"), Peak() as peak:
+        G, W = (torch.empty(4096, 2048, dtype=torch.bfloat16) for _ in range(2))
+        dA, dB, A, B = (torch.empty(*shape) for shape in 2 * [(r, 2048), (4096, r)])
+        before = peak.now
+        triton_weights.add_gradients(dA, dB, G, W, A, B)
+    assert [grid[2] for grid in grids] == [reads] * bool(reads)
+    # Beside the copies of A and B and of the sum.
+    planned = requests.PARTS * min(r, requests.MOST_RANKS) * G.numel()
+    assert peak.peak - before == pytest.approx(planned, abs=dA.nbytes + dB.nbytes + A.nbytes) or not reads
 
 
 @pytest.mark.long

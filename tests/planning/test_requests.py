@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from project import DEFAULT, ROOT
+from sparseft.planning.hours import UPDATE, job_seconds
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
-from sparseft.planning.requests import MARGIN, UNKNOWN, Requests
+from sparseft.planning.requests import CUDA_LIBRARIES, MARGIN, PROGRAM, UNKNOWN, Requests
 from sparseft.study.config import Config
 from sparseft.study.grid import Run
 from sparseft.study.section import parse_section
@@ -68,6 +69,37 @@ def test_a_training_requests_its_weights_where_they_are():
     job = JobKind("training", "llama", "boolq")
     sizes = [of_sweep(training=divided, resources=gpus).bytes_of(job)[0] / 1e6 for gpus in (four, eight)]
     assert sizes[0] - sizes[1] == pytest.approx(weights / 8, rel=0.01)
+
+
+def test_all_weights_of_7b_are_planned_where_they_are():
+    """The numbers are counted by hand. In fp32, a square matrix has 2^26 bytes, and the others are rounded to 2^28."""
+    training = {**SWEEP["training"], "micro_batch_size": 1, "shard_model": True, "steps": 100}
+    job, weights, a_layer = JobKind("training", "llama", "boolq", is_full=True), 6_738_415_616, 202_375_168
+    gpus = {number: {"gpus": number, "processes": number} for number in (1, 2, 4)}
+    sizes = {number: of_sweep(training=training, resources=own).bytes_of(job) for number, own in gpus.items()}
+    # Weights and gradients are pinned; two moments and the mask are not. The embeddings, the head and the norms are only
+    # weights.
+    layers = 32 * (4 * 2**26 + 3 * 2**28)
+    tensor = 2 * 32_000 * 4096
+    assert sizes[1][1] == PROGRAM + CUDA_LIBRARIES + tensor + 2 * layers + 2 * 2**29 + 65 * 2**14 + 9 * 32 * a_layer
+    own = 17 * 32 * a_layer + 4 * (weights - 32 * a_layer)
+    assert sizes[2][0] - sizes[4][0] == own // 2 - own // 4
+    # FSDP2 sums the gradients of a decoder layer: 2 bytes, and twice 4.
+    adapters = of_sweep(training=training, resources=gpus[1])
+    lora = adapters.bytes_of(JobKind("training", "llama", "boolq"))[0] - 16 * adapters.subject("llama").trained_numbers(
+        adapters.config.training_of("boolq")
+    )
+    assert sizes[1][0] - lora == pytest.approx(10 * a_layer - 6 * 11008 * 4096, rel=0.02)
+
+
+def test_the_time_of_adamw_on_the_machine_s_threads_is_planned():
+    job, training = JobKind("training", "llama", "boolq", is_full=True), {**SWEEP["training"], "shard_model": True}
+    seconds = [
+        job_seconds(requests.config, job, requests.subject("llama"))
+        for requests in (of_sweep(training=training, resources={"gpus": 1, "threads": number}) for number in (1, 16))
+    ]
+    steps = of_sweep(training=training).config.training_of("boolq").steps
+    assert seconds[0] - seconds[1] == pytest.approx(steps * 6.476e9 * UPDATE * 15 / 16, rel=1e-3)
 
 
 def test_the_configuration_decides_for_jobs_that_run_the_model_and_grows_too():

@@ -10,16 +10,22 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from peak import Peak
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.batches import encode_splits
 from sparseft.language_model.hardware import limit_threads
 from sparseft.modes import get_mode
+from sparseft.planning.requests import REDUCED
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.loop import Loop
+from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 
 from masks import compute_masks
 
@@ -123,3 +129,31 @@ def test_divided_weights_train_as_whole_ones_do(trained, case):
     for name, weight in weights[0].items():
         # AdamW makes a large step of a gradient that is nothing but rounding.
         assert ((weight.float() - weights[-1][name].float()).abs() < 1e-3).float().mean() > 0.95
+
+
+def sum_gradients(folder: Path) -> None:
+    """Train the weights of a divided model in one process, and check what there is while FSDP2 sums the gradients."""
+    limit_threads(1)
+    settings = SETTINGS.model_copy(update={"shard_model": True, "eval_every": 0, "micro_batch_size": 6})
+    base, mode, cpu = Checkpoint(folder), "full_sparse_to_sparse", torch.device("cpu")
+    loss, tokenizer, part = model_to_train(base, compute_masks(base, "unstructured", [50])[50], mode, settings, cpu)
+    reduce = _fsdp_param_group.foreach_reduce
+    shares = set()
+
+    def counted(parameters: list, gradients: list[torch.Tensor], *others: object) -> object:
+        assert all(parameter.grad is None for parameter in part.parameters)
+        weights = sum(gradient.numel() for gradient in gradients)
+        with Peak() as peak:
+            result = reduce(parameters, gradients, *others)
+        shares.add(peak.peak / weights)
+        return result
+
+    _fsdp_param_group.foreach_reduce = counted
+    data = encode_splits(ROWS, TASK, tokenizer, 512, train_on_inputs=False)
+    Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 2).fit()
+    assert shares == {float(REDUCED)}, shares
+
+
+def test_a_divided_weight_has_one_gradient_and_the_sum_takes_what_is_planned(tmp_path):
+    code, said = forks.call(sum_gradients, save_tiny("llama", tmp_path / "model", BF16))
+    assert code == 0, said

@@ -1,9 +1,11 @@
 """Single steps: learning rates as transformers' schedule, to the bit, and the scale of float16 losses."""
 
+import tracemalloc
+
 import pytest
 import torch
 from sparseft.study.schedule import Training
-from sparseft.training.steps import Progress, Steps
+from sparseft.training.steps import Progress, SavedState, Steps
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 TRANSFORMERS = {"cosine": get_cosine_schedule_with_warmup, "linear": get_linear_schedule_with_warmup}
@@ -46,3 +48,28 @@ def test_gradients_that_float16_cannot_hold_are_scaled_and_a_scale_that_overflow
     # The norm of four equal gradients.
     assert norm == pytest.approx(2 * slope, rel=1e-3)
     assert Progress.of(torch.bfloat16).loss_scale == 1
+
+
+def test_a_state_is_written_and_read_without_a_copy_in_memory(tmp_path):
+    """tracemalloc counts what Python holds, and no tensors."""
+    saved, weights = SavedState(tmp_path / "state.pt", "own"), torch.rand(1 << 22)
+    tracemalloc.start()
+    saved.write({"matrices": [weights]})
+    (read,) = saved.read()["matrices"]
+    assert tracemalloc.get_traced_memory()[1] < weights.nbytes / 4
+    tracemalloc.stop()
+    assert torch.equal(read, weights)
+
+
+def test_adamw_beside_a_gpu_is_fused_and_steps_as_elsewhere_to_a_rounding():
+    found = []
+    for device in ("cpu", "cuda"):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 1000))
+        steps = Steps([weight], Training(weight_decay=0.1, warmup_fraction=0), device=torch.device(device))
+        assert steps.optimizer.defaults["fused"] == (device == "cuda")
+        for step in (1, 2, 3):
+            weight.square().sum().backward()
+            steps.clip(step, 1.0, Progress())
+            steps.update()
+        found.append(weight.detach())
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-7)

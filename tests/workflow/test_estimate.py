@@ -51,7 +51,9 @@ def test_the_sweep_takes_what_the_docs_say():
 @pytest.mark.parametrize(("resources", "training", "lines"), [
     ({"gpus": 1}, {"micro_batch_size": 8},
      [r"training on own needs 1\d\d\S+ GB on a GPU .*, more than 80 GB on a GPU"]),
-    ({"gpus": 1}, {"micro_batch_size": 8, "gradient_checkpointing": True}, []),
+    ({"gpus": 1}, {"micro_batch_size": 8, "gradient_checkpointing": True},
+     ["training on own also fits with training.micro_batch_size 32, which may be faster"]),
+    ({"gpus": 1}, {"micro_batch_size": 32, "gradient_checkpointing": True}, []),
     ({"gpus": 1, "gpu_memory_mb": 12000}, {"micro_batch_size": 1, "gradient_checkpointing": True},
      ["evaluation on own needs .*",
       r"training on own needs 1\d\S+ GB on a GPU and .*, more than 12 GB on a GPU"]),

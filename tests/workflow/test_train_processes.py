@@ -159,3 +159,9 @@ def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
     assert forks.wait(following) == 0, said.read_text()
     psutil.wait_procs(orphans)
     assert sha256(adapter(tmp_path / "killed")) == sha256(adapter(tmp_path / "whole"))
+
+
+def test_processes_add_in_one_order_whatever_the_size_of_a_message(tmp_path):
+    (tmp_path / "script.py").write_text("import os\nprint(os.environ.get('NCCL_ALGO'))")
+    done = subprocess.run([*TORCHRUN, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Ring", "Ring"]

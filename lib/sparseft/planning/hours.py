@@ -42,10 +42,10 @@ def job_seconds(config: Config, job: JobKind, subject: Subject, speeds: Speeds =
         resources = config.resources
         processes = resources.processes if job.kind == "training" else 1
         speed = GPU if resources.gpus else speeds.thread[subject.width] * resources.threads
-        if job.kind == "training" and job.is_full and resources.gpus == 1:
+        if job.is_full and resources.gpus == 1:
             settings = config.training_of(job.task, job.training)
-            numbers = settings.shard_model * subject.trained_numbers(settings, is_full=True)
-            seconds += settings.steps * numbers * UPDATE / resources.threads
+            updated = settings.shard_model * settings.steps * subject.trained_numbers(settings, is_full=True)
+            seconds += updated * UPDATE / resources.threads
         seconds += 2 * subject.weights * _passed_tokens(config, job, subject) / (speed * processes)
     return seconds
 

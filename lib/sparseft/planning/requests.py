@@ -29,9 +29,9 @@ MATRIX = 16
 # Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask,
 # the rounded weight and a part of a gradient (counted for two decoder layers of a 7B: 20).
 ADAM, FULL = 16, 20
-# The same of a divided weight, without what FSDP2 gathers; and bytes per weight of the part whose gradients FSDP2 sums:
-# in the model's dtype, as they are sent in fp32, and as they come in fp32 (foreach_reduce in its _fsdp_collectives.py).
-OWN, REDUCED = 17, 10
+# The same of a divided weight, without what FSDP2 gathers; and bytes per weight of the part whose gradients FSDP2 sums in
+# fp32: what is sent and what comes back (foreach_reduce in its _fsdp_collectives.py).
+OWN, REDUCED = 17, 8
 # Bytes per weight and rank of the sums of a gradient's parts on a GPU, and the most ranks that have such sums
 # (lora/triton_weights.py): fp32 numbers for every 256 rows and for every 128 columns.
 PARTS, MOST_RANKS = 4 / 256 + 4 / 128, 64
@@ -221,7 +221,7 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
         if job.is_full:
             trained = subject.trained_shapes(settings)
             in_layers = count(shape for name, shape in trained.items() if name.startswith("model.layers."))
-            device = REDUCED * max(in_layers // subject.layers, numbers - in_layers)
+            device = (subject.width + REDUCED) * max(in_layers // subject.layers, numbers - in_layers)
             # The weights that are not trained are in fp32 too.
             divided = OWN * numbers + 4 * (subject.weights - numbers)
             # The moments and the mask are not pinned.

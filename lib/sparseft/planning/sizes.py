@@ -84,10 +84,8 @@ class Subject:
 
     def trained_shapes(self, settings: Training) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tensors that a full training changes, by name."""
-        is_trained = {
-            name: settings.trains(name, name.removesuffix(".weight") in self.prunable) for name in self.shapes
-        }
-        return {name: shape for name, shape in self.shapes.items() if is_trained[name]}
+        prunable = {f"{layer}.weight" for layer in self.prunable}
+        return {name: shape for name, shape in self.shapes.items() if settings.trains(name, name in prunable)}
 
     def trained_numbers(self, settings: Training, *, is_full: bool = False) -> int:
         """Return how many numbers a training changes: lora_r x (rows + cols) per adapted layer, or the weights."""
