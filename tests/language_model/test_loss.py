@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_is_refused(model):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("mixtral", "qwen3_moe")])
 def test_a_micro_batch_asks_the_device_for_no_value(tiny_models, monkeypatch, name):
-    """The meta device has no values. On a GPU, the program would wait for one, as experts do for the counts of tokens."""
+    """The meta device has no values. On a GPU, the program would wait for one, as for the tokens of each expert."""
     monkeypatch.setitem(ROWS, "meta", ROWS["cuda"])
     model = empty_model(Checkpoint(tiny_models[name])).to("meta").train()
     AnswerLoss(model)(collate(EXAMPLES[:2]).to(torch.device("meta"))).sum().backward()

@@ -77,8 +77,7 @@ def test_all_weights_of_7b_are_planned_where_they_are():
     job, weights, a_layer = JobKind("training", "llama", "boolq", is_full=True), 6_738_415_616, 202_375_168
     gpus = {number: {"gpus": number, "processes": number} for number in (1, 2, 4)}
     sizes = {number: of_sweep(training=training, resources=own).bytes_of(job) for number, own in gpus.items()}
-    # Weights and gradients are pinned; two moments and the mask are not. The embeddings, the head and the norms are only
-    # weights.
+    # Weights and gradients are pinned; two moments and the mask are not. Embeddings, head and norms have only weights.
     layers = 32 * (4 * 2**26 + 3 * 2**28)
     tensor = 2 * 32_000 * 4096
     assert sizes[1][1] == PROGRAM + CUDA_LIBRARIES + tensor + 2 * layers + 2 * 2**29 + 65 * 2**14 + 9 * 32 * a_layer

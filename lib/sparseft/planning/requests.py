@@ -29,7 +29,7 @@ MATRIX = 16
 # Bytes per trained number: the number, its gradient and AdamW's two moments, all in fp32; of a weight also its mask,
 # the rounded weight and a part of a gradient (counted for two decoder layers of a 7B: 20).
 ADAM, FULL = 16, 20
-# The same of a divided weight, without what FSDP2 gathers; and bytes per weight of the part whose gradients FSDP2 sums in
+# The same of a divided weight, without what FSDP2 gathers; and bytes per weight of a part whose gradients FSDP2 sums in
 # fp32: what is sent and what comes back (foreach_reduce in its _fsdp_collectives.py).
 OWN, REDUCED = 17, 8
 # Bytes per weight and rank of the sums of a gradient's parts on a GPU, and the most ranks that have such sums
