@@ -65,7 +65,7 @@ def test_adamw_beside_a_gpu_is_fused_and_steps_as_elsewhere_to_a_rounding():
     found = []
     for device in ("cpu", "cuda"):
         weight = torch.nn.Parameter(torch.linspace(-1, 1, 1000))
-        steps = Steps([weight], Training(weight_decay=0.1, warmup_fraction=0), device=torch.device(device))
+        steps = Steps([weight], Training(weight_decay=0.1, warmup_fraction=0), device_type=device)
         assert steps.optimizer.defaults["fused"] == (device == "cuda")
         for step in (1, 2, 3):
             weight.square().sum().backward()

@@ -16,7 +16,7 @@ from sparseft.limits import CUDA, CUDA_LIBRARIES
 from sparseft.methods import get_method
 from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import PLACED, RUN_THE_MODEL, JobKind
-from sparseft.planning.sizes import Subject, calibration_lengths, count, described, task_lengths
+from sparseft.planning.sizes import Subject, calibration_lengths, described, task_lengths
 from sparseft.study.config import Config
 from sparseft.study.schedule import Training
 from sparseft.study.sources import OWN_CONTEXT, TOGETHER
@@ -219,17 +219,16 @@ def _of_a_training(config: Config, job: JobKind, subject: Subject) -> tuple[int,
         weights, divided = 2 * subject.layer_and_outside, subject.bytes
         pinned = _pinned(subject.width, subject.shapes)
         if job.is_full:
-            trained = subject.trained_shapes(settings)
-            in_layers = count(shape for name, shape in trained.items() if name.startswith("model.layers."))
-            device = (subject.width + REDUCED) * max(in_layers // subject.layers, numbers - in_layers)
+            # A decoder layer, or what is trained outside of the prunable layers.
+            part = max(subject.prunable_weights // subject.layers, numbers - subject.prunable_weights)
+            device = (subject.width + REDUCED) * part
             # The weights that are not trained are in fp32 too.
             divided = OWN * numbers + 4 * (subject.weights - numbers)
             # The moments and the mask are not pinned.
-            pinned = _pinned(4, subject.shapes) + _pinned(4, trained) + (OWN - 8) * numbers
+            pinned = _pinned(4, subject.shapes) + _pinned(4, subject.trained_shapes(settings)) + (OWN - 8) * numbers
         if resources.gpus == 1:
-            machine = pinned
-        else:
-            weights += divided // resources.processes
+            divided, machine = 0, pinned
+        weights += divided // resources.processes
     if settings.cache_weights:
         weights += subject.width * subject.prunable_weights
     if settings.distillation:

@@ -54,7 +54,7 @@ class Loop:
         Raises InputError if the loss or its gradient is not finite."""
         settings = self.settings
         sharing = self.accelerator if self.part.is_divided else None
-        steps = Steps(self.part.parameters, settings, self.part.rate, sharing, self.accelerator.device)
+        steps = Steps(self.part.parameters, settings, self.part.rate, sharing, self.accelerator.device.type)
         progress = self._resume(steps)
         done = len(progress.curve)
         batches = shuffled(self.data["train"], settings.batch_size, settings.length_buckets, self.seed)

@@ -110,7 +110,7 @@ class LayerReconstruction:
         their speed, and the errors before and after them."""
         before = self._error(stream, number, targets)
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
-        steps = Steps(parameters, self.settings, "reconstruction.learning_rate", device=self.layered.device)
+        steps = Steps(parameters, self.settings, "reconstruction.learning_rate", device_type=self.layered.device.type)
         progress = Progress.of(self.layered.dtype)
         numbers = {id(example): place for place, example in enumerate(self.examples)}
 

@@ -34,7 +34,6 @@ from sparseft.study.schedule import Training
 
 # The scale at which the training of a float16 model starts, torch.amp.GradScaler's.
 FLOAT16_SCALE = 2.0**16
-CPU = torch.device("cpu")
 # Steps before the speed is steady, while allocators and caches fill.
 BURN_IN = 3
 
@@ -101,10 +100,10 @@ class Steps:
         settings: Training,
         key: str = "training.learning_rate",
         sharing: Accelerator | None = None,
-        device: torch.device = CPU,
+        device_type: str = "cpu",
     ) -> None:
         """`key` is what the user may lower if the loss is not finite. `sharing` is given if each process has parameters
-        of its own, which get new gradients in every step. `device` computes the gradients."""
+        of its own, which get new gradients in every step. `device_type` is where gradients are computed."""
         self.parameters = parameters
         self.sharing = sharing
         # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros.
@@ -113,7 +112,7 @@ class Steps:
         self.settings = settings
         self.key = key
         # With a GPU it takes one pass, and no copy of the moments, also for weights in the machine's memory.
-        fused = device.type == "cuda"
+        fused = device_type == "cuda"
         self.optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
         self.schedule = LambdaLR(self.optimizer, self._share_of_peak)
 
