@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install install-cluster install-wandb run test test-fast test-all test-browser test-cerebras test-engines test-modelzoo test-slurm test-gpu docs chaos lint format bench bench-gpu
+.PHONY: help install install-cluster run test test-fast test-all test-browser test-cerebras test-engines test-modelzoo test-slurm test-gpu docs chaos lint format bench bench-gpu
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,9 +106,6 @@ install: .venv/installed ## set up .venv, and run nothing
 
 install-cluster: .venv/installed ## set up, then install Snakemake's plugins for Slurm and PBS
 	$(call install-extra,cluster)
-
-install-wandb: .venv/installed ## set up, then install W&B
-	$(call install-extra,wandb)
 
 .venv/installed: pyproject.toml uv.lock
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'

@@ -57,9 +57,8 @@ def write_files(path: Path, text: str) -> None:
 
 def test_a_folder_of_this_program_is_marked_and_replaced(tmp_path):
     write_folder(tmp_path / "out", a="1", c="1")
-    # As Snakemake and W&B do.
+    # As Snakemake does.
     (tmp_path / "out/.snakemake_timestamp").touch()
-    (tmp_path / "out/deep/run.wandb.synced").touch()
     write_folder(tmp_path / "out", a="2", b="2")
     assert tree(tmp_path / "out").keys() - {MARKER} == {"a", "b", "deep/a", "deep/b"}
     assert (tmp_path / "out/a").read_text() == "2"

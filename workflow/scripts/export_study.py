@@ -1,17 +1,14 @@
-"""Export the runs of a study to TensorBoard or to Weights & Biases (W&B).
+"""Export the runs of a study to TensorBoard.
 
-    export_study.py --results_dir results/runs --output_dir results/tensorboard --format tensorboard
+    export_study.py --results_dir results/runs --output_dir results/tensorboard
 
 Each run gets a folder of its name. The study need not be finished: a run that is not evaluated yet has only its loss
 curve. Run the same command again to bring an export up to date."""
 
-import shutil
 from collections import defaultdict
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from sparseft.command import run
 from sparseft.errors import InputError
@@ -67,11 +64,9 @@ def read_run(folder: Path) -> tuple[dict[str, Any], History]:
     return config | asdict(Run.parse(folder.name)), known
 
 
-# The writers import what only they need. It takes seconds, or may not be installed.
-
-
 def write_tensorboard(run_id: str, config: dict[str, Any], history: History, folder: Path) -> None:
     """Write a run as TensorBoard's event file."""
+    # These imports take seconds.
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
     from torch.utils.tensorboard import SummaryWriter
 
@@ -85,43 +80,21 @@ def write_tensorboard(run_id: str, config: dict[str, Any], history: History, fol
                 writer.add_scalar(name, value, step)
 
 
-def write_wandb(run_id: str, config: dict[str, Any], history: History, folder: Path) -> None:
-    """Write a run to W&B, or into `folder` if W&B is offline. The environment variable WANDB_PROJECT names the
-    project."""
-    import wandb
-
-    identity = {"id": run_id, "name": run_id, "group": run_id.rpartition("-seed")[0]}
-    # The machine and the output of the export say nothing about the run.
-    settings = wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=True, x_disable_meta=True)
-    # W&B writes its logs after its end, too. Nothing may be written into an export that is done.
-    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        with wandb.init(**identity, dir=scratch, resume="allow", settings=settings, config=config) as wandb_run:
-            for step, values in history.items():
-                wandb_run.log(values, step=step, commit=True)
-        wandb.teardown()
-        logs = shutil.ignore_patterns("logs", "*.log", "latest-run")
-        shutil.copytree(scratch, folder, ignore=logs, dirs_exist_ok=True)
-
-
-def main(*, results_dir: Path, output_dir: Path, format: Literal["tensorboard", "wandb"]) -> None:
+def main(*, results_dir: Path, output_dir: Path) -> None:
     """Export each run.
 
     Args:
         results_dir: folder of the runs
         output_dir: folder of the export, with one folder per run
-        format: what reads the export
     """
     check_apart([output_dir], [results_dir])
-    if format == "wandb" and not find_spec("wandb"):
-        raise InputError("wandb is not installed", "make install-wandb")
-    write = {"tensorboard": write_tensorboard, "wandb": write_wandb}[format]
     hold(output_dir)
     # A hidden folder is still being written.
     for folder in sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
         config, history = read_run(folder)
         if history:
-            with atomic_folder(output_dir / folder.name, f"{format} export") as temporary:
-                write(folder.name, config, history, temporary)
+            with atomic_folder(output_dir / folder.name, "tensorboard export") as temporary:
+                write_tensorboard(folder.name, config, history, temporary)
 
 
 if __name__ == "__main__":

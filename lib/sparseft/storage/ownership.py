@@ -20,8 +20,8 @@ from sparseft.storage.locks import hold
 # Hidden, so that no reader of a model or an adapter takes it for content.
 MARKER = ".sparseft"
 _MARKER_TEXT = "SparseFT wrote this folder ({kind}), and replaces what it wrote here when it makes it again.\n"
-# What Snakemake puts into a folder that a job has made, and W&B beside a run that it has sent. They are nobody's work.
-_OF_TOOLS = (".snakemake_timestamp", "*.wandb.synced")
+# What Snakemake puts into a folder that a job has made. It is nobody's work.
+_OF_SNAKEMAKE = ".snakemake_timestamp"
 # A listed file is known by its size and its first bytes, because a hash of a model would take longer than writing it.
 _HEAD = 1 << 20
 
@@ -114,7 +114,7 @@ def _listing(folder: Path) -> dict[str, str]:
     lines = {}
     for file in folder.rglob("*"):
         name = str(file.relative_to(folder))
-        if (file.is_dir() and not file.is_symlink()) or name == MARKER or any(map(file.match, _OF_TOOLS)):
+        if (file.is_dir() and not file.is_symlink()) or name == MARKER or file.name == _OF_SNAKEMAKE:
             continue
         content = str(file.lstat().st_size).encode()
         if file.is_file():
