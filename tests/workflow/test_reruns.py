@@ -195,7 +195,6 @@ MORE_ROWS = {"prepare_validation": 1} | EVALUATED
         ("masks scope", KEPT, f"{KEPT}\nmasks: {{scope: row}}", {"compute_masks": 1} | of_runs(2, 3)),
         # More validation rows evaluate again, and train nothing. No mask and no merged model is made again.
         ("tasks.NAME validation_examples", "validation_examples: 12", "validation_examples: 24", MORE_ROWS),
-        ("evaluation lm_eval_files", KEPT, f"{KEPT}\nevaluation: {{lm_eval_files: true}}", {"evaluate_run": 5}),
         (" evaluation_batch_size", KEPT, f"{KEPT}\nevaluation_batch_size: 16", EVALUATED),
         ("tasks.NAME train_examples", "train_examples: 24", "train_examples: 20",
          {"prepare_task": 1} | of_runs(3, 3) | MORE_ROWS),

@@ -19,7 +19,6 @@ split, else local_text_ppl_N. With --probes it also evaluates the model on other
 """
 
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +40,6 @@ from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.records.merge_record import check_model
 from sparseft.records.record_file import write
-from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
 from sparseft.study.grid import Run
@@ -70,7 +68,6 @@ def main(
     wikitext2: Path | None = None,
     context: int | Literal["model"] = Perplexity().context,
     probes: tuple[str, ...] = (),
-    lm_eval_files: Path | None = None,
     divergence: Path | None = None,
     dense: Path | None = None,
     calibration: tuple[Path, ...] = (),
@@ -91,7 +88,6 @@ def main(
         wikitext2: text of the perplexity: a .txt file, or a .jsonl file with a document per row
         context: tokens per window of the perplexity; model for the model's own context
         probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
-        lm_eval_files: folder for lm-eval's own files of the task and the probes
         divergence: text that the dense model has sampled at temperature 1 (sample_text.py), for the divergence from it
         dense: folder of the dense model, with --divergence
         calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
@@ -101,7 +97,7 @@ def main(
     """
     is_selection = split == SELECTION
     named = Run.parse(run_id) if run_id else None
-    others = wikitext2 or probes or divergence or lm_eval_files or (adapter and (is_selection or calibration))
+    others = wikitext2 or probes or divergence or (adapter and (is_selection or calibration))
     refuse(
         {
             "--divergence and --dense belong together; give both, or none": bool(divergence) != bool(dense),
@@ -147,14 +143,13 @@ def main(
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
         # The perplexity comes before the task, because it may be refused.
         perplexity = token_perplexity(model, tokenizer, text, context)
-    with atomic_folder(lm_eval_files, "lm-eval files") if lm_eval_files else nullcontext() as files:
-        content |= evaluate(model, tokenizer, own, rows, batch_size, files)
-        if tasks:
-            content["probes"] = {
-                name: evaluate_probe(model, tokenizer, probe, probe_rows, batch_size, files)
-                | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": shares[name]}
-                for name, (probe, probe_rows, sha256s) in tasks.items()
-            }
+    content |= evaluate(model, tokenizer, own, rows, batch_size)
+    if tasks:
+        content["probes"] = {
+            name: evaluate_probe(model, tokenizer, probe, probe_rows, batch_size)
+            | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": shares[name]}
+            for name, (probe, probe_rows, sha256s) in tasks.items()
+        }
     if wikitext2:
         content["metrics"][perplexity_name(inputs["wikitext2"], context)] = perplexity
         content["perplexity_overlap"] = shares[TEXT]

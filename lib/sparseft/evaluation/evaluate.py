@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -35,9 +34,7 @@ from sparseft.tasks.metrics import ACC_NORM, LOSS
 from sparseft.tasks.task import SplitRows, Task
 
 
-def evaluate(
-    model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_size: int, files: Path | None = None
-) -> dict:
+def evaluate(model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_size: int) -> dict:
     """Score a model on rows["validation"], and return the content of evaluation.json.
 
     The metrics put `few_shot` worked examples, taken from rows["train"], before every question. The loss uses none, so
@@ -61,7 +58,7 @@ def evaluate(
     Raises InputError if the rows cannot be scored, or if a loss is not finite."""
     task.check(rows)
     validation, is_by_loss = rows["validation"], task.headline is LOSS
-    scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size, files)
+    scores = {} if is_by_loss else evaluate_probe(model, tokenizer, task, rows, batch_size)
     examples = encode(validation, task, tokenizer, model.config.max_position_embeddings)
     if task.choices and not task.few_shot and model.dtype == torch.float32:
         # The right answer is a choice, and training reads the same tokens. So its loss is minus its log-likelihood. A
@@ -92,19 +89,17 @@ def evaluate(
     }
 
 
-def evaluate_probe(
-    model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_size: int, files: Path | None = None
-) -> dict:
+def evaluate_probe(model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_size: int) -> dict:
     """Score a model on the validation rows of a task that it was not trained for. Return the fields of a probe in
     evaluation.json.
 
-    They are those of `evaluate` that lm-eval gives, without the losses. lm-eval writes its own files into `files`.
-    Raises InputError as `evaluate` does."""
+    They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate`
+    does."""
     task.check(rows)
     # By default, lm-eval computes the logarithms in the model's dtype. In bfloat16, -10.03 nats would become -10.
     device = str(model.device)
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, softmax_dtype="float32")
-    metrics, samples, outcomes = run_harness(lm, task, rows, files)
+    metrics, samples, outcomes = run_harness(lm, task, rows)
     refuse_rows(
         f"{task.name}: {task.metric} is not a number from 0 to 1",
         [not 0 <= outcome <= 1 for outcome in outcomes],

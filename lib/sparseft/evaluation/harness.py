@@ -7,10 +7,8 @@ lm-eval applies the filters, and computes the metrics and the standard errors.
 import os
 import sys
 from contextlib import redirect_stdout
-from copy import deepcopy
 from itertools import groupby, takewhile
 from operator import attrgetter
-from pathlib import Path
 
 # These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and
 # lm-eval's bootstrap, which takes a second, starts no copies of this process.
@@ -23,7 +21,6 @@ from datasets import Dataset
 from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
@@ -31,7 +28,6 @@ from torch import Tensor
 
 from sparseft.data.lm_eval_definitions import own_config
 from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
-from sparseft.errors import InputError
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.language_model.loss import logits
@@ -133,14 +129,12 @@ class StrictLM(HFLM):
         return super().generate_until(requests, *args, **options)
 
 
-def run_harness(
-    lm: HFLM, task: Task, rows: SplitRows, files: Path | None = None
-) -> tuple[dict[str, float | None], list[dict], list[float]]:
+def run_harness(lm: HFLM, task: Task, rows: SplitRows) -> tuple[dict[str, float | None], list[dict], list[float]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
     Return lm-eval's metrics and standard errors by name. Return also its samples for the headline metric, and the
-    outcomes of this metric, both in the order of the rows. lm-eval also writes its own files into the folder `files`.
-    Raises InputError if lm-eval renders other texts than training read."""
+    outcomes of this metric, both in the order of the rows. Raises InputError if lm-eval renders other texts than
+    training read."""
     definition = task_definition(task, rows)
     # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
     if task.classes and task.label and not any(map(task.label, rows["validation"])):
@@ -153,8 +147,6 @@ def run_harness(
         # Without lm-eval's own 14,000 task files, which take 8 s to read.
         manager = TaskManager(include_defaults=False)
         result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
-    if files:
-        write_files(result, files)
     entries = {entry["name"]: entry for entry in task.definition.get("metrics", ())}
     first_filter = next((entry["filter"] for entry in entries.values()), NO_FILTER if task.choices else _STRICT)
     headline = entries.get(task.metric, {"metric": task.metric, "filter": first_filter})
@@ -169,22 +161,6 @@ def run_harness(
         if isinstance(value, int | float):
             metrics[name] = float(value)
     return metrics, samples, [float(sample[headline["metric"]]) for sample in samples]
-
-
-def write_files(result: dict, folder: Path) -> None:
-    """Write results_DATE.json and samples_TASK_DATE.jsonl, as `lm_eval --log_samples` does. Raises InputError if that
-    fails."""
-    # The tracker changes what it writes.
-    results = deepcopy(result)
-    samples = results.pop("samples")
-    tracker = EvaluationTracker(output_path=str(folder / "results.json"))
-    tracker.save_results_aggregated(results=results, samples=samples)
-    for name, rows in samples.items():
-        tracker.save_results_samples(task_name=name, samples=rows)
-        written = folder / f"samples_{name}_{tracker.date_id}.jsonl"
-        # lm-eval only logs a warning if it cannot write.
-        if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
-            raise InputError(f"{written}: lm-eval could not write it", "check the free space")
 
 
 def task_definition(task: Task, rows: SplitRows) -> dict:

@@ -101,8 +101,6 @@ class Evaluation(Section):
 
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
     """Tasks on which every merged model is evaluated and none is trained: names under `tasks:` or of lm-eval's."""
-    lm_eval_files: bool = False
-    """Keep lm-eval's own files of every merged model, results_*.json and samples_*.jsonl, in `lm_eval/` of its run."""
     divergence: Count | None = Field(None, examples=[64])
     """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged
     model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200

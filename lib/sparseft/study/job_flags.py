@@ -63,6 +63,4 @@ def of_scoring(config: Config, cell: Any, **more: object) -> str:
 def of_evaluation(config: Config, cell: Any) -> str:
     """Return the flags of an evaluation on the task, on the probes and on the perplexity's text."""
     text = {"wikitext2": grid.WIKITEXT2, "context": config.perplexity.context} if config.perplexity else {}
-    # They are not declared as an output, because Snakemake ignores the params of a finished job that gets a new one.
-    files = f"{config.paths.run}/lm_eval".format(**vars(cell)) if config.evaluation.lm_eval_files else None
-    return of_scoring(config, cell, probes=targets.probe_places(config, cell.task), lm_eval_files=files, **text)
+    return of_scoring(config, cell, probes=targets.probe_places(config, cell.task), **text)
