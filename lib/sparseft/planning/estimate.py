@@ -38,15 +38,15 @@ DIFFERENCE, DIFFERING = 0.05, 0.2
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
 CARD = 80e9
-# Values that lower the memory, by key. Those of the first keys cost least time.
-SIZES = [64, 32, 16, 8, 4, 2, 1]
-LIGHTER: dict[str, list[int]] = {
-    "training.cache_weights": [False],
-    "training.gradient_checkpointing": [True],
-    "training.micro_batch_size": SIZES,
-    "training.shard_model": [True],
-    "evaluation_batch_size": SIZES,
-}
+# Keys and values that lower the memory. The first ones cost least time.
+SIZES = (64, 32, 16, 8, 4, 2, 1)
+CHANGES: list[tuple[str, int]] = [
+    ("training.cache_weights", False),
+    ("training.gradient_checkpointing", True),
+    *(("training.micro_batch_size", size) for size in SIZES),
+    ("training.shard_model", True),
+    *(("evaluation_batch_size", size) for size in SIZES),
+]
 # The folders that studies share. The results have their own.
 SHARED = ("models", "masks", "pruned")
 
@@ -159,8 +159,8 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
 
 
 def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
-    """Return a line for each model and kind of job whose largest job needs more memory than there is, with changes that
-    help.
+    """Return a line for each model and kind of job whose largest job needs more memory than there is, with a change
+    that helps.
 
     With `has_all`, there is a line for each. A GPU of unknown size has CARD. Without resources.memory_mb, a job may use
     the memory of this machine."""
@@ -177,61 +177,55 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
     for job in largest.values():
         sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
         missing = [f"{limit / GB:.0f} GB {place}" for place, limit in limits.items() if sizes[place] > limit]
-        advice = f", more than {' and '.join(missing)}; {_advice(requests, job, limits)}" if missing else ""
+        advice = f", more than {' and '.join(missing)}; {_advice(requests, job, limits.values())}" if missing else ""
         what = f"{job.model}: {' on '.join(filter(None, (job.kind, job.task)))}"
         if missing or has_all:
             parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
             lines.append(f"{what} needs {parts}{advice}")
-        if not missing and (size := _larger_micro_batch(requests, job, limits)):
+        if not missing and (size := _larger_micro_batch(requests, job, limits.values())):
             lines.append(f"{what} also fits with training.micro_batch_size {size}, which may be faster")
     return lines
 
 
-def _larger_micro_batch(requests: Requests, job: JobKind, limits: Mapping[str, float]) -> int | None:
+def _larger_micro_batch(requests: Requests, job: JobKind, limits: Iterable[float]) -> object | None:
     """Return the largest micro-batch of SIZES with which a training fits on a GPU; None if it is not larger than its
     own."""
-    config, key = requests.config, "training.micro_batch_size"
+    config = requests.config
     if job.kind != "training" or not config.resources.gpus:
         return None
     own = config.training_of(job.task, job.training).micro_batch_size
     # A task or a training of the grid may have its own.
     sizes = [size for size in SIZES if size > own] if own == config.training.micro_batch_size else []
-    return next((size for size in sizes if _fits(requests, job, limits, {key: size})), None)
+    return (_first_fitting(requests, job, limits, [("training.micro_batch_size", size) for size in sizes]) or [None])[
+        -1
+    ]
 
 
-def _fits(requests: Requests, job: JobKind, limits: Mapping[str, float], changes: Mapping[str, object]) -> bool | None:
-    """Return whether a job fits into the limits with changes; None if the configuration refuses them."""
+def _advice(requests: Requests, job: JobKind, limits: Iterable[float]) -> str:
+    """Return in words the first of CHANGES with which a job fits into the limits."""
+    if change := _first_fitting(requests, job, limits, CHANGES):
+        return f"set {change[0]} to {str(change[1]).lower()}"
+    return "no single key makes it fit; use a larger machine"
+
+
+def _first_fitting(
+    requests: Requests, job: JobKind, limits: Iterable[float], changes: Iterable[tuple[str, object]]
+) -> tuple[str, object] | None:
+    """Return the first key with its value with which a job fits into the limits; None if there is none."""
     config = requests.config
     # What several jobs share.
     card = requests.card and requests.card * config.resources.jobs_per_gpu
-    sections = vars(config) | {key: value for key, value in changes.items() if "." not in key}
-    own = {key.removeprefix("training."): value for key, value in changes.items() if "." in key}
-    sections["training"] = config.training.model_copy(update=own)
-    with suppress(ValueError):
-        tried = Requests(Config.model_validate(sections), card)
-        # A large model takes long to describe, and stays the same.
-        tried.subject = requests.subject
-        sizes = tried.bytes_of(job)
-        return all(size <= limit for size, limit in zip(sizes, limits.values(), strict=True))
+    for key, value in changes:
+        section, _, name = key.rpartition(".")
+        changed = {section: getattr(config, section).model_copy(update={name: value})} if section else {key: value}
+        # The configuration refuses some changes.
+        with suppress(ValueError):
+            tried = Requests(Config.model_validate(vars(config) | changed), card)
+            # A large model takes long to describe, and stays the same.
+            tried.subject = requests.subject
+            if all(size <= limit for size, limit in zip(tried.bytes_of(job), limits, strict=True)):
+                return key, value
     return None
-
-
-def _advice(requests: Requests, job: JobKind, limits: Mapping[str, float]) -> str:
-    """Return in words the first changes of LIGHTER with which a job fits into the limits, without those that do not
-    help."""
-    fits = partial(_fits, requests, job, limits)
-    changes: dict[str, object] = {}
-    for key, value in ((key, value) for key, values in LIGHTER.items() for value in values):
-        is_fitting = fits({**changes, key: value})
-        if is_fitting is None:
-            continue
-        changes[key] = value
-        if is_fitting:
-            for needless in reversed([*changes]):
-                others = {key: value for key, value in changes.items() if key != needless}
-                changes = others if fits(others) else changes
-            return "set " + " and ".join(f"{key} to {str(value).lower()}" for key, value in changes.items())
-    return "use a larger one"
 
 
 def hours(requests: Requests, jobs: Iterable[Job]) -> str:
