@@ -70,9 +70,8 @@ test-gpu: .venv/installed-tests ## the tests that need a GPU: the same bits as o
 	$(BIN)/python -m pytest tests/gpu
 
 # mkdocs runs without --quiet, because --quiet would hide the warnings that --strict counts.
-docs: .venv/installed ## build the documentation in site/; fails if a link is dead or a reference page is outdated
+docs: .venv/installed ## build the documentation in site/; fails if a link is dead
 	$(call install-extra,docs)
-	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/installed-tests ## check the code with ruff, mypy, snakefmt and snakemake --lint, and that imports go down the folders only

@@ -6,6 +6,7 @@ import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,8 @@ def snakemake(words: list[str]) -> str:
 def check_python(words: list[str]) -> None:
     """Check a program of the project: that it is there, and that it takes these flags."""
     programs = [word for word in words if word.endswith(".py") and "::" not in word]
-    if words[0] == "-m" and words[1] in ("pytest", "pip", "http.server"):
+    if words[0] == "-m":
+        assert find_spec(words[1]), f"no module {words[1]}"
         return
     assert programs, f"no program in {' '.join(words)}"
     script = ROOT / programs[0]

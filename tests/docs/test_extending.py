@@ -52,19 +52,22 @@ def change(file: Path, difference: str) -> None:
 
 @pytest.mark.slow
 def test_the_tests_that_the_page_names_pass_with_its_examples(extended):
-    generate, tests = commands(PAGE)[:2]
-    assert (generate[1], tests[3]) == ("docs/generate.py", "--tier")
+    schema, generate, tests = commands(PAGE)[:3]
+    assert (schema[2], generate[1], tests[3]) == ("sparseft.study.config", "docs/generate.py", "--tier")
+    (extended / "config/schema.json").write_text(run(extended, *schema[1:]))
     for words in (generate, [*tests, "-q", "-p", "no:cacheprovider"]):
         run(extended, *words[1:])
     assert "deterministic" in (extended / "config/schema.json").read_text()
 
 
-def run(root: Path, *words: object, folder: Path | None = None) -> None:
-    """Run python with the library of a project, in a folder or in that of the project; it must succeed."""
+def run(root: Path, *words: object, folder: Path | None = None) -> str:
+    """Run python with the library of a project, in a folder or in that of the project; it must succeed. Return its
+    output."""
     environment = Study(folder or root, root=root).environment()
     command = [sys.executable, *map(str, words)]
     done = subprocess.run(command, cwd=folder or root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 def made(study: Study, model: Path, grid: dict, **settings: object) -> list[dict[str, str]]:

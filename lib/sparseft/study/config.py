@@ -1,6 +1,6 @@
 """Define the configuration of a study as pydantic models, and check its sections against each other.
 
-docs/generate.py makes config/schema.json and the reference of the configuration from these models.
+`python -m sparseft.study.config > config/schema.json` writes their schema.
 """
 
 import json
@@ -435,4 +435,8 @@ def schema() -> str:
     for section in (content, *content["$defs"].values()):
         section.pop("required", None)
     # Only descriptions have line breaks.
-    return json.dumps(content, indent=2).replace("\\n", " ") + "\n"
+    return json.dumps(content, indent=2).replace("\\n", " ")
+
+
+if __name__ == "__main__":
+    print(schema())

@@ -84,7 +84,7 @@ class Role(Flag):
 class Section(BaseModel):
     """Check one section of the configuration. An unknown key is refused, so that a typing error is no silent default.
 
-    The text below a key describes it, in the schema, the reference and the help of the scripts. Types are not strict,
+    The text below a key describes it, in the schema and the help of the scripts. Types are not strict,
     because Snakemake passes the numbers of --config as text."""
 
     model_config = ConfigDict(
