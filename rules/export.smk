@@ -15,8 +15,7 @@ use rule run_script as export_run with:
         mask_path=mask_of,
         checkpoint=f"{PATHS.run}/model_dir",
     output:
-        # Not the folder, which Snakemake would delete first. Files of yours in it would be lost.
-        output_dir=f"{PATHS.run}/export/manifest.json",
+        output_dir=update(f"{PATHS.run}/export/manifest.json"),
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
     params:

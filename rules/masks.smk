@@ -17,7 +17,8 @@ OWN = STUDY.grid.sparsities_of
 TOGETHER = sorted({f"{percent:02d}" for percent in STUDY.grid.sparsities}.difference(ADDED))
 # Masks that depend on a task's examples have a folder per task. For others, this wildcard is empty.
 MASKS = f"{grid.MASKS}{{task_folder}}"
-PRUNED = grid.pass_files(MASKS, "{method}", ["{sparsity}"], f"{grid.PRUNED_BASES}{{task_folder}}")
+*OF_MASK, PRUNED_MANIFEST = grid.pass_files(MASKS, "{method}", ["{sparsity}"], f"{grid.PRUNED_BASES}{{task_folder}}").outputs()
+PRUNED = [*OF_MASK, update(str(PRUNED_MANIFEST))]
 
 
 use rule run_script as compute_masks with:
@@ -55,7 +56,7 @@ ruleorder: compute_masks > compute_one_mask
 # Methods that update weights or write a smaller model: mask and pruned base of one sparsity, from which the runs start.
 use rule compute_masks as prune with:
     output:
-        output_dir=PRUNED.outputs(),
+        output_dir=PRUNED,
     pathvars:
         job="prune/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
@@ -68,7 +69,7 @@ use rule run_script as import_pruned with:
         imported_sources,
         model_path=grid.MANIFEST,
     output:
-        output_dir=PRUNED.outputs(),
+        output_dir=PRUNED,
     pathvars:
         job="import_pruned/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:

@@ -4,7 +4,8 @@ use rule run_script as prepare_model with:
         model_sources,
         pruned_source,
     output:
-        output_dir=grid.MANIFEST,
+        # `update` keeps the record by which the folder is known as ours.
+        output_dir=update(grid.MANIFEST),
     pathvars:
         job="prepare_model/{model}",
     params:

@@ -125,9 +125,9 @@ FILES = {
     ({"task": "notes", "kind": "text", "local": "two"}, "two: there are both train.txt and train.jsonl"),
     ({"task": "boolq"},
      r"aps/super_glue/boolq@\w+ cannot be loaded .*; go online, or set tasks.boolq.local to a local copy"),
-    ({**MINI, "output_dir": "mine"}, ".*mine/train.jsonl: no file can be written there"),
-    ({**MINI, "output_dir": "ours/other/out"}, ".*ours/other/out/train.jsonl: no file can be written there"),
-    ({"task": "gsm8k", "local": "gsm8k", "output_dir": "gsm8k"}, "gsm8k.*: a file that would be lost"),
+    ({**MINI, "output_dir": "mine"}, ".*mine/train.jsonl: this stage did not write it"),
+    ({**MINI, "output_dir": "ours/other/out"}, ".*ours/other/out/manifest.json: no file can be written there"),
+    ({"task": "gsm8k", "local": "gsm8k", "output_dir": "gsm8k"}, "gsm8k.*: this stage did not write it"),
     ({"task": "gsm8k", "local": "gsm8k", "output_dir": "gsm8k/out"}, "gsm8k/out is an input, or lies in one"),
 ])  # fmt: skip
 def test_a_command_that_cannot_prepare_a_task_says_why(flags, fault):
@@ -139,8 +139,8 @@ def test_a_command_that_cannot_prepare_a_task_says_why(flags, fault):
 
 @pytest.mark.parametrize(("flags", "fault"), [
     ({"text": "elsewhere.jsonl"}, "elsewhere.jsonl: no such file"),
-    ({"output": "mine.txt"}, "mine.txt: a file that would be lost"),
-    ({"output": "rows.jsonl"}, ".*rows.jsonl: a file that would be lost"),
+    ({"output": "mine.txt"}, "mine.txt: this stage did not write it"),
+    ({"output": "rows.jsonl"}, ".*rows.jsonl: this stage did not write it"),
     ({"output": "c4.json"}, "--output .*c4.json: not a .jsonl or .txt file"),
     ({"text": "blank.jsonl"}, "blank.jsonl: the text is empty; give another text"),
     ({"text": "hub:org/absent", "split": "test"},

@@ -16,7 +16,6 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask
 from sparseft.pruning.compact import compact
 from sparseft.storage.bits import pack
-from sparseft.storage.ownership import MARKER
 from tiny_models import SIZES, loaded, save_tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -95,7 +94,7 @@ def test_what_stays_keeps_its_order_and_its_bits_and_the_record_counts_it(tmp_pa
     assert record["after"]["bytes"] == (tmp_path / "small/model.safetensors").stat().st_size
     own = {"model.safetensors", "config.json"}
     others = {path.name for path in tiny.folder.iterdir()} - own
-    assert {path.name for path in (tmp_path / "small").iterdir()} == others | own | {"compact.json", MARKER}
+    assert {path.name for path in (tmp_path / "small").iterdir()} == others | own | {"compact.json"}
     assert all((tmp_path / "small" / name).read_bytes() == (tiny.folder / name).read_bytes() for name in others)
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import select
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from sparseft.records.training_record import TrainingRecord, check_trained
 from sparseft.storage import atomic
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import MARKER, check_apart, check_ours, check_replaceable, mark
+from sparseft.storage.outputs import check_apart
 from sparseft.storage.record import check_record, trained_digest, unaltered, write_record
 from sparseft.trainers.appliance import held
 
@@ -40,7 +39,7 @@ sys.stdin.readline()
 
 def write_folder(path: Path, **contents: str) -> None:
     """Write a folder as the program does. Each file is in the folder and in one below it."""
-    with atomic_folder(path, "model") as folder:
+    with atomic_folder(path, "a", "by us") as folder:
         (folder / "deep").mkdir()
         for name, text in contents.items():
             (folder / name).write_text(text)
@@ -49,60 +48,45 @@ def write_folder(path: Path, **contents: str) -> None:
 
 def write_files(path: Path, text: str) -> None:
     """Write two files into a folder as the program does."""
-    with atomic_files(path, "a", "masks") as folder:
+    with atomic_files(path / "a", "by us") as folder:
         (folder / "plots").mkdir()
         for name in ("a", "plots/b"):
             (folder / name).write_text(text)
 
 
-def test_a_folder_of_this_program_is_marked_and_replaced(tmp_path):
-    write_folder(tmp_path / "out", a="1", c="1")
-    # As Snakemake does.
-    (tmp_path / "out/.snakemake_timestamp").touch()
-    write_folder(tmp_path / "out", a="2", b="2")
-    assert tree(tmp_path / "out").keys() - {MARKER} == {"a", "b", "deep/a", "deep/b"}
-    assert (tmp_path / "out/a").read_text() == "2"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+# What lies where a stage writes a folder -> whether the folder is replaced.
+FOLDERS = [
+    ({}, True),
+    ({"a": "1 by us", "deep/c": "1"}, True),
+    ({"a": "1 by another stage"}, False),
+    ({"notes.txt": "mine"}, False),
+    ({".git/config": "mine"}, False),
+]
 
 
-# What somebody puts into a folder of this program, or changes there.
-WORK = ["notes.txt", ".env", ".git/config", "deep/notes.txt", "deeper/still/.x", "a", "deep/a"]
+@pytest.mark.parametrize(("contents", "is_ours"), FOLDERS)
+def test_a_folder_is_replaced_if_the_record_of_the_stage_is_in_it(tmp_path, contents, is_ours):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, text in contents.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(text)
+    with nullcontext() if is_ours else pytest.raises(InputError, match="would be lost"):
+        write_folder(out, a="2 by us", b="2")
+    names = {"a", "b", "deep/a", "deep/b"} if is_ours else contents.keys()
+    assert tree(tmp_path).keys() == {f"out/{name}" for name in names}
 
 
-@pytest.mark.parametrize("name", WORK)
-@pytest.mark.parametrize("is_early", [True, False])
-def test_a_file_of_the_user_in_a_folder_of_this_program_is_not_lost(tmp_path, name, is_early):
-    def work() -> None:
-        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "out" / name).write_text("mine")
-
-    write_folder(tmp_path / "out", a="1")
-    if is_early:
-        work()
-        with pytest.raises(InputError, match=rf"would be lost: {re.escape(name)} \(1 files\)"):
-            check_replaceable(tmp_path / "out", "model")
-    with (
-        pytest.raises(InputError, match=rf"would be lost: {re.escape(name)} \(1 files\)"),
-        atomic_folder(tmp_path / "out", "model") as folder,
-    ):
-        assert not is_early, "the work began"
-        (folder / "a").write_text("2")
-        work()
-    expected = {"a": "1", "deep/a": "1", name: "mine"}
-    assert {path: (tmp_path / "out" / path).read_text() for path in expected} == expected
-    assert tree(tmp_path).keys() == {f"out/{path}" for path in (MARKER, *expected)}
-
-
-def test_a_link_of_the_user_in_a_folder_of_this_program_is_not_lost(tmp_path):
-    write_folder(tmp_path / "out", a="1")
-    (tmp_path / "out/deep/link").symlink_to(tmp_path)
-    with pytest.raises(InputError, match=r"deep/link \(1 files\)"):
-        write_folder(tmp_path / "out", a="2")
-    assert (tmp_path / "out/deep/link").is_symlink()
+def test_a_folder_that_is_filled_meanwhile_is_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+        (tmp_path / "out/thesis.txt").write_text("years of work")
+    assert tree(tmp_path).keys() == {"out/thesis.txt"}
 
 
 def test_a_folder_that_cannot_be_moved_into_place_leaves_the_older_one(tmp_path, monkeypatch):
-    write_folder(tmp_path / "out", a="1")
+    write_folder(tmp_path / "out", a="1 by us")
     replace, calls = os.replace, []
 
     def second_fails(*places: object) -> None:
@@ -114,7 +98,7 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_older_one(tmp_path,
     monkeypatch.setattr(atomic.os, "replace", second_fails)
     with pytest.raises(OSError, match="no"):
         write_folder(tmp_path / "out", a="2")
-    assert (tmp_path / "out/a").read_text() == "1"
+    assert (tmp_path / "out/a").read_text() == "1 by us"
 
 
 def test_files_are_moved_over_those_of_this_program_only(tmp_path):
@@ -125,24 +109,24 @@ def test_files_are_moved_over_those_of_this_program_only(tmp_path):
     assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["a"]
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours/thesis.txt").write_text("years of work")
-    for text in ("1", "2"):
+    for text in ("1 by us", "2"):
         write_files(tmp_path / "ours", text)
     assert [(tmp_path / "ours" / name).read_text() for name in ("a", "plots/b")] == ["2", "2"]
-    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == [MARKER, "a", "plots", "thesis.txt"]
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == ["a", "plots", "thesis.txt"]
 
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_files_whose_writing_fails_leave_the_folder_as_it_was(tmp_path, is_there):
     if is_there:
         (tmp_path / "out").mkdir()
-    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path / "out", "a", "masks") as folder:
+    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path / "out/a", "") as folder:
         (folder / "a").write_text("half")
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.rglob("*")] == ["out"] * is_there
 
 
 def test_a_file_that_cannot_be_synced_keeps_all_older_files(tmp_path, monkeypatch):
-    write_files(tmp_path / "out", "older")
+    write_files(tmp_path / "out", "older by us")
     sync = atomic._sync
 
     def full(path: Path) -> None:
@@ -153,7 +137,7 @@ def test_a_file_that_cannot_be_synced_keeps_all_older_files(tmp_path, monkeypatc
     monkeypatch.setattr(atomic, "_sync", full)
     with pytest.raises(OSError, match="No space left"):
         write_files(tmp_path / "out", "newer")
-    assert [(tmp_path / "out" / name).read_text() for name in ("a", "plots/b")] == ["older", "older"]
+    assert [(tmp_path / "out" / name).read_text() for name in ("a", "plots/b")] == ["older by us"] * 2
 
 
 def no_space(*names: object) -> OSError:
@@ -165,11 +149,11 @@ def test_the_error_of_a_full_disk_names_the_file_that_was_being_written(tmp_path
     cases = [
         (atomic_file(out / "x.json"), lambda place: no_space(), out / "x.json"),
         (atomic_file(out / "x.json"), lambda place: no_space(place), out / "x.json"),
-        (atomic_folder(out / "m", "model"), lambda place: no_space(), out / "m"),
+        (atomic_folder(out / "m"), lambda place: no_space(), out / "m"),
         # As shutil.copyfile: the source, and the file that it writes.
-        (atomic_folder(out / "m", "model"), lambda place: no_space("source", None, str(place / "a/b")), out / "m/a/b"),
-        (atomic_files(out / "masks", "a", "masks"), lambda place: no_space(place / "plots/b"), out / "masks/plots/b"),
-        (atomic_files(out / "masks", "a", "masks"), lambda place: no_space("/other/disk"), Path("/other/disk")),
+        (atomic_folder(out / "m"), lambda place: no_space("source", None, str(place / "a/b")), out / "m/a/b"),
+        (atomic_files(out / "masks/a", ""), lambda place: no_space(place / "plots/b"), out / "masks/plots/b"),
+        (atomic_files(out / "masks/a", ""), lambda place: no_space("/other/disk"), Path("/other/disk")),
     ]
     for context, error, named in cases:
         with pytest.raises(OSError, match="No space left") as caught, context as place:
@@ -177,7 +161,7 @@ def test_the_error_of_a_full_disk_names_the_file_that_was_being_written(tmp_path
         assert message(caught.value).startswith(f"{named}: No space left on device; ")
     with (
         pytest.raises(OSError, match="No space left") as caught,
-        atomic_folder(out / "m", "model") as folder,
+        atomic_folder(out / "m") as folder,
         atomic_file(folder / "config.json"),
     ):
         raise no_space()
@@ -194,7 +178,7 @@ def test_what_a_dead_process_left_is_removed(tmp_path, is_own_number):
     with atomic_file(tmp_path / "b") as temporary:
         assert not temporary.exists()
         temporary.write_text("2")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, "a", "b", "plots"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "plots"]
 
 
 def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
@@ -237,16 +221,6 @@ def test_an_output_that_is_an_input_or_lies_in_one_is_refused(tmp_path, output):
     check_apart([tmp_path / "other/new"], [tmp_path / "in"])
 
 
-@pytest.mark.parametrize(("marker", "is_ours"), [(None, False), ("model", True), ("adapter", False)])
-def test_a_folder_is_replaced_by_its_own_kind_only(tmp_path, marker, is_ours):
-    (tmp_path / "config.json").write_text("{}")
-    if marker:
-        mark(tmp_path, marker)
-    for check, file in ((check_replaceable, []), (check_ours, [tmp_path / "config.json"])):
-        with nullcontext() if is_ours else pytest.raises(InputError, match="would be lost"):
-            check(tmp_path, "model", *file)
-
-
 @pytest.mark.process
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_the_second_writer_waits_for_the_first_and_says_so(tmp_path, is_killed):
@@ -272,7 +246,7 @@ def test_a_record_is_replaced_by_its_own_kind_only(tmp_path):
     write_record(tmp_path / "x.json", {"record": "merge"})
     check_record(tmp_path / "x.json", "merge")
     check_record(tmp_path / "new.json", "merge")
-    with pytest.raises(InputError, match=r"x\.json: a file of another kind"):
+    with pytest.raises(InputError, match=r"x\.json: .*would be lost"):
         check_record(tmp_path / "x.json", "merg")
 
 
@@ -319,7 +293,7 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, altered):
 
 
 def test_two_processes_write_to_one_folder_at_the_same_time(tmp_path):
-    with atomic_files(tmp_path, "one", "masks") as first, atomic_files(tmp_path, "two", "masks") as second:
+    with atomic_files(tmp_path / "one", "") as first, atomic_files(tmp_path / "two", "") as second:
         (first / "one").write_text("1")
         (second / "two").write_text("2")
     assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["1", "2"]

@@ -74,7 +74,7 @@ def test_the_manifest_has_the_hash_of_every_file_but_the_card(box, run):
     _, exported = folders(box, run)
     manifest = read_record(exported / "manifest.json")
     recorded = {name: entry["sha256"] for name, entry in (manifest["files"] | manifest["others"]).items()}
-    files = {path.name for path in exported.iterdir()} - {"README.md", "manifest.json", ".sparseft"}
+    files = {path.name for path in exported.iterdir()} - {"README.md", "manifest.json"}
     assert recorded == {name: sha256(exported / name) for name in files}
     # So the folder is a source of another study: its digest is checked as that of a prepared model.
     assert Checkpoint(exported).digest == manifest["digest"]

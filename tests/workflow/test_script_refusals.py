@@ -202,16 +202,21 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("analyze_results.py", {"output_dir": "@results/runs/analysis"}, None, ["analysis is an input"]),
     # Files of others.
     ("merge.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
-    ("merge.py", {"report": "@other/config.json"}, copied("other"), ["config.json: a file of another kind"]),
-    ("train.py", {"output_dir": "@new"}, text("new/train.json", "my data"), ["train.json: a file of another kind"]),
+    ("merge.py", {"report": "@other/config.json"}, copied("other"), ["config.json: ", "would be lost"]),
+    ("train.py", {"output_dir": "@new"}, text("new/train.json", "my data"), ["train.json: ", "would be lost"]),
     ("train.py", {"output_dir": "@new"}, text("new/adapter/thesis.txt", "mine"), ["new/adapter", "would be lost"]),
     ("compute_masks.py", {"output_dir": "@data"}, text("data/report_random.json", "mine"),
-     ["report_random.json: a file that would be lost"]),
+     ["report_random.json: ", "would be lost"]),
+    ("compute_masks.py", {"output_dir": "@data"}, text("data/masks_sparsity50_random.pt", "mine"),
+     ["masks_sparsity50_random.pt: ", "would be lost"]),
+    ("export_run.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
+    ("export_modelzoo.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
+    ("analyze_results.py", {"output_dir": "@new"}, text("new/plots/mine.svg", "mine"), ["plots", "would be lost"]),
     ("compute_masks.py", {"output_dir": "@a/file"}, text("a/file", "not a folder"), ["a/file"]),
-    ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: a file of another kind"]),
-    ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: a file of another kind"]),
+    ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: ", "would be lost"]),
+    ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: ", "would be lost"]),
     ("analyze_results.py", {"output_dir": "@new"}, text("new/summary.csv", "mine"),
-     ["summary.csv: a file that would be lost"]),
+     ["summary.csv: ", "would be lost"]),
 ]  # fmt: skip
 
 

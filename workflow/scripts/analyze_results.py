@@ -17,8 +17,8 @@ The output folder then has:
     plots/                       the figures, with --plot
     baseline_comparison.csv      other numbers beside these, with --baseline
 
-The figures, and a baseline_comparison.csv, of an earlier call are removed if this call does not write them. A file of
-yours in plots/ is refused.
+The figures, and a baseline_comparison.csv, of an earlier call are removed if this call does not write them. Keep no
+file of yours in plots/, which is replaced whole.
 """
 
 import shutil
@@ -30,11 +30,11 @@ from sparseft.analysis.figures import write_figures
 from sparseft.analysis.pages import write_pages
 from sparseft.analysis.reproduce import commands
 from sparseft.analysis.study import read_study
-from sparseft.analysis.tables import compute, write_csv, write_tables
+from sparseft.analysis.tables import KNOWN_BY, compute, write_csv, write_tables
 from sparseft.command import Flags, run
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours, is_marked
+from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.study.config import Analysis
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES, Run
@@ -63,9 +63,13 @@ def main(
         baseline: numbers to compare with, a .csv file like config/baseline.csv
         configuration: the study's configuration; it is copied into the output folder
     """
-    places = [output_dir / name for name in (*TABLES, COMPARED, FINDINGS, REPORT, *PAGES)]
-    check_apart(places, [baseline, configuration])
-    check_ours(output_dir, "analysis", *places, inputs=[results_dir])
+    places = [output_dir / name for name in (*TABLES, FINDINGS, REPORT, *PAGES, "plots")]
+    check_apart([*places, output_dir / COMPARED], [baseline, configuration])
+    check_apart([output_dir], [results_dir])
+    record = output_dir / TABLES[0]
+    check_ours(record, KNOWN_BY, *places)
+    # Snakemake may have deleted the record, but not this table.
+    check_ours(output_dir / COMPARED, ",".join(KEYS))
     # A damaged file is refused before anything is computed.
     theirs = read_baseline(baseline) if baseline else None
     study = read_configuration([configuration]) if configuration else None
@@ -73,15 +77,15 @@ def main(
     frames = read_study(results_dir, study)
     results = compute(frames, options, study)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
-    is_stale = not configuration and is_marked(output_dir, "analysis")
+    is_stale = not configuration and record.exists()
     compared = beside(results.cells, theirs) if baseline else None
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.
     options_again = " ".join([*["--plot"] * plot, flags(**options.model_dump(), baseline=baseline)])
     first = Run.parse(results.runs["run_id"].iloc[0])
     printed = commands(results_dir, first, configuration, options_again)
     # All figures, tables and pages together, or none.
-    files = atomic_files(output_dir, FINDINGS, "analysis")
-    with atomic_folder(output_dir / "plots", "figures") as plots, files as folder:
+    files = atomic_files(record, KNOWN_BY)
+    with atomic_folder(output_dir / "plots", record.absolute(), KNOWN_BY) as plots, files as folder:
         figures = write_figures(plots, results) if plot else []
         write_tables(results, folder)
         write_pages(folder, plots, results, figures, printed)

@@ -14,7 +14,7 @@ from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.command import run
 from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.atomic import atomic_folder
-from sparseft.storage.ownership import check_apart, check_file, claim_folder
+from sparseft.storage.outputs import claim
 
 
 def main(*, records: list[Path], table: Path, plots: Path) -> None:
@@ -25,11 +25,11 @@ def main(*, records: list[Path], table: Path, plots: Path) -> None:
         table: the .csv file
         plots: the folder of the figures
     """
-    check_apart([table], records)
-    check_file(table, ",".join(COLUMNS))
-    claim_folder(plots, "plots", records)
+    header = ",".join(COLUMNS)
+    for output in (table, plots):
+        claim(output, table, header, records)
     frame = throughput_table(read_measurements(records))
-    with atomic_folder(plots, "plots") as folder:
+    with atomic_folder(plots, table.absolute(), header) as folder:
         write_throughput_figures(folder, frame)
     write_csv(frame, table)
 

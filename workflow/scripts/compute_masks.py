@@ -36,7 +36,7 @@ from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.outputs import check_apart
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.sources import Choice
@@ -124,7 +124,8 @@ def main(
         value.pattern.check_model(passes[-1].model, percents, settings.head_share)
     inputs = [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text]
     check_apart(filter(None, [output_dir, pruned_dir]), inputs)
-    check_ours(output_dir, "masks", *(file for one in passes for file in (*one.files.masks, one.files.report)))
+    for one in passes:
+        one.check_outputs()
     for one in passes:
         hold(one.files.report)
         if one.files.base:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
-from sparseft.storage.ownership import claim_folder
-from sparseft.trainers.modelzoo.export import export_modelzoo
+from sparseft.storage.outputs import claim
+from sparseft.trainers.modelzoo.export import KNOWN_BY, RECORD, export_modelzoo
 
 
 def main(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:
@@ -23,7 +23,7 @@ def main(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -
         output_dir: folder for the ModelZoo checkpoint
         mask_path: a mask of this model; without it the model is written dense
     """
-    claim_folder(output_dir, "ModelZoo checkpoint", [model_path, mask_path])
+    claim(output_dir, output_dir / RECORD, KNOWN_BY, [model_path, mask_path])
     export_modelzoo(Checkpoint(model_path), mask_path, output_dir)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import Flags, run
 from sparseft.export.export_run import export
-from sparseft.storage.ownership import claim_folder
+from sparseft.records.manifests import ExportManifest
+from sparseft.storage.outputs import claim
 from sparseft.study.export_settings import Export
 from sparseft.study.grid import Run
 
@@ -36,7 +37,8 @@ def main(
         mask_path: the mask that the run was merged with
         output_dir: the exported folder
     """
-    claim_folder(output_dir, "export", [checkpoint, model_path, mask_path])
+    inputs = [checkpoint, model_path, mask_path]
+    claim(output_dir, output_dir / "manifest.json", ExportManifest.known_by, inputs)
     reason = export(Run.parse(run_id), Checkpoint(checkpoint), mask_path, model_path, output_dir, settings)
     print(f"smaller: {f'no, {reason}' if reason else 'yes'}", file=sys.stderr)
 

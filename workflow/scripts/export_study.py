@@ -18,10 +18,12 @@ from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart
+from sparseft.storage.outputs import check_apart
 from sparseft.study.grid import Run
 
 R = TypeVar("R", bound=RunRecord)
+# The end of the name of a file that this program exported.
+SUFFIX = ".sparseft"
 # The values of each step by name.
 History = dict[int, dict[str, float]]
 
@@ -73,7 +75,7 @@ def write_tensorboard(run_id: str, config: dict[str, Any], history: History, fol
     known = {name: value for name, value in config.items() if value is not None}
     hparams = {name: value if isinstance(value, int | float) else str(value) for name, value in known.items()}
     # From the step `purge_step` on, an open TensorBoard forgets what it has read of the run before.
-    with SummaryWriter(folder, purge_step=0) as writer:
+    with SummaryWriter(folder, purge_step=0, filename_suffix=SUFFIX) as writer:
         writer.file_writer.add_summary(hparams_pb(hparams, trial_id=run_id))
         for step, values in history.items():
             for name, value in values.items():
@@ -93,7 +95,9 @@ def main(*, results_dir: Path, output_dir: Path) -> None:
     for folder in sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
         config, history = read_run(folder)
         if history:
-            with atomic_folder(output_dir / folder.name, "tensorboard export") as temporary:
+            place = output_dir / folder.name
+            earlier = next(place.glob(f"*{SUFFIX}"), place / SUFFIX)
+            with atomic_folder(place, earlier.name) as temporary:
                 write_tensorboard(folder.name, config, history, temporary)
 
 

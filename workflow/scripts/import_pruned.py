@@ -18,7 +18,7 @@ from sparseft.methods import IMPORTED, get_method
 from sparseft.pruning.imported import import_pruned
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_ours, claim_folder
+from sparseft.storage.outputs import check_apart
 from sparseft.study.grid import pass_files
 from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.section import parse_section
@@ -52,11 +52,12 @@ def main(
     files = pass_files(output_dir, method.name, [f"{percent:02d}"], pruned_dir)
     kind, _, place = (source or "").partition(":")
     inputs = [model_path, Path(place) if kind == "path" else None]
-    check_ours(output_dir, "masks", *files.masks, files.report, inputs=inputs)
-    hold(files.report)
-    claim_folder(files.base, "pruned model", inputs)
-    stated = settings.imported_pattern.get(name)
+    check_apart([output_dir, files.base], inputs)
     masks = MaskPass(Checkpoint(model_path), method, [percent], files, Masks())
+    masks.check_outputs()
+    hold(files.report)
+    hold(files.base)
+    stated = settings.imported_pattern.get(name)
     counts = import_pruned(masks, source, stated)
     said = [f"{100 * counts['reached']:.2f} % pruned"]
     if source:

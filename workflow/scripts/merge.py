@@ -18,7 +18,7 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_checked_mask
 from sparseft.records.merge_record import MergeRecord
-from sparseft.storage.ownership import claim_folder
+from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.grid import NO_FINETUNE, Run
 
@@ -44,7 +44,7 @@ def main(
     """
     limit_threads(1)
     inputs = [model_path, mask_path, adapter]
-    claim_folder(output_dir, "merged model", inputs)
+    claim(output_dir, None, "", inputs)
     claim_record(report, "merge", [output_dir, *inputs])
     named = Run.parse(run_id) if run_id else None
     if named and (named.mode == NO_FINETUNE) != (adapter is None):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.command import Flags, run
-from sparseft.storage.ownership import claim_folder
+from sparseft.records.manifests import ModelManifest
+from sparseft.storage.outputs import claim
 from sparseft.storage.revisions import fixed
 from sparseft.study.sources import Model
 
@@ -22,7 +23,7 @@ def main(*, model: Flags[Model], output_dir: Path) -> None:
     Args:
         output_dir: folder for the checkpoint
     """
-    claim_folder(output_dir, "model")
+    claim(output_dir, output_dir / "manifest.json", ModelManifest.known_by)
     manifest = prepare_model(model, output_dir)
     revision = manifest["revision"]
     if revision and not fixed(model.source).endswith(f"@{revision}"):

@@ -18,7 +18,8 @@ from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_ours
+from sparseft.storage.outputs import check_apart, check_ours
+from sparseft.storage.record import first_key
 from sparseft.study.sources import TaskData
 
 
@@ -29,7 +30,9 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
         task: name of the task
         data_dir: folder with train.jsonl and validation.jsonl; the files are added to it
     """
-    check_ours(data_dir, "task", data_dir / ROWS_FILE, data_dir / MANIFEST_FILE, inputs=[data.local, data.lm_eval_file])
+    check_apart([data_dir], [data.local, data.lm_eval_file])
+    record = data_dir / MANIFEST_FILE, first_key("selection_rows")
+    check_ours(*record, data_dir / ROWS_FILE)
     scored = find_task(data_dir, task)
     prepared, digests = read_splits(data_dir, scored)
     load = load_candidates
@@ -40,9 +43,9 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
     rows, left_out, overlap = choose_selection(scored, candidates, prepared, data.selection_examples)
     scored.check({"train": prepared["train"], SELECTION: rows}, SELECTION)
     hold(data_dir / MANIFEST_FILE)
-    with atomic_files(data_dir, MANIFEST_FILE, "task") as folder:
+    with atomic_files(*record) as folder:
         write_rows(folder / ROWS_FILE, rows)
-        record = SelectionManifest(
+        manifest = SelectionManifest(
             task=task,
             source=candidates.source,
             split=candidates.split,
@@ -53,7 +56,7 @@ def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> No
             sha256=sha256(folder / ROWS_FILE),
             disjoint_from=digests,
         )
-        write(folder / MANIFEST_FILE, record)
+        write(folder / MANIFEST_FILE, manifest)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_ours
+from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
@@ -45,8 +45,9 @@ def main(
         only_probe: nothing is trained on the task, so that it may lack training rows
         splits: what is written, by default both
     """
-    own_files = [output_dir / name for split in splits for name in (f"{split}.jsonl", MANIFESTS[split])]
-    check_ours(output_dir, "task", *own_files, inputs=[data.local, data.lm_eval_file])
+    for split in splits:
+        check_ours(output_dir / MANIFESTS[split], TaskManifest.known_by, output_dir / f"{split}.jsonl")
+    check_apart([output_dir], [data.local, data.lm_eval_file])
     examples = examples_of(task, data)
     if not only_probe:
         examples.task.check_trainable()
@@ -68,7 +69,7 @@ def main(
     for split in splits:
         manifest = MANIFESTS[split]
         hold(output_dir / manifest)
-        with atomic_files(output_dir, manifest, "task") as folder:
+        with atomic_files(output_dir / manifest, TaskManifest.known_by) as folder:
             write_rows(folder / f"{split}.jsonl", examples.rows[split])
             record = TaskManifest(
                 task=task,

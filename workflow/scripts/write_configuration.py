@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from sparseft.command import run
 from sparseft.storage.atomic import atomic_file
-from sparseft.storage.ownership import check_file
+from sparseft.storage.outputs import check_ours
 from sparseft.storage.revisions import fetched
 
 
@@ -23,7 +23,7 @@ def main(*, text: str, output: Path, manifests: list[Path]) -> None:
         manifests: of the models, tasks and texts, whose revisions on the hub are added
     """
     # The first line says what the file is.
-    check_file(output, text.partition("\n")[0])
+    check_ours(output, text.partition("\n")[0])
     earlier = yaml.safe_load(output.read_text(encoding="utf-8")).get("revisions") if output.exists() else None
     revisions = {**(earlier or {}), **fetched(filter(Path.exists, manifests))}
     with atomic_file(output) as temporary:

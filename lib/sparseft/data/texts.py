@@ -14,7 +14,7 @@ from sparseft.methods import SELF
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.reading import read_json, read_text
 from sparseft.study.section import parse_section
 from sparseft.study.sources import CalibrationText, Choice
@@ -24,6 +24,8 @@ from sparseft.tasks.task import DOCUMENT, RowFormat
 WINDOW = RowFormat(name="window", fields={"text": str, "ids": list, "answer_start": int})
 # The key of the source of such a text that has the digest of the model.
 MODEL = "model"
+# The key by which the file with the source is known (storage/outputs.py).
+KNOWN_BY = '\n  "source": '
 
 
 def read_documents(path: Path) -> tuple[list[str], str]:
@@ -58,14 +60,14 @@ def claim_text(output: Path, inputs: Iterable[Path | None], endings: tuple[str, 
             f"--output {output}: not a {' or '.join(endings)} file", f"write its name with {endings[0]} at the end"
         )
     outputs = [output, source_file(output)]
-    check_ours(output.parent, "text", *outputs)
+    check_ours(outputs[1], KNOWN_BY, *outputs)
     check_apart(outputs, inputs)
     hold(output)
 
 
 def write_source_text(path: Path, parts: Iterable[str], source: dict) -> None:
     """Write a text in parts, and its source beside it. Both files appear, or none."""
-    with atomic_files(path.parent, path.name, "text") as folder:
+    with atomic_files(source_file(path), KNOWN_BY) as folder:
         text_file = folder / path.name
         with open(text_file, "wb") as file:
             file.writelines(part.encode() for part in parts)

@@ -55,7 +55,7 @@ def export(run: Run, merged: Checkpoint, mask_path: Path, base: Path, output: Pa
     # Nobody else needs to know where files lie on this machine.
     origin = origin.model_copy(update={"source": without_folders(origin.source)})
     obstacle = why_not_smaller(merged, mask)
-    with atomic_folder(output, "export") as folder:
+    with atomic_folder(output, "manifest.json", ExportManifest.known_by) as folder:
         report = None
         if obstacle is None:
             report = compact(merged, mask_path, folder)

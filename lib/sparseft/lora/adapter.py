@@ -30,7 +30,7 @@ from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
-from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, TRAINED_TENSORS, WEIGHTS, joint_digest
+from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, TRAINED_BY_US, TRAINED_TENSORS, WEIGHTS, joint_digest
 from sparseft.study.grid import PROJECTIONS, Run
 from sparseft.study.schedule import Training
 
@@ -78,7 +78,7 @@ def write_adapter(
     entries = {"__metadata__": {"format": "pt", ORIGIN: json.dumps(sparseft)}, **json.loads(content[8 : 8 + size])}
     header = json.dumps(entries).encode()
     header += b" " * (-len(header) % 8)
-    with atomic_folder(folder, "adapter") as temporary:
+    with atomic_folder(folder, WEIGHTS, TRAINED_BY_US) as temporary:
         (temporary / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
         write_json(temporary / ADAPTER_CONFIG, config)
 

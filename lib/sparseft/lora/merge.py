@@ -96,7 +96,7 @@ def merge(
             yield bits.tobytes()
 
     layers = {f"{layer}.weight" for layer in mask.shape}
-    with atomic_folder(output, "merged model") as temporary:
+    with atomic_folder(output) as temporary:
         with rewritten(base, layers | changed, temporary) as write:
             for name in sorted(layers | changed):
                 write(name, merged(base.tensors[name]))

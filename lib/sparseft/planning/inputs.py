@@ -182,7 +182,7 @@ def model_files(source: str) -> list[str]:
 
 def _recorded(manifest: Path) -> dict[Path, str]:
     """Return file -> sha256 of the files that a manifest records. The jobs report a manifest of another form."""
-    match read_json(manifest, "delete it to prepare it again"):
+    match read_json(manifest, "delete it and the files that it describes, to prepare them again"):
         case {"files": dict(files)}:
             return {manifest.with_name(name): entry["sha256"] for name, entry in files.items() if "sha256" in entry}
         case {"sha256": dict(splits)}:

@@ -19,24 +19,25 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.rewriting import Cut, write_smaller
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, read_mask
-from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.atomic import write_json
 
 
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
-    """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time. Return compact.json.
+    """Write the smaller checkpoint and compact.json to the folder `output`, one tensor in memory at a time. Return
+    compact.json.
 
     `checkpoint` is the model that was masked with this mask. Raises InputError if the mask prunes a unit only in part,
     or leaves layers of different sizes or without units. Then no file is written."""
     mask = read_mask(mask_path)
     cuts, units = plan_cuts(checkpoint, mask)
     changes = checkpoint.architecture.smaller_config(checkpoint.config, units)
-    with atomic_folder(output, "smaller model") as folder:
-        smaller = write_smaller(checkpoint, folder, changes, lambda tensor: cuts.get(tensor.name, Cut(tensor.name)))
-        report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
-            "before": checkpoint.totals() | {"config": {key: checkpoint.config.get(key) for key in changes}},
-            "after": smaller.totals() | {"config": {key: smaller.config.get(key) for key in changes}},
-        }
-        write_json(folder / "compact.json", report)
+    output.mkdir(exist_ok=True)
+    smaller = write_smaller(checkpoint, output, changes, lambda tensor: cuts.get(tensor.name, Cut(tensor.name)))
+    report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
+        "before": checkpoint.totals() | {"config": {key: checkpoint.config.get(key) for key in changes}},
+        "after": smaller.totals() | {"config": {key: smaller.config.get(key) for key in changes}},
+    }
+    write_json(output / "compact.json", report)
     return report
 
 

@@ -19,6 +19,7 @@ from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.pruning.scores import random_source, scored_source
+from sparseft.records.manifests import MaskReport
 from sparseft.selection.ranking import Emit, Ranking, Source
 from sparseft.storage.atomic import atomic_files
 
@@ -35,7 +36,7 @@ def compute_masks(masks: MaskPass) -> dict:
     if masks.method.allocation:
         meta["outliers"], allocated = allocate_by_outliers(masks)
     metas = [meta | {"sparsity": percent / 100} for percent in masks.percents]
-    with atomic_files(masks.files.report.parent, masks.files.report.name, "masks") as folder:
+    with atomic_files(masks.files.report, MaskReport.known_by) as folder:
         writer = MaskWriter([folder / path.name for path in masks.files.masks], metas, masks.shapes)
         if masks.settings.is_sequential(masks.method):
             parts = _rankings_in_sequence(masks, writer, allocated)

@@ -8,6 +8,8 @@ from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
 from sparseft.methods import Method
+from sparseft.records.manifests import MaskReport, PrunedManifest
+from sparseft.storage.outputs import check_ours
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks
 
@@ -49,6 +51,12 @@ class MaskPass:
         """Return what the manifest of a pruned base, and its mask, say about where it comes from."""
         sparsity = self.percents[0] / 100
         return {"method": self.method.name, "sparsity": sparsity, "original": self.checkpoint.digest}
+
+    def check_outputs(self) -> None:
+        """Raise InputError if a file of the pass may be somebody else's."""
+        check_ours(self.files.report, MaskReport.known_by, *self.files.masks)
+        if base := self.files.base:
+            check_ours(base / "manifest.json", PrunedManifest.known_by, base)
 
     def checked_meta(self) -> dict:
         """Return the metadata of the masks, without their sparsities.

@@ -19,7 +19,7 @@ from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
-from sparseft.records.manifests import PrunedManifest
+from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import is_finite, pack
 from sparseft.study.mask_settings import Masks
@@ -68,8 +68,8 @@ def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedW
     assert files.base, f"{masks.method.name} updates weights"
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
     with (
-        atomic_files(files.report.parent, files.report.name, "masks") as folder,
-        atomic_folder(files.base, "pruned model") as base,
+        atomic_files(files.report, MaskReport.known_by) as folder,
+        atomic_folder(files.base, "manifest.json", PrunedManifest.known_by) as base,
     ):
         writer_of_mask = MaskWriter([folder / files.masks[0].name], [all_meta], shape)
         with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:

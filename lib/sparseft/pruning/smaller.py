@@ -22,7 +22,7 @@ from sparseft.patterns.pattern import Units
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.pruning.unit_scores import score_units
-from sparseft.records.manifests import PrunedManifest
+from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import pack
 
@@ -47,8 +47,8 @@ def remove_units(masks: MaskPass) -> None:
     changes = architecture.config_of_part(checkpoint.config, units.key, kept[0])
     cut_of = partial(_cut_of, architecture, units, kept)
     with (
-        atomic_files(files.report.parent, files.report.name, "masks") as folder,
-        atomic_folder(files.base, "pruned model") as base,
+        atomic_files(files.report, MaskReport.known_by) as folder,
+        atomic_folder(files.base, "manifest.json", PrunedManifest.known_by) as base,
     ):
         left = prunable_shapes(write_smaller(checkpoint, base, changes, cut_of))
         weights, weights_left = (sum(map(math.prod, of_model.values())) for of_model in (masks.shapes, left))

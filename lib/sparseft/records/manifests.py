@@ -1,6 +1,6 @@
 """Define the files beside prepared inputs and masks: what they are, where they come from, and their digests."""
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import ConfigDict, Field, JsonValue, create_model
 
@@ -37,6 +37,8 @@ class CheckpointManifest(RecordPart):
 class ModelManifest(CheckpointManifest):
     """Record a prepared model: manifest.json."""
 
+    # The key that no other file has, by which the outputs of the stage are known (storage/outputs.py).
+    known_by: ClassVar[str] = '\n  "revision": '
     source: str = provenance("Where the model comes from.")
     revision: str | None = provenance("The commit of a model from the hub. Null elsewhere.")
     dtype: str = setting("The number format of the weights.")
@@ -45,6 +47,7 @@ class ModelManifest(CheckpointManifest):
 class PrunedManifest(CheckpointManifest):
     """Record a pruned base: manifest.json."""
 
+    known_by: ClassVar[str] = '\n  "original": '
     method: str = setting("The method that updated the weights, or removed some.")
     sparsity: Fraction = setting("The sparsity that was asked for.", "fraction")
     original: str = provenance("The digest of the dense model.")
@@ -58,6 +61,7 @@ class PrunedManifest(CheckpointManifest):
 class ExportManifest(CheckpointManifest):
     """Record an exported run: manifest.json."""
 
+    known_by: ClassVar[str] = '\n  "why_not_smaller": '
     run_id: str = provenance("The run.")
     source: str = provenance("Where its dense model comes from, without the folders of the machine.")
     dense: str = provenance("The digest of its dense model.")
@@ -70,6 +74,7 @@ class ExportManifest(CheckpointManifest):
 class TaskManifest(RecordPart):
     """Record the prepared rows of a split of a task: manifest.json for training, and validation_manifest.json."""
 
+    known_by: ClassVar[str] = '\n  "examples": '
     task: str = provenance("The task.")
     source: Source = provenance("Where the rows come from.")
     seed: Count = setting("The seed that chose the rows.")
@@ -168,6 +173,7 @@ class UnitRow(RecordPart):
 class MaskReport(MaskMeta):
     """Record what the masks of a method prune: report_METHOD.json. Its first fields are the metadata of the masks."""
 
+    known_by: ClassVar[str] = '\n  "sparsities": '
     model_config = ConfigDict(extra="forbid")
     format_version: int = provenance("The version of this format.")
     sparsities: list[ReachedSparsity] = measurement("The result of each sparsity.")

@@ -1,7 +1,7 @@
 """Read and write files so that no crash, full disk or second process leaves a wrong one.
 
 atomic     files and folders that are whole or absent
-ownership  what this program may write, and what it must not replace
+outputs    where a stage may write: it replaces only what its record names as its own
 locks      one process per output, and no child without its parent
 reading    text and JSON
 hashes     sha256 of files

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sparseft.errors import naming
-from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, check_writable, mark
+from sparseft.storage.outputs import check_ours, check_writable
 
 
 @contextmanager
@@ -47,28 +47,26 @@ def write_json(path: Path, content: object) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path, kind: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`. If the block succeeds, it is marked and renamed to `path`. If not, it is
-    removed.
+def atomic_folder(path: Path, record: Path | str = "", text: str = "") -> Iterator[Path]:
+    """Yield a temporary folder beside `path`. If the block succeeds, it is renamed to `path`. If not, it is removed.
 
-    `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds files of another kind, or a
-    file that is not as this program wrote it."""
+    An older folder is replaced if `record`, a file in it or a path, contains the text (outputs.py). Without a record
+    the folder must be new or empty. Raises InputError, and changes nothing, if it is not."""
     path = path.resolve()
     temporary = _temporary(path)
     older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
     try:
         with naming(path, temporary):
             temporary.mkdir()
-            check_replaceable(path, kind)
+            check_ours(path / record if record else None, text, path)
+            is_ours = any(path.iterdir()) if path.exists() else False
             yield temporary
-            mark(temporary, kind)
             for file in temporary.rglob("*"):
                 _sync(file)
-            # A user may have put a file into the older folder meanwhile.
-            check_replaceable(path, kind)
             # The older folder is moved aside first, so that `path` never holds files of both.
-            if path.exists():
+            if is_ours:
                 os.replace(path, older)
+            # This fails if somebody has put a file into an empty folder meanwhile.
             os.replace(temporary, path)
             _sync(path.parent)
     finally:
@@ -79,28 +77,25 @@ def atomic_folder(path: Path, kind: str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
-    """Yield a temporary folder in `folder`. If the block succeeds, its files replace those of the same names in
-    `folder`.
+def atomic_files(record: Path, text: str) -> Iterator[Path]:
+    """Yield a temporary folder beside a stage's record. If the block succeeds, its files replace those of the same
+    names beside the record.
 
-    `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at
-    the same time, if `kind`, the kind of the files, is the same. `folder` is marked. Raises InputError, and moves
-    nothing, if an older file may be somebody else's or of another kind."""
-    folder = folder.resolve()
+    Processes with other records may write to the folder at the same time. Raises InputError, and moves nothing, if an
+    older file may be somebody else's: if it is there, but not the record with this text (outputs.py)."""
+    record = record.resolve()
+    folder = record.parent
     is_new = not folder.exists()
-    temporary = _temporary(folder / held)
+    temporary = _temporary(record)
     try:
         with naming(folder, temporary):
             temporary.mkdir()
-            # It is written first, so that nothing is written any more when the block has ended.
-            mark(temporary, kind)
             yield temporary
             files = [file for file in temporary.rglob("*") if file.is_file()]
-            # The marker is moved first. If the process is killed, the files that it has moved still count as this
-            # program's.
-            files.sort(key=lambda file: file.name != MARKER)
+            # The record is moved first. If the process is killed, the files that it has moved still count as its own.
+            files.sort(key=lambda file: file.name != record.name)
             places = [folder / file.relative_to(temporary) for file in files]
-            check_ours(folder, kind, *places)
+            check_ours(record, text, *places)
             for file, place in zip(files, places, strict=True):
                 _sync(file)
                 place.parent.mkdir(parents=True, exist_ok=True)

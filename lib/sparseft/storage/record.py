@@ -14,8 +14,7 @@ from pathlib import Path
 
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256, sha256_of_text
-from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_file
+from sparseft.storage.outputs import check_ours, claim
 
 # The folder of the merged model in the folder of a run.
 MODEL = "model_dir"
@@ -27,6 +26,9 @@ ORIGIN = "sparseft"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
+# What a training hands on (modes/mode.py) -> its file of tensors, and the text by which it is known.
+WEIGHTS_OF = {"adapter": WEIGHTS, "weights": TRAINED_TENSORS}
+TRAINED_BY_US = f'"{ORIGIN}": "'
 # What stands before the digest of a record.
 _DIGEST = b',\n  "record_sha256": "'
 
@@ -41,14 +43,17 @@ def write_record(path: Path, content: dict) -> None:
 def check_record(path: Path, kind: str) -> None:
     """Raise InputError if no record can be written to `path`, or if a file is there that is not a record of this
     kind."""
-    check_file(path, f'{{\n  "record": "{kind}",\n')
+    check_ours(path, first_key(kind))
 
 
 def claim_record(path: Path, kind: str, inputs: Iterable[Path | None]) -> None:
     """Hold the place of a record. Raises InputError if it is an input, or if a file of another kind is there."""
-    check_apart([path], inputs)
-    check_record(path, kind)
-    hold(path)
+    claim(path, path, first_key(kind), inputs)
+
+
+def first_key(kind: str) -> str:
+    """Return the text with which a record of this kind begins."""
+    return f'{{\n  "record": "{kind}",\n'
 
 
 def write_record_of(folder: Path, path: Path, content: dict) -> None:

@@ -31,8 +31,8 @@ from sparseft.modes import get_mode
 from sparseft.records.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files, sha256_of_text
-from sparseft.storage.ownership import check_apart, check_replaceable
-from sparseft.storage.record import check_record, trained_digest, write_record_of
+from sparseft.storage.outputs import check_apart, check_ours
+from sparseft.storage.record import TRAINED_BY_US, WEIGHTS_OF, check_record, trained_digest, write_record_of
 from sparseft.study.digests import Code
 from sparseft.study.grid import FULL_MODES, LORA_MODES, Run, start_of
 from sparseft.study.schedule import Training
@@ -167,10 +167,10 @@ def job_of(
     check_record(flags.output_dir / "train.json", "training")
     run = Run.parse(flags.run_id)
     mode = get_mode(run.mode)
-    output = flags.output_dir / mode.trains
-    check_replaceable(output, mode.trains)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
+    output = flags.output_dir / mode.trains
+    check_ours(output / WEIGHTS_OF[mode.trains], TRAINED_BY_US, output)
     task = find_task(flags.data_dir, run.task)
     task.check_trainable()
     checkpoint = Checkpoint(flags.model_path)

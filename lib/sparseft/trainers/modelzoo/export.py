@@ -28,6 +28,9 @@ from sparseft.storage.hashes import sha256
 
 CHECKPOINT = "model_to_cs-2.5.mdl"
 CONFIGURATION = "config_to_cs-2.5.yaml"
+RECORD = "export.json"
+# The key by which the record is known (storage/outputs.py).
+KNOWN_BY = '\n  "outputs": '
 # The keys of the section `model:` that are the same for every model.
 FIXED = {
     "position_embedding_type": "rotary",
@@ -56,7 +59,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
     if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
         raise InputError(f"{checkpoint.folder}: its layers have several dtypes", "convert them to one dtype")
     section = model_section(checkpoint.folder)
-    with atomic_folder(output, "ModelZoo checkpoint") as folder:
+    with atomic_folder(output, RECORD, KNOWN_BY) as folder:
         checkpoint.copy_rest(folder)
         (folder / CONFIGURATION).write_text(yaml.safe_dump({"model": section}))
         with mdl_writer(folder / CHECKPOINT, BRANCH) as writer:
@@ -69,7 +72,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
             "mask": mask.meta if mask else None,
             "outputs": {name: sha256(folder / name) for name in (CHECKPOINT, CONFIGURATION)},
         }
-        write_json(folder / "export.json", report)
+        write_json(folder / RECORD, report)
 
 
 def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: Place, mask: Mask | None) -> None:
