@@ -233,10 +233,7 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in validation
 
 
-def test_the_memo_has_a_row_per_run_and_counts_the_links_that_hold(tmp_path):
+def test_the_memo_has_a_row_per_run(tmp_path):
     study = make_study()
-    runs = study.runs.assign(links=3, broken=[2, *[0] * 7])
-    memo = written(tmp_path, replace(study, runs=runs))["correctness_memo.md"]
+    memo = written(tmp_path, study)["correctness_memo.md"]
     assert [memo.count(f"|{run_id}|") for run_id in study.runs["run_id"]] == [1] * 8
-    assert memo.count("|1 of 3|") == 1
-    assert "The chain of hashes holds in 7 of 8 runs" in memo

@@ -54,11 +54,11 @@ def test_a_run_without_another_record_has_blanks(study, name, column):
 
 # What is changed in the records of a run, and what the fault says.
 CHANGES = {
-    "base": (lambda files: files["merge"]["inputs"].update(model=digest("x")), "broken chain, base: "),
-    "mask": (lambda files: files["train"]["inputs"].update(mask=digest("x")), "broken chain, mask: "),
-    "adapter": (lambda files: files["train"]["outputs"].update(adapter=digest("x")), "broken chain, adapter: "),
-    "merged": (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
-    "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "broken chain, train: "),
+    "base": (lambda files: files["merge"]["inputs"].update(model=digest("x")), "base differs: "),
+    "mask": (lambda files: files["train"]["inputs"].update(mask=digest("x")), "mask differs: "),
+    "adapter": (lambda files: files["train"]["outputs"].update(adapter=digest("x")), "adapter differs: "),
+    "merged": (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "merged differs: "),
+    "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "train differs: "),
     "validation": (lambda files: files["validation_report"].update(passed=False), "validation failed"),
     "prompts": (
         lambda files: [files[name].update(prompt_sha256=digest("x")) for name in ("evaluation", "before_merge")],

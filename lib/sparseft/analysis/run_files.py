@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from sparseft.analysis.chain import Links, links_of
+from sparseft.analysis.consistency import Digests, digests_of
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
 from sparseft.modes import get_mode
@@ -62,9 +62,18 @@ class RunFiles:
     date: str
 
     @cached_property
-    def links(self) -> Links:
-        """Return by link of the chain the digest that each file names."""
-        return links_of(self)
+    def digests(self) -> Digests:
+        """Return what is named -> the name of a file -> the digest that it names. Optional records are left out."""
+        named = digests_of({name: None if name in OPTIONAL else getattr(self, name) for name in SCHEMAS})
+        found = {
+            what: {SCHEMAS[name].file_name: digest for name, digest in digests.items()}
+            for what, digests in named.items()
+        }
+        for what, digest in self.on_disk.items():
+            found[what][f"the {what}'s file"] = digest
+        if self.run.mode == NO_FINETUNE:
+            found["adapter"][f"mode {NO_FINETUNE}"] = None
+        return found
 
     @property
     def start(self) -> Run | None:
@@ -154,11 +163,14 @@ def _mismatches(run: Run, records: dict) -> Iterator[str]:
 def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
     """Replace the optional records that name other files than the merge and the evaluation by None. Yield a reason for
     each."""
-    now = getattr(records["merge"], "digests", {}) | records["evaluation"].digests
+    digests = digests_of(records)
     for name in OPTIONAL:
-        record = records[name]
-        digests = getattr(record, "digests", {}).items()
-        if others := [link for link, digest in digests if now.get(link, digest) != digest]:
-            records[name] = None
+        others = []
+        for what, named in digests.items():
+            now = {named[stage] for stage in ("merge", "evaluation") if stage in named}
+            if name in named and now - {named[name]}:
+                others.append(what)
+        if others:
+            record, records[name] = records[name], None
             what = f"of an earlier model or of other rows (by the hash: {', '.join(others)}), so it is left out"
             yield f"{record.file_name}: {what}; to make it again: snakemake {folder / record.file_name}"

@@ -7,14 +7,14 @@ Two runs are pooled, chosen between or compared only if they agree in every sett
     masks           what the mask says of itself, for each method. Dense runs have none
     evaluation      the dtype, lm-eval's version, the worked examples, the text of a perplexity, and those of each probe
 
-All runs of a model or a task must have the same base, data and prompts. So these are not settings, and chain.py names a
-run that differs in one of them."""
+All runs of a model or a task must have the same base, data and prompts. So these are not settings, and consistency.py
+names a run that differs in one of them."""
 
 from collections.abc import Mapping
 
 import pandas as pd
 
-from sparseft.analysis.chain import short
+from sparseft.analysis.consistency import short
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.study.config import Config

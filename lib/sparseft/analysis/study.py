@@ -19,13 +19,14 @@ from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.chain import broken_links, conflicts, first_digests
+from sparseft.analysis.consistency import conflicts, differences, first_digests
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
 from sparseft.analysis.settings import other_settings, setting_texts, settings_of
 from sparseft.analysis.statistics import mean_columns
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.records.engine_record import EnginesRecord
+from sparseft.records.record_file import files_digest
 from sparseft.study.config import Config
 from sparseft.study.grid import MODES, Run
 from sparseft.study.sources import DIVERGENCE
@@ -52,7 +53,7 @@ SOUND = ("sound", "not fully checked")
 class Frames:
     """Hold a study.
 
-    The columns `settings` and `digests` of the runs hold what decides a result, and the chain of hashes. `measured`
+    The columns `settings` and `digests` of the runs hold what decides a result, and the hashes of its files. `measured`
     names the columns that depend on the study: metrics, probes, engines."""
 
     runs: pd.DataFrame
@@ -142,7 +143,7 @@ def _faults(files_of: Mapping[Run, RunFiles], probes: Iterable[str], config: Con
     """Yield the faults of the runs that can be read."""
     of_others = conflicts(files_of)
     for run, files in files_of.items():
-        own = files.validation.faults() + broken_links(files)
+        own = files.validation.faults() + differences(files)
         if config and (differing := other_settings(settings_of(files), config, run)):
             own.append(f"made with other settings than the configured ones: {', '.join(differing)}")
         reasons = {"fault": own + of_others[run], "unchecked": _unchecked(files, files_of)}
@@ -176,9 +177,7 @@ def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
         **vars(run),
         "date": files.date,
         "settings": settings_of(files, start),
-        "digests": first_digests(files.links),
-        "links": len(files.links),
-        "broken": len(broken_links(files)),
+        "digests": first_digests(files),
         **evaluation.columns,
         **(train.columns if train else {}),
         **validation.columns,
@@ -190,7 +189,7 @@ def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
         "weights": validation.weights,
         "violations": validation.violations,
         "layers_checked": f"{validation.layers_checked} / {validation.layers_expected}",
-        "merged_sha256": validation.digests["merged"],
+        "merged_sha256": files_digest(validation.inputs.checkpoint),
         "versions": train.versions if train else {},
         "repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples,
     }

@@ -133,7 +133,7 @@ def ordered(table: pd.DataFrame, names: list[str], measured: Sequence[str]) -> p
 
 
 def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per run with its settings, the digests of its chain, and the versions that trained it."""
+    """Return a row per run with its settings, the hashes of its files, and the versions that trained it."""
     rows = []
     for run in runs.itertuples():
         row = {

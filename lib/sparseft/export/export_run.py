@@ -24,7 +24,7 @@ from sparseft.pruning.compact import compact, plan_cuts
 from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.records.manifests import ExportManifest, ModelManifest
 from sparseft.records.merge_record import check_model
-from sparseft.records.record_file import files_digest, read_record_file
+from sparseft.records.record_file import read_record_file
 from sparseft.records.training_record import TrainingRecord
 from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
@@ -108,10 +108,10 @@ def read_records(
     if faults := proof.faults():
         what = f"{folder / proof.file_name}: {faults[0]}"
         raise InputError(what, "correct the run, because an export states its proof")
-    merged = files_digest(hashes)
-    for record in filter(None, (proof, evaluation, training)):
-        named = record.run_id or run.id, getattr(record, "task", run.task), record.digests.get("merged", merged)
-        if named != (run.id, run.task, merged):
+    # A training names no merged model.
+    models = [(proof, proof.inputs.checkpoint), (evaluation, evaluation.inputs.model), (training, hashes)]
+    for record, model in models:
+        if record and (record.run_id or run.id, getattr(record, "task", run.task), model) != (run.id, run.task, hashes):
             path = folder / record.file_name
             raise InputError(f"{path}: of another run or model than {run.id}", remake_advice(path))
     return proof, evaluation, training

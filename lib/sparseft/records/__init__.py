@@ -35,14 +35,9 @@ Keys = dict[str, int | str | None]
 SETTING = "setting"
 
 
-def _field(
-    role: str, description: str | None, unit: str = "", link: str = "", column: str | bool = "", **options: Any
-) -> Any:
-    """Return a field of a record.
-
-    `link` is the link of the chain of hashes that its digest belongs to, and `column` the column of summary.csv that
-    has it, or true if that has the name of the field."""
-    extra: dict[str, Any] = {"role": role, "unit": unit, "link": link, "column": column}
+def _field(role: str, description: str | None, unit: str = "", column: str | bool = "", **options: Any) -> Any:
+    """Return a field of a record. `column` is the column of summary.csv that has it, or true if that has its name."""
+    extra: dict[str, Any] = {"role": role, "unit": unit, "column": column}
     return Field(description=description, json_schema_extra=extra, **options)
 
 

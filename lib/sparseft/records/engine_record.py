@@ -61,7 +61,7 @@ class EngineInputs(RecordPart):
 
     dense: str = provenance("The digest of the dense model.")
     export: str = provenance("The digest of the exported model.")
-    model: dict[str, str] = provenance("The sha256 of each file of the merged model.", link="merged")
+    model: dict[str, str] = provenance("The sha256 of each file of the merged model.")
     data: str = provenance("The sha256 of the rows of the prompts.")
 
 

@@ -20,7 +20,7 @@ class AnswersPart(RecordPart):
     A generated answer has no choices. A task whose metric is the loss has neither outcomes nor answers."""
 
     metric: str = setting("The name of the headline metric.", column=True)
-    definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
+    definition_sha256: str | None = setting("The task's definition. Null if built in.", default=None)
     value: NonNegative = measurement("The headline metric.", column=True)
     standard_error: NonNegative = measurement("Its standard error over the examples.", column=True)
     examples: PositiveCount = measurement("The number of examples.", column=True)
@@ -79,9 +79,9 @@ class ProbePart(AnswersPart):
 class EvaluationInputs(RecordPart):
     """Hold the digests of what was evaluated, and on what."""
 
-    model: dict[str, str] = provenance("The sha256 of each file of the model.", link="merged")
-    data: str = provenance("The sha256 of the rows.", link="data")
-    train: str = setting("The sha256 of the rows of the worked examples.", link="train")
+    model: dict[str, str] = provenance("The sha256 of each file of the model.")
+    data: str = provenance("The sha256 of the rows.")
+    train: str = setting("The sha256 of the rows of the worked examples.")
     wikitext2: str | None = setting("The sha256 of the perplexity's text. Null without one.", default=None)
     divergence: str | None = setting("The sha256 of the divergence's text. Null without one.", default=None)
     calibration: list[str] | None = provenance("The sha256 of each text of a calibration.", default=None)
@@ -121,8 +121,7 @@ class EvaluationRecord(MergedModelRecord):
 class SelectionInputs(EvaluationInputs):
     """Hold also the digest of the validation rows, which are not those that are evaluated."""
 
-    # In the chain of hashes it takes the place of `data`, because the other records name the validation rows.
-    validation: str = provenance("The sha256 of the validation rows.", link="data")
+    validation: str = provenance("The sha256 of the validation rows.")
 
 
 class SelectionRecord(MergedModelRecord):
@@ -138,8 +137,8 @@ class BeforeMergeInputs(MergeInputs):
     """Hold the digests of what was evaluated before the merge, which are those of what is merged, and those of the
     rows."""
 
-    data: str = provenance("The sha256 of the validation rows.", link="data")
-    train: str = setting("The sha256 of the rows of the worked examples.", link="train")
+    data: str = provenance("The sha256 of the validation rows.")
+    train: str = setting("The sha256 of the rows of the worked examples.")
 
 
 class BeforeMergeRecord(ScoredRecord):

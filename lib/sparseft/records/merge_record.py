@@ -13,7 +13,7 @@ class MergeInputs(Inputs):
     """Hold the digests of what was merged."""
 
     adapter: str | None = provenance(
-        "The digest of the adapter or the trained weights. Null if the run is not trained.", link="adapter"
+        "The digest of the adapter or the trained weights. Null if the run is not trained."
     )
 
 
@@ -27,7 +27,7 @@ class MergeRecord(RunRecord):
     layers_merged: Count = provenance("The number of layers with a mask.")
     trained_outside: list[str] = provenance("The tensors outside the mask that were trained.", default=[])
     as_trained: bool = provenance("Whether the trained layers multiply by the merged weight itself, bit for bit.")
-    outputs: dict[str, str] = provenance("The sha256 of each file of the model.", link="merged", min_length=1)
+    outputs: dict[str, str] = provenance("The sha256 of each file of the model.", min_length=1)
     seconds: Positive = measurement("The time of the merge.", "s")
 
 

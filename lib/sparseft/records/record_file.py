@@ -29,7 +29,7 @@ class RecordPart(BaseModel):
 
     @classmethod
     def _said(cls) -> dict[str, dict[str, Any]]:
-        """Return by field what its definition says of it: role, unit, link and column."""
+        """Return by field what its definition says of it: role, unit and column."""
         fields: dict[str, Any] = cls.model_fields
         return {name: field.json_schema_extra for name, field in fields.items()}
 
@@ -49,18 +49,6 @@ class RecordPart(BaseModel):
                     found[place] = entry
         return found
 
-    @property
-    def digests(self) -> dict[str, str | None]:
-        """Return the digests that the record names, by link of the chain of hashes."""
-        found: dict[str, str | None] = {}
-        for name, said in self._said().items():
-            value = getattr(self, name)
-            if isinstance(value, RecordPart):
-                found |= value.digests
-            elif link := said["link"]:
-                found[link] = files_digest(value) if isinstance(value, dict) else value
-        return found
-
     @classmethod
     def column_names(cls) -> dict[str, str]:
         """Return the names of the columns of summary.csv by the names of the fields that are in it."""
@@ -76,8 +64,8 @@ class RecordPart(BaseModel):
 class Inputs(RecordPart):
     """Hold the digests of a pruned model: of its base and its mask."""
 
-    model: str = provenance("The digest of the base.", link="base")
-    mask: str = provenance("The sha256 of the mask.", link="mask")
+    model: str = provenance("The digest of the base.")
+    mask: str = provenance("The sha256 of the mask.")
 
 
 class RecordFile(RecordPart):

@@ -45,16 +45,16 @@ class Evaluated(RecordPart):
 class TrainingInputs(Inputs):
     """Hold the digests of what the training read."""
 
-    train: str = setting("The sha256 of the training rows.", link="train")
+    train: str = setting("The sha256 of the training rows.")
     validation: str | None = provenance("The sha256 of the rows of the evaluations, if any.", default=None)
-    initial_adapter: str | None = provenance("That which it started from, if any.", link="start", default=None)
+    initial_adapter: str | None = provenance("That which it started from, if any.", default=None)
     dense: str | None = setting("The digest of the dense model. Null if nothing is learnt from it.", default=None)
 
 
 class TrainingOutputs(RecordPart):
     """Hold the digest of what the training wrote."""
 
-    adapter: str = provenance("The digest of the adapter, or of the trained weights.", link="adapter")
+    adapter: str = provenance("The digest of the adapter, or of the trained weights.")
 
 
 class LayerErrors(RecordPart):
@@ -91,7 +91,7 @@ class TrainingRecord(Scheduled):
     micro_batch_size: PositiveCount | Literal["auto"] = setting("Examples per forward pass. auto: the CS-3 chose them.")
     train_examples: PositiveCount = measurement("The number of training examples.")
     validation_examples: PositiveCount | None = measurement("The number of evaluated examples, if any.", default=None)
-    definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
+    definition_sha256: str | None = setting("The task's definition. Null if built in.", default=None)
     backend: str = setting("The backend that trained.")
     device: str = provenance("The device that trained.", column=True)
     processes: PositiveCount = provenance("The processes that shared every step.")

@@ -30,9 +30,9 @@ class LayerRow(RecordPart):
 class ValidationInputs(RecordPart):
     """Hold the digests of what was compared."""
 
-    mask: str = provenance("The sha256 of the mask.", link="mask")
-    checkpoint: dict[str, str] = provenance("The sha256 of each file of the checkpoint.", link="merged")
-    base: str | None = provenance("The digest of the base. Null if none was given.", link="base")
+    mask: str = provenance("The sha256 of the mask.")
+    checkpoint: dict[str, str] = provenance("The sha256 of each file of the checkpoint.")
+    base: str | None = provenance("The digest of the base. Null if none was given.")
 
 
 class ValidationRecord(RunRecord):
