@@ -30,6 +30,14 @@ READERS = {
     "reconstruction state": ("reconstruct.py",),
 }  # fmt: skip
 STATES = ("training state", "reconstruction state")
+# Every reader meets one flipped bit. The first reader of each file meets every kind of damage.
+ARTEFACTS = [
+    (name, script, kind)
+    for name, scripts in READERS.items()
+    for script in scripts
+    for kind in DAMAGES
+    if name not in STATES and (script == scripts[0] or kind == "one bit flipped")
+]
 
 
 def _changed(content: bytes, part: bytes) -> bytes:
@@ -97,10 +105,7 @@ def damage(box: Path, name: str, kind: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize(
-    ("name", "script"), [(name, script) for name in READERS if name not in STATES for script in READERS[name]]
-)
+@pytest.mark.parametrize(("name", "script", "kind"), ARTEFACTS)
 def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, kind, script):
     path = damage(box, name, kind)
     said = refused(box, script, **flags(box, RUN, script, box / "out"))

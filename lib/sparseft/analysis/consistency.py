@@ -19,23 +19,17 @@ from sparseft.study.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
 # What several records of a run name -> the fields with its sha256, in the order of the stages. `start` is the adapter
 # from which a training starts.
 NAMED = {
-    "base": ("train.inputs.model", "before.inputs.model", "merge.inputs.model", "validation.inputs.base"),
-    "mask": ("train.inputs.mask", "before.inputs.mask", "merge.inputs.mask", "validation.inputs.mask"),
-    "adapter": ("train.outputs.adapter", "before.inputs.adapter", "merge.inputs.adapter"),
-    "merged": (
-        *("merge.outputs", "validation.inputs.checkpoint", "evaluation.inputs.model"),
-        *("selection.inputs.model", "engines.inputs.model"),
-    ),
-    "data": ("before.inputs.data", "evaluation.inputs.data", "selection.inputs.validation"),
-    "train": (
-        *("validation.mask.train_sha256", "train.inputs.train", "before.inputs.train"),
-        *("evaluation.inputs.train", "selection.inputs.train"),
-    ),
-    "start": ("train.inputs.initial_adapter",),
-    "definition": (
-        *("train.definition_sha256", "before.definition_sha256"),
-        *("evaluation.definition_sha256", "selection.definition_sha256"),
-    ),
+    "base": "train.inputs.model before.inputs.model merge.inputs.model validation.inputs.base",
+    "mask": "train.inputs.mask before.inputs.mask merge.inputs.mask validation.inputs.mask",
+    "adapter": "train.outputs.adapter before.inputs.adapter merge.inputs.adapter",
+    "merged": "merge.outputs validation.inputs.checkpoint evaluation.inputs.model selection.inputs.model"
+    " engines.inputs.model",
+    "data": "before.inputs.data evaluation.inputs.data selection.inputs.validation",
+    "train": "validation.mask.train_sha256 train.inputs.train before.inputs.train evaluation.inputs.train"
+    " selection.inputs.train",
+    "start": "train.inputs.initial_adapter",
+    "definition": "train.definition_sha256 before.definition_sha256 evaluation.definition_sha256"
+    " selection.definition_sha256",
 }
 Digests = dict[str, dict[str, str | None]]
 
@@ -46,7 +40,7 @@ def digests_of(records: Mapping[str, Any]) -> Digests:
     named: Digests = {}
     for what, fields in NAMED.items():
         named[what] = {}
-        for name, _, field in (field.partition(".") for field in fields):
+        for name, _, field in (field.partition(".") for field in fields.split()):
             if record := records[name]:
                 value = attrgetter(field)(record)
                 named[what][name] = files_digest(value) if isinstance(value, dict) else value

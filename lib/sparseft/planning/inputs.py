@@ -44,12 +44,12 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
             if digest != recorded[Path(file)]:
                 raise InputError(
                     f"{file}: not the file that {manifest.name} beside it records",
-                    f"delete it and {manifest} to prepare it again, or name your file as a source in the configuration",
+                    f"delete it and {_whole(manifest)} to prepare it again, or name your file as a source in the configuration",
                 )
         for place, commit in fetched([manifest]).items():
             if commit != config.revisions.get(place, commit):
                 what = f"revisions: {manifest} has {place} at {commit}, not at {config.revisions[place]}"
-                raise InputError(what, f"leave {place} out, or delete {manifest} to prepare it again")
+                raise InputError(what, f"leave {place} out, or delete {_whole(manifest)} to prepare it again")
 
 
 def source_manifests(config: Config) -> list[Path]:
@@ -180,9 +180,15 @@ def model_files(source: str) -> list[str]:
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
+def _whole(manifest: Path) -> Path:
+    """Return what must be deleted so that a manifest is written again: the folder of a model, which is not replaced
+    without its manifest."""
+    return manifest.parent if manifest.match(MANIFEST.format(model="*")) else manifest
+
+
 def _recorded(manifest: Path) -> dict[Path, str]:
     """Return file -> sha256 of the files that a manifest records. The jobs report a manifest of another form."""
-    match read_json(manifest, "delete it and the files that it describes, to prepare them again"):
+    match read_json(manifest, f"delete {_whole(manifest)} to prepare it again"):
         case {"files": dict(files)}:
             return {manifest.with_name(name): entry["sha256"] for name, entry in files.items() if "sha256" in entry}
         case {"sha256": dict(splits)}:
