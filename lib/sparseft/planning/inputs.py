@@ -44,7 +44,7 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
             if digest != recorded[Path(file)]:
                 raise InputError(
                     f"{file}: not the file that {manifest.name} beside it records",
-                    f"delete it and {_whole(manifest)} to prepare it again, or name your file as a source in the configuration",
+                    f"delete it and {_whole(manifest)} to prepare it again, or name your file as a source",
                 )
         for place, commit in fetched([manifest]).items():
             if commit != config.revisions.get(place, commit):
