@@ -17,7 +17,9 @@ OWN = STUDY.grid.sparsities_of
 TOGETHER = sorted({f"{percent:02d}" for percent in STUDY.grid.sparsities}.difference(ADDED))
 # Masks that depend on a task's examples have a folder per task. For others, this wildcard is empty.
 MASKS = f"{grid.MASKS}{{task_folder}}"
-*OF_MASK, PRUNED_MANIFEST = grid.pass_files(MASKS, "{method}", ["{sparsity}"], f"{grid.PRUNED_BASES}{{task_folder}}").outputs()
+*OF_MASK, PRUNED_MANIFEST = grid.pass_files(
+    MASKS, "{method}", ["{sparsity}"], f"{grid.PRUNED_BASES}{{task_folder}}"
+).outputs()
 PRUNED = [*OF_MASK, update(str(PRUNED_MANIFEST))]
 
 
