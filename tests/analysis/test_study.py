@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from records.sound_records import check_engines, digest
 from sparseft.analysis.study import read_study
+from sparseft.storage.record import ADAPTER_FILES
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 RUN = "m-t-unstructured-sparsity50-sparse_to_sparse-seed0"
@@ -73,6 +74,22 @@ def test_a_run_whose_records_do_not_meet_has_a_fault(study, write_run, what):
     write_run(RUN, change=change)
     assert any(text in said for kind, said in faults(study)[RUN] if kind == "fault")
     assert set(faults(study)) == {RUN}
+
+
+# What was changed since it was recorded, and its files in the study.
+ALTERED = {
+    "mask": ["masks/m/masks_sparsity50_unstructured.pt"],
+    "adapter": [f"results/runs/{RUN}/adapter/{name}" for name in ADAPTER_FILES],
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_an_altered_file_is_named_as_a_fault_of_its_run(study, tmp_path, what):
+    for name in ALTERED[what]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("altered")
+    (fault,) = (text for kind, text in faults(study)[RUN] if kind == "fault")
+    assert fault.startswith(f"{what} differs: ") and f"the {what}'s file names" in fault
 
 
 # What is changed in the optional record of a run, and which columns become blank.
