@@ -51,6 +51,7 @@ def box(tmp_path_factory) -> Path:
         write_rows(box / f"data/{split}.jsonl", TASK.generate(split, 6, 0))
     sampled = {"model_path": box / "dense", "length": 40}
     succeed("sample_text.py", **sampled, output=box / "texts/own.jsonl", examples=96, seed=11)
+    succeed("sample_text.py", **sampled | {"length": 16}, output=box / "texts/short.jsonl", examples=16, seed=11)
     succeed("sample_text.py", **sampled, output=box / "texts/self.jsonl", examples=8, seed=1)
     succeed("sample_text.py", **sampled, output=box / "texts/single.jsonl", examples=1)
     succeed("sample_text.py", **sampled, output=box / "texts/cold.jsonl", examples=4, temperature=0.9)
@@ -120,6 +121,9 @@ def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, 
     ({"divergence": "data/train.jsonl"}, "train.jsonl, line 1: field 'text' is missing"),
     ({"divergence": "texts/none.jsonl"}, "none.jsonl: no such file"),
     ({"calibration": "texts/own.jsonl"}, r"own.jsonl: the model was calibrated on windows of it \(.*own.jsonl\); "),
+    ({"calibration": "texts/short.jsonl"}, r"own.jsonl: the model was calibrated on windows of it \(.*short.jsonl\); "),
+    ({"divergence": "texts/short.jsonl", "calibration": "texts/own.jsonl"},
+     r"short.jsonl: the model was calibrated on windows of it \(.*own.jsonl\); "),
     ({"divergence": "texts/self.jsonl", "calibration": "texts/mix.jsonl"},
      r"self.jsonl: the model was calibrated on windows of it \(.*mix.jsonl\); "),
     ({"dense": None}, "--divergence and --dense belong together; give both, or none"),

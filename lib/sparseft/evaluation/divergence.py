@@ -7,13 +7,15 @@ windows are independent, so the standard error is over them. sample_text.py wrot
 memory.
 
 This holds only if the model was not fitted to these very windows, so a text is refused if it has a window of a
-calibration.
+calibration. One of two windows may be the beginning of the other: the same seed gives both.
 """
 
 import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
+from operator import eq
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
-from sparseft.data.texts import MODEL, WINDOW, each_document, recorded_source
+from sparseft.data.texts import MODEL, WINDOW, each_document, has_windows, recorded_source
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.sampling import score_windows
@@ -42,8 +44,7 @@ def read_dense_windows(path: Path, dense: Checkpoint, calibration: Iterable[Path
     rows = read_rows(path, SCORED_WINDOW)
     digest = sha256(path)
     source = recorded_source(path, digest) or {}
-    texts = {row["text"] for row in rows}
-    seen = [text for text in calibration if not texts.isdisjoint(each_document(text))]
+    seen = [text for text in calibration if _has_window(text, rows)]
     faults = {
         f"it was not sampled by {dense.folder}, but by another model": source.get(MODEL) != dense.digest,
         "it was not sampled at temperature 1": source.get("sampled", {}).get("temperature") != 1,
@@ -63,6 +64,14 @@ def _is_sound(rows: list[Row], words: int) -> bool:
         fits = (ids.dtype, log_p.dtype, top.dtype) == (int, float, int) and ids[:, 1:].shape == log_p.shape == top.shape
         return fits and bool(0 <= ids.min() <= ids.max() < words and -math.inf < log_p.min() <= log_p.max() <= 0)
     return False
+
+
+def _has_window(text: Path, rows: list[Row]) -> bool:
+    """Return whether a text has one of these windows, its beginning, or a window that begins with it."""
+    if has_windows(text):
+        # `map` ends with the shorter window.
+        return any(all(map(eq, row["ids"], own["ids"])) for own, row in product(read_rows(text, WINDOW), rows))
+    return any(row["text"] in document for document in each_document(text) for row in rows)
 
 
 def measure_divergence(model: nn.Module, windows: list[Row]) -> dict:

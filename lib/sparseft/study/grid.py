@@ -47,8 +47,8 @@ TASK_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task)
 FULL_MODES = tuple(mode.name for mode in modes.MODES if mode.is_full)
 LORA_MODES = tuple(name for name in TASK_MODES if name not in FULL_MODES and not modes.get_mode(name).starts_from)
 RECONSTRUCTING_MODES = tuple(mode.name for mode in modes.MODES if mode.reconstructs)
-# Every seed is smaller, because the tables hold it in 64 bits with a sign.
-SEEDS = 2**63
+# Every seed is smaller, because torch's generator on a CPU takes 32 bits of it.
+SEEDS = 2**32
 # The files of the analysis: its tables, and two views of its results page.
 TABLES = (
     "summary.csv",
@@ -78,7 +78,7 @@ WILDCARDS = {
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "training": rf"(?:-{TRAINING})?",
-    "seed": r"(?:0|[1-9][0-9]{0,18})",
+    "seed": r"(?:0|[1-9][0-9]{0,9})",
     "batch_size": r"[1-9][0-9]*",
     "text": methods.TEXT_NAME,
     # The folder of masks that depend on a task's examples, below those of their model. Other masks have none.
