@@ -80,10 +80,15 @@ DAMAGE = [
     (SelectionRecord, {"split": "validation"}, "split selection"),
     (MergeRecord, {"outputs": {}}, "outputs 1"),
     (TrainingRecord, {"train_seconds": -10.0}, "train_seconds 0"),
+    (TrainingRecord, {"tokens_per_second": 1e300}, "tokens_per_second 1000000000"),
     (TrainingRecord, {"lora_dropout": 1.5}, "lora_dropout 1"),
+    (EnginesRecord, {"results__0__tokens_per_second": 1e-9}, "results 0 tokens_per_second 0"),
+    (EnginesRecord, {"results__1__cpu_share": 400.0}, "results 1 cpu_share 10"),
+    (EnginesRecord, {"results__1__clock": "wall"}, "results CPU wall compared"),
     (ValidationRecord, {"sparsity_within_tolerance": 1.5}, "sparsity_within_tolerance 1"),
     (ValidationRecord, {"mask__sparsity": 50}, "mask sparsity 1"),
     (ThroughputRecord, {"batches__0__status": "lost"}, "batches 0 status measured"),
+    (ThroughputRecord, {"batches__0__repeats__0__seconds": 1e-300}, "batches repeats seconds 0"),
     (ThroughputRecord, {"batches": []}, "batches 1"),
 ]
 

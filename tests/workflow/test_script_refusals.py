@@ -132,6 +132,9 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
     ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),
     ("compute_masks.py", {"method": "unstructured_wanda_on_c4"}, None, ["--text"]),
+    ("compute_masks.py", {"method": "unstructured_wanda_on_c4", "text": "@own.jsonl", "calibration_examples": 2,
+                          "calibration_length": 4},
+     text("own.jsonl", '{"text": " "}\n' * 30), ["own.jsonl: holds no text"]),
     ("compute_masks.py", {"method": "unstructured_sparsegpt", "task": "hellaswag_mini", "data_dir": "@data"}, None,
      ["--pruned_dir"]),
     # The rows.

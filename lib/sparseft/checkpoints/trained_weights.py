@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.records.training_record import check_trained
 from sparseft.storage.atomic import atomic_folder
@@ -26,19 +27,21 @@ from sparseft.storage.record import ORIGIN, TRAINED_BY_US, TRAINED_TENSORS
 class TrainedCheckpoint(Checkpoint):
     """Read a base with the tensors that a full training changed, which are in the folder `weights`.
 
-    Raises InputError if the file is damaged, if it is not the one that the train.json beside the folder records, or if
-    a tensor has another dtype or shape than in the base."""
+    Raises InputError if the file is damaged, if it is not the one that the train.json beside the folder records, if a
+    tensor has another dtype or shape than in the base, or if that of a prunable layer is missing."""
 
     weights: Path
 
     @cached_property
     def trained(self) -> dict[str, Tensor]:
         """Return the trained tensors by name."""
-        base = Checkpoint(self.folder).tensors
+        base = Checkpoint(self.folder)
         tensors = {tensor.name: tensor for tensor in read_header(self.weights / TRAINED_TENSORS)[1]}
-        for name, tensor in tensors.items():
-            if name not in base or (base[name].dtype, base[name].shape) != (tensor.dtype, tensor.shape):
-                raise InputError(f"{self.weights}: {name} does not fit {self.folder}", "give the base of the weights")
+        for name in [*tensors, *(f"{layer}.weight" for layer in prunable_layers(base))]:
+            ours, theirs = tensors.get(name), base.tensors.get(name)
+            if not ours or not theirs or (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
+                what = f"{self.weights}: {name} is missing, or does not fit {self.folder}"
+                raise InputError(what, "give the base of the weights")
         return tensors
 
     @cached_property

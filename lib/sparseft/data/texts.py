@@ -29,11 +29,11 @@ KNOWN_BY = '\n  "source": '
 
 
 def read_documents(path: Path) -> tuple[list[str], str]:
-    """Return the documents of a file, and its sha256. Raises InputError as `each_document` does, or if there is
-    none."""
+    """Return the documents of a file, and its sha256. Raises InputError as `each_document` does, or if all are
+    blank."""
     documents = list(each_document(path))
-    if not documents:
-        raise InputError(f"{path}: holds no row", "write one document per line as JSON, with the field text")
+    if not any(map(str.strip, documents)):
+        raise InputError(f"{path}: holds no text", "write one document per line as JSON, with the field text")
     return documents, sha256(path)
 
 

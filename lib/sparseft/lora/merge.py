@@ -45,7 +45,7 @@ def merge(
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
     adapter was trained with another mask or in another run, does not fit the mask, or has matrices for
-    other layers than its target_modules name."""
+    other layers than its target_modules name. Also raises it if a merged weight is not finite."""
     result: Adapter | TrainedCheckpoint = _NO_ADAPTER
     if trained:
         result = read_trained(trained, base, {"mask_sha256": mask_sha256}, run, allows_stock=True)
@@ -85,13 +85,13 @@ def merge(
                 weight = as_weight(bits, tensor.dtype)
                 carry_mask_(weight, torch.from_numpy(mask.kept(layer, rows)))
                 build(weight, weight, A, B[rows], factors.scale)
-                if not is_finite(bits, tensor.dtype):
-                    raise InputError(
-                        f"{trained}: {layer} merges to NaN or infinity in {tensor.dtype}",
-                        "train again with a lower learning rate",
-                    )
             elif layer in pruned:
                 zero_pruned(bits, pruned[layer][rows])
+            if trained and not is_finite(bits, tensor.dtype):
+                raise InputError(
+                    f"{trained}: {layer} merges to NaN or infinity in {tensor.dtype}",
+                    "train again with a lower learning rate",
+                )
             # A copy, because the next block comes in the same memory.
             yield bits.tobytes()
 

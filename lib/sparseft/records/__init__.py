@@ -24,7 +24,10 @@ from pydantic import Field
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveCount = Annotated[int, Field(gt=0, lt=2**63)]
 NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+# A time in seconds, or a speed per second. Others were not measured.
+Positive = Annotated[float, Field(gt=1e-6, lt=1e9)]
+# The share of its threads' time that a process got. Threads that nobody counts may make it larger than 1.
+CpuShare = Annotated[float, Field(ge=0, lt=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # In nats.
 Loss = Annotated[float, Field(ge=0, lt=1e6)]

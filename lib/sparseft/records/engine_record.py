@@ -4,9 +4,11 @@ much memory.
 A prompt runs alone, so speeds are those of one request at a time, but those in `loads`.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from sparseft.records import Fraction, NonNegative, Positive, PositiveCount, measurement, provenance, setting
+from pydantic import model_validator
+
+from sparseft.records import CpuShare, Fraction, NonNegative, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import RecordPart, RunRecord, kind
 
 
@@ -31,7 +33,7 @@ class EngineUse(RecordPart):
         "CPU: times are CPU time per thread, so that waiting for a busy CPU does not count. wall: elapsed"
         " time, on a GPU."
     )
-    cpu_share: NonNegative = measurement("The share of its threads' time that the CPU gave it.", "fraction")
+    cpu_share: CpuShare = measurement("The share of its threads' time that the CPU gave it.", "fraction")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")
     peak_memory_kind: str = provenance("What the peak memory counts.")
 
@@ -47,7 +49,7 @@ class EngineResult(EngineUse):
     difference: NonNegative = measurement("Mean difference of a token's log-likelihood from the reference.", "nats")
     perplexity_difference: NonNegative = measurement("Difference of the log perplexity from the reference.", "nats")
     bound: Positive = provenance("The largest of such differences that agrees.", "nats")
-    perplexity: Positive | None = measurement("The perplexity of the prompts' tokens after the first.", default=None)
+    perplexity: NonNegative | None = measurement("The perplexity of the prompts' tokens after the first.", default=None)
 
     @property
     def agrees(self) -> bool:
@@ -89,3 +91,11 @@ class EnginesRecord(RunRecord):
         for one in self.results:
             agreed[one.engine].setdefault(one.model, []).append(one.agrees)
         return [engine for engine, of in agreed.items() if any(own != [True] * self.repeats for own in of.values())]
+
+    @model_validator(mode="after")
+    def _has_times_of_one_clock(self) -> Self:
+        """Refuse times of an engine that cannot be compared."""
+        clocks = {(one.engine, one.clock) for one in self.results}
+        if len(clocks) > len(dict(clocks)):
+            raise ValueError("results: an engine has CPU times and wall times, which cannot be compared")
+        return self

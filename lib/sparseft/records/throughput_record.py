@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import create_model
 
 from sparseft.errors import InputError
-from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, measurement, provenance, setting
+from sparseft.records import Count, CpuShare, Keys, Positive, PositiveCount, measurement, provenance, setting
 from sparseft.records.record_file import Inputs, RecordFile, RecordPart, kind, read_record_file, section_fields
 from sparseft.study.grid import Cell
 from sparseft.study.schedule import Throughput, Training
@@ -32,7 +32,7 @@ class RepeatRecord(RecordPart):
     tokens: PositiveCount = measurement("Their tokens without padding.", "tokens")
     padded_tokens: PositiveCount = measurement("Their tokens with padding.", "tokens")
     peak_memory_bytes: Count = measurement("The largest memory.", "bytes")
-    cpu_share: NonNegative | None = measurement("The share of its threads' time that the CPU gave it.", "fraction")
+    cpu_share: CpuShare | None = measurement("The share of its threads' time that the CPU gave it.", "fraction")
     dtype: str = setting("The number format of the weights.")
     micro_batch_size: PositiveCount | Literal["auto"] | None = provenance("Set on Cerebras' backends.", default=None)
     compile_hash: str | None = provenance("The digest of the CS-3's program. Null elsewhere.", default=None)
