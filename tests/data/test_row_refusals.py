@@ -73,13 +73,13 @@ def test_a_bad_row_is_named_with_its_line(task, row, fault):
 
 # Bytes of a text, or of the training rows of BoolQ, what is wrong with them.
 @pytest.mark.parametrize(("name", "content", "fault"), [
-    ("train.jsonl", b"", "in/train.jsonl: holds no row"),
+    ("train.jsonl", b"", "in/train.jsonl: holds no text"),
     ("train.jsonl", b"{\n", "in/train.jsonl, line 1: not valid JSON"),
     ("train.jsonl", b'{"text": "\xff"}', "in/train.jsonl: not UTF-8 text"),
     ("train.jsonl", b'\xef\xbb\xbf{"text": "a"}', "in/train.jsonl, line 1: not valid JSON .*BOM"),
     ("train.txt", b"\xef\xbb\xbfa", "in/train.txt: begins with a byte order mark"),
     ("train.txt", b"caf\xe9", "in/train.txt: not UTF-8"),
-    ("train.txt", b" \n", "tasks.notes: the train text is empty"),
+    ("train.txt", b" \n", "in/train.txt: holds no text"),
     ("other", b"", "in/train.jsonl: no such file"),
 ])  # fmt: skip
 def test_a_file_without_documents_is_named(name, content, fault):
@@ -142,7 +142,7 @@ def test_a_command_that_cannot_prepare_a_task_says_why(flags, fault):
     ({"output": "mine.txt"}, "mine.txt: this stage did not write it"),
     ({"output": "rows.jsonl"}, ".*rows.jsonl: this stage did not write it"),
     ({"output": "c4.json"}, "--output .*c4.json: not a .jsonl or .txt file"),
-    ({"text": "blank.jsonl"}, "blank.jsonl: the text is empty; give another text"),
+    ({"text": "blank.jsonl"}, "blank.jsonl: holds no text; write"),
     ({"text": "hub:org/absent", "split": "test"},
      "org/absent cannot be loaded .*; go online, or set perplexity.local to"),
     ({"text": "hub:org/no/part.json.gz"}, "org/no/part.json.gz cannot be loaded .*, or set masks.calib"),

@@ -127,11 +127,11 @@ def prepare_text(output: Path, text: str, split: str) -> None:
         dataset = hub_dataset(place, "perplexity.local" if split == "test" else "masks.calibration.NAME.text")
         documents = [row["text"] for row in rows_of_split(dataset, split, place, DOCUMENT)]
         source = hub_source(place, dataset)
+        if not any(map(str.strip, documents)):
+            raise InputError(f"{place}: holds no text", "give another text")
     else:
         documents, digest = read_documents(Path(text))
         source = {"local": digest}
-    if not any(document.strip() for document in documents):
-        raise InputError(f"{place}: the text is empty", "give another text")
     lines = as_lines({"text": document} for document in documents)
     write_source_text(output, lines if output.suffix == ".jsonl" else [DOCUMENT_BREAK.join(documents)], source)
 
