@@ -26,6 +26,8 @@ ZEROS = ("unstructured", 20, MODE, 0.96)
 NARROW = ("structured", 20, MODE, 0.95)
 NARROWER = ("structured", 40, MODE, 0.72)
 SHORT = ("layers_random", 30, MODE, 0.70)
+TRAINED = ("dense", 0, "sparse_to_dense", 0.98)
+LEARNED = ("structured", 40, "sparse_to_sparse", 0.80)
 # By method and sparsity: the speed with its interval, and the verdict.
 KNOWN = {
     ("dense", 0): (1.0, 0.9, 1.1, None),
@@ -57,17 +59,21 @@ CASES = {
     ),
     "a perplexity decides before the loss": (
         ALL, {"wikitext2_ppl_512": [29.6, 30, 31, 60, 50]},
-        "layers_random 30 % .* wikitext2_ppl_512 50.000 .dense 29.600"
+        "layers_random 30 % .* wikitext2_ppl_512 50.000 .original model 29.600, x 1.69"
+    ),
+    "the perplexity of a trained model is a multiple of dense as it was, and of dense trained too": (
+        [DENSE, TRAINED, LEARNED], {"wikitext2_ppl_512": [30, 20, 36]},
+        r"wikitext2_ppl_512 36.000 .original model 30.000, x 1.20, dense with LoRA 20.000, x 1.80.\.$"
     ),
     "the headline decides if it can": (
         ALL,
         {"value_low": [0.93, 0.93, 0.92, 0.62, 0.60], "value_high": [0.99, 0.99, 0.98, 0.82, 0.61]},
-        "structured 40 .30.0. % .* acc 0.719 .* .dense 0.953.",
+        "structured 40 .30.0. % .* acc 0.719 .* .original model 0.953.",
     ),
     "a speed whose interval contains 1 is not a gain, and a single model is judged by its loss too": (
         [DENSE, ZEROS, NARROWER],
         {"transformers_speedup": [1, 1.5, 1.35], "transformers_speedup_low": [1, 0.9, 1.3]},
-        "the best with x 1.3 or faster is structured 40 .* eval_loss 1.280 .* .dense 1.040..$",
+        "the best with x 1.3 or faster is structured 40 .* eval_loss 1.280 .* .original model 1.040..$",
     ),
     "some are not measured, and a single measurement has no interval": (
         [DENSE, NARROW, SHORT],

@@ -288,5 +288,14 @@ def _best_quality(rows: list[Any], dense: Mapping[str, Any]) -> tuple[Any, str]:
     if known and not is_apart:
         column = label = known[0]
         best, reason = min(rows, key=attrgetter(column)), f"; the intervals of {metric} overlap" * bool(others)
-    of_dense = number(getattr(dense.get(best.dense_mode), column, None), ".3f")
-    return best, f"{label} {with_interval(best, column)} (dense {of_dense}{reason})"
+    # A training also lowers the perplexity of dense, so a trained model stands beside both.
+    modes = dict.fromkeys((NO_FINETUNE, best.dense_mode))
+    beside = [_beside(best, dense[mode], column) for mode in modes if mode in dense]
+    return best, f"{label} {with_interval(best, column)} ({', '.join(beside) or NONE}{reason})"
+
+
+def _beside(row: Any, dense: Any, column: str) -> str:
+    """Return the value of a dense model in words, and for a perplexity the multiple of it that another model has."""
+    of_dense = getattr(dense, column)
+    words = f"{name_of(dense)} {number(of_dense, '.3f')}"
+    return f"{words}, x {number(getattr(row, column) / of_dense, '.2f')}" if column.startswith(PERPLEXITIES) else words
