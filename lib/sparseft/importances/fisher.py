@@ -16,7 +16,7 @@ def score(weights: np.ndarray, squares: np.ndarray, column_sums: None) -> np.nda
 FISHER = Importance(
     name="fisher",
     formula="w^2 sum (dL/dw)^2",
-    source="Theis et al. 2018, arXiv 1801.05787, without its factor 1 / 2N",
+    source="Theis et al. 2018, arXiv 1801.05787, without its factor 1 / 2N; Molchanov et al. 2019, arXiv 1906.10771",
     statistic=Statistic(
         of_gradients=True,
         shape=lambda rows, cols: (rows, cols),

@@ -14,7 +14,7 @@ def score(weights: np.ndarray, gradients: np.ndarray, column_sums: None) -> np.n
 TAYLOR = Importance(
     name="taylor",
     formula="mean |w dL/dw|",
-    source="Molchanov et al. 2019, arXiv 1906.10771",
+    source="Molchanov et al. 2017, arXiv 1611.06440, section 2.2",
     statistic=GRADIENT_MAGNITUDES,
     score=score,
     accumulated="mean over examples of |w dL/dw|, L the mean answer loss of one example",

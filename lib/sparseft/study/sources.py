@@ -136,7 +136,7 @@ class TaskData(Section):
     """A task of lm-eval: its name, or a YAML file of your own."""
     kind: Literal["instruction", "text"] | None = None
     """What your own rows are. `instruction`: prompts and responses, or conversations; the loss is on the response.
-    `text`: documents, packed into sequences; the loss is on every token."""
+    `text`: documents, packed into sequences; the loss is on every token but the first."""
     metric: str | None = Field(None, examples=["acc_norm"])
     """Headline metric of an lm-eval task. Null means the first one that it lists."""
     answer: str | None = Field(None, examples=["{{solution}}"])

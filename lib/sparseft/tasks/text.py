@@ -1,4 +1,5 @@
-"""Define a task of general text: its documents become sequences of one length, and the loss is on every token.
+"""Define a task of general text: its documents become sequences of one length, and the loss is on every
+token of a sequence but its first.
 
 The documents of a split are joined by blank lines, and the text is tokenised once. Then it is cut into sequences of
 `length` tokens that do not overlap, and the tokens after the last whole sequence are left out

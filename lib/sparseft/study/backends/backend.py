@@ -25,7 +25,7 @@ class Appliance:
 
 @dataclass(frozen=True)
 class Backend:
-    """Describe a training backend. Its code is in backends/NAME, and its rules are in rules/backends/NAME.smk.
+    """Describe a training backend. Its code is in trainers/, and its rules are in rules/backends/NAME.smk.
 
     `check` raises InputError for a configuration that the backend cannot train. `check_measured` raises InputError if
     the stage `throughput` cannot measure the trainings of a task."""
