@@ -7,7 +7,8 @@ Each DIR of data has train.jsonl and validation.jsonl: of HellaSwag in its origi
 per page in the field `text`. The text of HellaSwag is the right story of each row. Every method calibrates on 16
 windows of 512 tokens of the training rows, and its perplexity is that of windows of the validation rows. What is done
 lies in --work, so that a stopped measurement continues. One row takes 2 to 4 minutes on one thread. --also FOLDER adds
-a row for another model, such as one that was trained. The table is written to benchmarks/results/structured.md.
+a row for another model, such as one that was trained. The table is written to benchmarks/results/structured.md; with
+--only_also it has dense and these folders, and is written to trained.md.
 """
 
 import json
@@ -118,7 +119,7 @@ def perplexities(folder: Path, documents: dict[str, list[str]]) -> dict[str, flo
         ids = torch.tensor(tokenizer.encode(DOCUMENT_BREAK.join(own), verbose=False))
         windows = ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
         windows = windows[torch.linspace(0, len(windows) - 1, MEASURED).long()]
-        losses = [cross_entropy(model(window[None]).logits[0, :-1], window[1:]) for window in windows]
+        losses = [cross_entropy(model(window[None]).logits[0, :-1].float(), window[1:]) for window in windows]
         values[name] = float(torch.stack(losses).mean().exp())
     return values
 
@@ -148,7 +149,15 @@ def figures(values: dict[str, float], dense: dict[str, float]) -> list[str]:
     return [f"{values[text]:.2f}" for text in TEXTS] + [f"{values[text] / dense[text]:.2f}" for text in TEXTS]
 
 
-def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path, also: tuple[Path, ...] = ()) -> None:
+def main(
+    model_path: Path,
+    *,
+    hellaswag: Path,
+    wikitext: Path,
+    work: Path,
+    also: tuple[Path, ...] = (),
+    only_also: bool = False,
+) -> None:
     """Measure, and report.
 
     Args:
@@ -157,13 +166,14 @@ def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path, also:
         wikitext: folder of WikiText-2
         work: folder of the pruned models and of what is measured so far
         also: folders of other models with the same tokenizer
+        only_also: measure dense and these folders only
     """
     torch.set_num_threads(1)
     folders = {"WikiText-2": wikitext, "HellaSwag": hellaswag}
     results = measured(model_path, folders, work)
     _, dense = next(results)
     rows = [["dense", "0", "", "", "", *figures(dense, dense)]]
-    for case, values in results:
+    for case, values in () if only_also else results:
         own = [case.method, str(case.percent), f"{case.head_share:g}", case.text, str(case.windows)]
         rows.append([*own, *figures(values, dense)])
     validation = documents_of(folders, "validation")
@@ -176,7 +186,8 @@ def main(model_path: Path, *, hellaswag: Path, wikitext: Path, work: Path, also:
         " were trained",
     ]
     header = ["method", "%", "head_share", "calibrated on", "windows", *TEXTS, *(f"{text}, x" for text in TEXTS)]
-    report("structured", "Channels before any training, on two texts", conditions, header, rows)
+    name, title = ("trained", "and after a") if only_also else ("structured", "any")
+    report(name, f"Channels before {title} training, on two texts", conditions, header, rows)
 
 
 if __name__ == "__main__":
