@@ -6,8 +6,8 @@ from sparseft.architectures import decoder
 
 # Without a window, Mistral's decoder computes what LLaMA's does without biases, and no prunable layer has a bias.
 # transformers loads a Mistral with `layer_types`, even null, as a Ministral.
-_AS_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
-_AS_MISTRAL |= {"layer_types": ...}
+_AS_MISTRAL: dict[str, object] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+_AS_MISTRAL |= {"sliding_window": None, "layer_types": ...}
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
