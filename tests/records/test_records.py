@@ -9,6 +9,7 @@ import pytest
 from project import read_record
 from records.sound_records import CONTENTS, changed, digest
 from sparseft.errors import InputError
+from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.evaluation_record import EvaluationRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import RecordPart, files_digest, read_record_file, write

@@ -29,7 +29,8 @@ ROWS = {"cpu": 16, "cuda": 512}
 # The number of rows of logits that exist at once in an evaluation. On a CPU all do, because a product rounds by its
 # rows.
 EVALUATED_ROWS = {"cpu": 1 << 62, "cuda": 1 << 13}
-# The same for a text, of whose window every token but the first is predicted. 131,072 tokens of Llama-3.1 have 34 GB of logits.
+# The same for a text, of whose window every token but the first is predicted. 131,072 tokens of Llama-3.1 have 34 GB of
+# logits.
 TEXT_ROWS = {"cpu": 1 << 13, "cuda": 1 << 12}
 
 
