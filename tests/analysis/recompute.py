@@ -77,7 +77,8 @@ class Scores:
         center, variance, degrees, t = self.total(pairs, self.factor + other.factor)
         low, high = np.clip(center + SIDES * t * sqrt(variance), -bound, bound)
         p_value = 2 * student.sf(abs(center) / sqrt(variance), degrees) if center else 1
-        self.deviation, self.is_equal = np.std(pairs, ddof=1), not np.any(pairs[: len(self.means)])
+        observed = pairs[: len(self.means)]
+        self.deviation, self.is_equal = np.std(observed, ddof=1), not np.any(observed)
         return self.value - other.value, low, high, p_value
 
 
@@ -203,6 +204,7 @@ def compare(cells, options):
             row["verdict"] = "dense guesses"
         z = norm.isf(0.025 / max(1, len(family)))
         row["rows_needed"] = ((z + norm.ppf(0.8)) * row["deviation"] / tolerance) ** 2 + z**2 / 2
+        row["rows_needed"] = np.nan if row["is_equal"] else row["rows_needed"]
     return rows
 
 

@@ -90,7 +90,9 @@ def compare_cells(
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"], table["p_holm"] = families.transform("count"), families.transform(holm)
     table["verdict"] = _verdicts(table, tolerance)
-    table["rows_needed"] = list(map(partial(rows_needed, tolerance), table["deviation"], table["comparisons"]))
+    # Models that are equal here do not show how much they vary.
+    deviations = table["deviation"].where(~table["is_equal"])
+    table["rows_needed"] = list(map(partial(rows_needed, tolerance), deviations, table["comparisons"]))
     ranks = {"question": list(QUESTIONS).index, "metric": lambda name: name.startswith("probe_")}
     return in_order(table, FAMILY, ranks)
 

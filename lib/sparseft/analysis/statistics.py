@@ -90,7 +90,7 @@ class Spread(NamedTuple):
 
 class Difference(NamedTuple):
     """Hold the difference of two cells, the ends of its interval, its p value, and the standard deviation over the
-    examples."""
+    examples, without added ones."""
 
     difference: np.ndarray
     difference_low: np.ndarray
@@ -138,6 +138,7 @@ def interval(scores: Scores, spread: Spread) -> tuple[np.ndarray, np.ndarray]:
 def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
     """Return the difference of two cells over the same examples in the same order, with its interval and p value."""
     differences = ours.means - theirs.means
+    deviation = differences.std(axis=-1, ddof=1)
     if ours.tokens is None:
         differences = _extended(differences, [1, -1])
     center = differences.mean(axis=-1)
@@ -150,7 +151,6 @@ def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
     with np.errstate(divide="ignore", invalid="ignore"):
         # Equal losses have neither a difference nor a variance.
         t = np.where(center == 0, 0, np.abs(center) / np.sqrt(variance))
-    deviation = differences.std(axis=-1, ddof=1)
     return Difference(ours.value - theirs.value, low, high, 2 * stats.t.sf(t, degrees), deviation)
 
 
