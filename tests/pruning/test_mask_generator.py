@@ -201,6 +201,9 @@ def test_an_importance_of_inputs_scores_what_a_channel_computes(tmp_path, comput
 @pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda", "unstructured_stade"])
 def test_a_sequential_importance_prunes_as_it_goes(tiny, computed, method):
     going, dense = (computed(tiny, method, [0, 50], sequential=flag) for flag in (True, False))
+    # Without an example.
+    nothing = compute_masks(tiny, method, [0], looking_at(None))[0]
+    assert all(np.array_equal(nothing.bits[layer], going[0].bits[layer]) for layer in going[0].shape)
     assert all(going[0].kept(layer).all() for layer in going[0].shape)
     assert (going[50].meta["sequential"], dense[50].meta["sequential"]) == (True, False)
     differing = {layer for layer in going[50].shape if (going[50].kept(layer) != dense[50].kept(layer)).any()}

@@ -58,7 +58,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         case "mask":
             method, lengths = get_method(job.method), calibration_lengths(config, job)
             own = method.importance and method.importance.passes
-            sequential = config.masks.is_sequential(method) * len(config.grid.percents(job.method))
+            sequential = config.masks.is_sequential(method) * len([*filter(None, config.grid.percents(job.method))])
             # Three forwards with statistics of inputs, five with a backward by segments, six with updates of weights.
             of_gradients = any(statistic.of_gradients for statistic in method.statistics)
             share = 6 if method.algorithm else 5 if of_gradients else 3

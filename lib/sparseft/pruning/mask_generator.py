@@ -89,6 +89,11 @@ def _rankings_in_sequence(masks: MaskPass, writer: MaskWriter, allocated: Alloca
     assert importance and importance.statistic, "sequential methods look at inputs"
     for level, percent in enumerate(masks.percents):
         emit = partial(writer.write, levels=[level])
+        if not percent:
+            # Any scores keep every weight.
+            source = random_source(masks.shapes, masks.settings.seed)
+            yield _ranking(masks, source, dict.fromkeys(masks.shapes), [percent], emit, None)
+            continue
         for weights, evidence in masks.calibration.in_sequence(masks.checkpoint, importance.statistic):
             for layer, weight in weights.items():
                 source = scored_source(masks.checkpoint, importance, {layer: evidence(layer).cpu().numpy()})
