@@ -55,7 +55,7 @@ def test_a_state_is_written_and_read_without_a_copy_in_memory(tmp_path):
     saved, weights = SavedState(tmp_path / "state.pt", "own"), torch.rand(1 << 22)
     tracemalloc.start()
     saved.write({"matrices": [weights]})
-    (read,) = saved.read()["matrices"]
+    (read,) = saved.read("matrices")["matrices"]
     assert tracemalloc.get_traced_memory()[1] < weights.nbytes / 4
     tracemalloc.stop()
     assert torch.equal(read, weights)
