@@ -31,6 +31,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     config = NAMED["hub:huggyllama/llama-7b"] | {"max_position_embeddings": 64}
     write_all({"model/config.json": config, "gpt/config.json": config | {"architectures": ["GPT2LMHeadModel"]}})
     (tmp_path / "three").mkdir()
+    write_all({f"csv/{split}.jsonl": {} for split in ("train", "validation")})
+    (tmp_path / "csv/train.jsonl").write_text("question,passage,answer\nq,p,true\n")
+    boolq = {"question": "q", "pasage": "p", "answer": True}
+    write_all({f"boolq/{split}.jsonl": boolq for split in ("train", "validation")})
     for split in ("train", "validation"):
         # Blank lines do not count as rows.
         (tmp_path / f"three/{split}.jsonl").write_text("{}\n{}\n\n{}\n")
@@ -56,6 +60,7 @@ masks: {imported: {a: {50: 'path:sparse', 60: 'path:unused'}}}
 """
 FEW = "{tasks: {own: {kind: instruction, local: three, validation_examples: 4}}, grid: {tasks: [own]}}"
 FEW_ON_THE_HUB = "{tasks: {boolq: {validation_examples: 4000}}, grid: {tasks: [boolq]}}"
+CSV = "{tasks: {own: {kind: instruction, local: csv}}, grid: {tasks: [own]}}"
 LONG = f"{{models: {{{'m' * 190}: {{source: 'path:model'}}}}, grid: {{models: [{'m' * 190}]}}}}"
 
 
@@ -75,6 +80,11 @@ LONG = f"{{models: {{{'m' * 190}: {{source: 'path:model'}}}}, grid: {{models: [{
         (IMPORTED, "masks.imported.a.50: sparse/config.json: no such file; "),
         (LONG, "^m{190}.*-seed0: the name of a run has .* characters, and 200 are possible"),
         (FEW, "tasks.own.validation_examples 4: three has 3 rows; lower it"),
+        (CSV, "csv/train.jsonl, line 1: not valid JSON"),
+        (
+            "{tasks: {boolq: {local: boolq}}, grid: {tasks: [boolq]}}",
+            "boolq/train.jsonl, line 1: field 'passage' is missing, and the nearest is pasage; ",
+        ),
         (FEW_ON_THE_HUB, "tasks.boolq.validation_examples 4,000: the data set has 3,270 rows"),
         ("evaluation: {divergence: 2}", "evaluation.divergence: windows of 512 tokens, but mine takes 64; lower it"),
         ("perplexity: {context: 65}", "perplexity.context: windows of 65 tokens, but mine takes 64"),

@@ -59,7 +59,8 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
 
 @pytest.mark.parametrize(("path", "value", "line"), [
     # keys and types
-    ("grid.sparsitys", [0], "grid.sparsitys: unknown key"),
+    ("grid.sparsitys", [0], r"grid.sparsitys: unknown key \(the nearest is sparsities\);"),
+    ("steps", 3, "steps: unknown key, not 3;"),
     ("grid.sparsities", [0.5], "grid.sparsities.0: 0.5 is a fraction; write it in percent: 50;"),
     ("grid.seeds", [True], "grid: seeds cannot be .True."),
     ("training.steps", True, "training: steps cannot be True"),

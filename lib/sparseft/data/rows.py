@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def _problem(row: object, row_format: RowFormat) -> str | None:
         return "a JSON object is expected"
     for field, types in row_format.fields.items():
         if field not in row:
-            return f"field {field!r} is missing"
+            return ", and the nearest is ".join([f"field {field!r} is missing", *get_close_matches(field, row, 1)])
         # bool is a subclass of int, but true is not a label.
         is_wrong_bool = isinstance(row[field], bool) and types is not bool
         if is_wrong_bool or not isinstance(row[field], types):

@@ -9,6 +9,8 @@ from sparseft.architectures.architecture import attention_heads
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
+from sparseft.data.loading import own_task
+from sparseft.data.rows import each_row
 from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE
 from sparseft.data.task_files import task_files
 from sparseft.data.texts import source_file
@@ -23,7 +25,8 @@ from sparseft.study.config import Config
 from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, local_source, pruned_base
 from sparseft.study.targets import runs, window_files
-from sparseft.tasks.task import MANIFESTS
+from sparseft.tasks import BY_NAME
+from sparseft.tasks.task import MANIFESTS, RowFormat
 
 # Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
 # behind it.
@@ -139,13 +142,21 @@ def _sources(config: Config, unprepared: dict[str, str]) -> list[tuple[str, str]
 
 
 def _check_rows(config: Config) -> None:
-    """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared."""
+    """Raise InputError if a task has fewer rows than the study takes, as far as this is known before it is prepared.
+
+    Also raise it if the first row of a local file is not one of the task."""
     for name in _prepared_tasks(config):
         data = config.task_data(name)
         for split, number in data.numbers.items() if data.kind != "text" else ():
             if number and (rows := known_rows(name, data, split)) is not None and rows < number:
                 what = f"tasks.{name}.{split}_examples {number:,}: {data.local or 'the data set'} has {rows:,} rows"
                 raise InputError(what, "lower it, or leave it out to take all rows")
+        if data.local:
+            # Only the preparation of a task of lm-eval knows its fields.
+            row_format = own_task(name, data) if data.kind else BY_NAME.get(name, RowFormat(name=name, fields={}))
+            for file in task_files(data):
+                if file.endswith(".jsonl"):
+                    next(each_row(Path(file), row_format), None)
 
 
 def rounded_heads(config: Config) -> list[str]:

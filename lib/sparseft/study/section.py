@@ -2,6 +2,7 @@
 flags."""
 
 import re
+from difflib import get_close_matches
 from enum import Flag, auto
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
@@ -33,6 +34,8 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Faults = dict[str, object]
 # Pattern of a text -> what to write, if an error can say it better than the pattern.
 IN_WORDS: dict[str, str] = {}
+# The keys of all sections.
+KEYS: set[str] = set()
 
 
 def _not_fraction(value: object) -> object:
@@ -98,7 +101,8 @@ class Section(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
-        """Put the description of each key on one line."""
+        """Put the description of each key on one line, and remember the keys."""
+        KEYS.update(cls.model_fields)
         for field in cls.model_fields.values():
             field.description = field.description and one_line(field.description)
 
@@ -192,8 +196,11 @@ def first_fault(error: ValidationError) -> str:
 
 def _text(fault: Any, place: tuple) -> str:
     """Return a fault of a section with its place."""
+    key = str(place[-1]) if place else ""
+    # A key of another section is in the wrong place, and not misspelled.
+    nearest = [] if key in KEYS else get_close_matches(key, KEYS, 1)
     messages = {
-        "extra_forbidden": "unknown key",
+        "extra_forbidden": "unknown key" + "".join(f" (the nearest is {name})" for name in nearest),
         "list_type": f"write a list, [{fault['input']}]",
         "string_pattern_mismatch": IN_WORDS.get(fault.get("ctx", {}).get("pattern")),
     }

@@ -13,7 +13,7 @@ import yaml
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_text
 
-# A file has fewer values, with a copy of what an alias names.
+# The aliases of a file stand for fewer values.
 MOST = 100_000
 
 
@@ -35,7 +35,8 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._size += self._sizes.get(node, MOST) if is_alias else 1
         self._sizes[node] = self._size - before
-        if self._size >= MOST:
+        # Each node counts once as itself.
+        if self._size - len(self._sizes) >= MOST:
             what = f"an alias stands in what it names, or makes {MOST:,} values of them"
             raise yaml.composer.ComposerError(None, None, what, node.start_mark)
         return node
