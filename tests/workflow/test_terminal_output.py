@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,10 @@ def test_ctrl_c_during_a_plan_is_one_line(tmp_path, monkeypatch):
     program(tmp_path / "bin/nvidia-smi", f"#!/bin/sh\ntouch {tmp_path}/asked\nexec sleep 5\n")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     command = [Path(sys.executable).parent / "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as plan:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A shell lets its background jobs ignore it, with all that they start.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=tmp_path, **options) as plan:
         while not (tmp_path / "asked").exists():
             assert plan.poll() is None
             time.sleep(0.05)
