@@ -67,7 +67,8 @@ def test_the_lengths_are_typical_until_a_manifest_has_the_measured_ones(tmp_path
     manifest = tmp_path / "data/boolq/validation_manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"lengths": vars(typical) | {"rows": [3, 4], "long": 9}}))
-    assert vars(task_lengths(config, "boolq")) == vars(typical) | {"rows": [3, 4], "long": 9}
+    # The prepared rows may be those of another configuration.
+    assert vars(task_lengths(config, "boolq")) == vars(typical) | {"long": 9}
 
 
 def test_the_rows_of_a_local_task_and_the_tokens_of_a_local_text_are_counted(tmp_path, monkeypatch):

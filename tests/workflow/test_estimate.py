@@ -1,5 +1,6 @@
 """The estimate beside the files of a finished study, and beside what the pages say."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,11 +204,18 @@ def test_equal_jobs_that_ran_here_give_their_mean(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     jobs = [("training", vars(RUN), "train_adapter")] * 3
     assert "(3 jobs estimated, from " in hours(Requests(laid_over({})), jobs)
+    schedule = laid_over({}).training_of(RUN.task).model_dump()
     for method, text in (("random", "s\n3600"), ("structured", "s\n7200"), ("unstructured", "s\n-"), ("dense", "")):
-        (folder / f"{Run(**vars(RUN) | {'method': method}).id}.tsv").write_text(text)
+        run = Run(**vars(RUN) | {"method": method}).id
+        (folder / f"{run}.tsv").write_text(text)
+        (tmp_path / "results/runs" / run).mkdir(parents=True)
+        (tmp_path / "results/runs" / run / "train.json").write_text(json.dumps(schedule))
     # The mean of an hour and two. The other two files are not complete.
     said = "about 4.5 hours on one machine, one job at a time (3 jobs measured here before)"
     assert hours(Requests(laid_over({})), jobs) == said
+    data = laid_over({}).tasks[RUN.task].model_dump(exclude_unset=True)
+    longer = laid_over({"tasks": {RUN.task: data | {"training": {"steps": 100 * schedule["steps"]}}}})
+    assert re.match(r"about 3\d\d\.\d hours .* \(3 jobs measured here", hours(Requests(longer), jobs))
     assert "estimated" in hours(Requests(laid_over({"results": "results/other"})), jobs)
 
 

@@ -118,7 +118,7 @@ def prepare_text(output: Path, text: str, split: str) -> None:
     in .txt.
 
     `text` is a file, or hub:PLACE for a `split` of a data set. The source is the sha256 of the file, or the revision on
-    the hub. Raises InputError if it cannot be loaded or is empty, or if the output would replace a file of somebody
+    the hub. Raises InputError if it cannot be loaded, or if the output would replace a file of somebody
     else."""
     place = text.removeprefix(HUB)
     is_on_hub = place != text
@@ -127,8 +127,6 @@ def prepare_text(output: Path, text: str, split: str) -> None:
         dataset = hub_dataset(place, "perplexity.local" if split == "test" else "masks.calibration.NAME.text")
         documents = [row["text"] for row in rows_of_split(dataset, split, place, DOCUMENT)]
         source = hub_source(place, dataset)
-        if not any(map(str.strip, documents)):
-            raise InputError(f"{place}: holds no text", "give another text")
     else:
         documents, digest = read_documents(Path(text))
         source = {"local": digest}

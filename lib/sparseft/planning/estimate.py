@@ -9,6 +9,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -23,6 +24,7 @@ from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import ADAM, Requests
 from sparseft.planning.sizes import task_lengths
+from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
@@ -31,6 +33,9 @@ from sparseft.study.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_fold
 Job = tuple[str, Mapping[str, str], str]
 # The benchmarks of a rule's job, and of those that differ only in method, sparsity and seed.
 EQUAL = "{model}-{task}-*-{mode}{training}-seed*.tsv"
+# The record of a run that says how much a job had to do, by its kind. Other jobs have the same to do in every study.
+TRAINED, EVALUATED = "train.json", "evaluation.json"
+RECORDS = {"training": TRAINED, "reconstruction": TRAINED, "evaluation": EVALUATED, "selection": EVALUATED}
 # A difference of two accuracies, and the share of the answers in which the two models differ: that of
 # benchmarks/intervals.py.
 DIFFERENCE, DIFFERING = 0.05, 0.2
@@ -230,14 +235,15 @@ def _first_fitting(
 def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
-    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder. Without a
-    measurement, its time is the estimate for this machine, and is right within a factor of two."""
+    A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, scaled to its rows
+    and steps. Without a measurement, its time is the estimate for this machine, and is right within a factor of
+    two."""
     speeds, rests = this_machine()
     # By source, the number of jobs and their seconds.
     sources, taken = Counter[str](), Counter[str]()
     equal = Counter((JobKind.of(kind, own), rule, EQUAL.format_map(defaultdict(str, own))) for kind, own, rule in jobs)
     for (job, rule, benchmarks), number in equal.items():
-        if measured := _measured(Path(requests.config.paths.benchmarks, rule).glob(benchmarks)):
+        if measured := _measured(requests, job, Path(requests.config.paths.benchmarks, rule).glob(benchmarks)):
             source, seconds = "measured here before", mean(measured)
         elif job.kind == "engines" or job.appliance(requests.config):
             source, seconds = "of unknown time", 0
@@ -256,10 +262,26 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     return f"about {time} {unit} on one machine, one job at a time ({', '.join(counts)})"
 
 
-def _measured(benchmarks: Iterable[Path]) -> list[float]:
-    """Return the seconds of those benchmarks that Snakemake has written to their end."""
+def _measured(requests: Requests, job: JobKind, benchmarks: Iterable[Path]) -> list[float]:
+    """Return the seconds of a job by each benchmark that Snakemake has written to its end, and whose run has its
+    record."""
     seconds = []
     for file in benchmarks:
-        with suppress(ValueError, IndexError):
-            seconds.append(float(file.read_text().splitlines()[-1].split()[0]))
+        with suppress(ValueError, IndexError, KeyError):
+            measured = float(file.read_text().splitlines()[-1].split()[0])
+            seconds.append(measured * _growth(requests, job, Path(requests.config.paths.runs, file.stem)))
     return seconds
+
+
+def _growth(requests: Requests, job: JobKind, run: Path) -> float:
+    """Return how many times as long as that of a run a job takes, which had other rows or other steps."""
+    if job.kind not in RECORDS:
+        return 1
+    config, record = requests.config, read_json(run / RECORDS[job.kind])
+    data, subject = config.task_data(job.task), requests.subject(job.model)
+    schedule = {key: record[key] for key in ("steps", "batch_size", "micro_batch_size") if key in record}
+    of_run = {"training": schedule, "validation_examples": record.get("examples", data.validation_examples)}
+    tasks = config.tasks | {job.task: data.model_copy(update=of_run)}
+    reconstruction = config.reconstruction.model_copy(update=schedule)
+    then = config.model_copy(update={"tasks": tasks, "reconstruction": reconstruction})
+    return job_seconds(config, job, subject) / job_seconds(then, replace(job, training=""), subject)

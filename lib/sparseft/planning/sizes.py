@@ -147,12 +147,16 @@ def count(shapes: Iterable[tuple[int, ...]]) -> int:
 
 
 def task_lengths(config: Config, name: str) -> Lengths:
-    """Return the lengths of a task of the study."""
+    """Return the lengths of a task of the study. The number of its rows is that of the configuration, if it is
+    known."""
     manifest = Path(DATA.format(task=name)) / MANIFESTS["validation"]
-    if manifest.exists() and (measured := read_json(manifest).get("lengths")):
-        return Lengths(**measured)
     task, data = BY_NAME.get(name), config.task_data(name)
-    if task and task.lengths:
+    if manifest.exists() and (measured := read_json(manifest).get("lengths")):
+        lengths = Lengths(**measured)
+        # The configuration has a number of documents, and these are sequences.
+        if data.kind == "text":
+            return lengths
+    elif task and task.lengths:
         lengths = replace(task.lengths, few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
     else:
         lengths = KINDS[data.task_kind or ""].LENGTHS
