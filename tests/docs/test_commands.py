@@ -1,6 +1,7 @@
 """Every command on every page is one that the project understands: its options, its targets and its files."""
 
 import io
+import json
 import re
 import runpy
 import sys
@@ -15,6 +16,7 @@ from pages import PAGES, ROOT, commands, configurations, files
 from snakemake import cli
 from sparseft.command import parse
 from sparseft.study.configfiles import read_configuration
+from sparseft.tasks import TASKS
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()]
@@ -25,6 +27,11 @@ ASKED = [
     for page in PAGES
     for words in commands(page)
 ]
+
+
+# A row of every task.
+ROW = {"text": "a", "prompt": "a", "response": "b"}
+ROW |= {field: value for task in TASKS if task.generate for field, value in task.generate("train", 1, 0)[0].items()}
 
 
 def name_of(value: object) -> str:
@@ -60,8 +67,8 @@ def make_data(place: Path) -> None:
         return
     place.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation"):
-        # A plan counts the rows.
-        (place / f"{split}.jsonl").write_text("{}\n" * 10_000)
+        # A plan counts the rows, and reads the first one.
+        (place / f"{split}.jsonl").write_text(f"{json.dumps(ROW)}\n" * 10_000)
 
 
 def with_a_model(text: str, folder: Path) -> str:

@@ -62,12 +62,13 @@ def test_ctrl_c_during_a_plan_is_one_line(tmp_path, monkeypatch):
 
 def test_a_failed_job_is_one_line(tmp_path, tiny_models):
     for split in ("train", "validation"):
-        write(tmp_path / f"rows/{split}.jsonl", [{"prompt": "a", "respons": "b"}])
+        # The plan reads the first row.
+        write(tmp_path / f"rows/{split}.jsonl", [{"prompt": "a", "response": "b"}, {"prompt": "a", "respons": "b"}])
     tasks = {"mine": {"kind": "instruction", "local": "rows"}}
     study = Study(tmp_path).configure({"a": tiny_models["llama"]}, tasks=tasks, grid=tiny_grid("a", "mine"))
     said = study.snakemake("data/mine/train.jsonl", expect=1)
     (line,) = [line for line in said.splitlines() if "error: " in line]
-    assert line.startswith("prepare_task: error: rows/train.jsonl, line 1: field 'response' is missing; ")
+    assert line.startswith("prepare_task: error: rows/train.jsonl, line 2: field 'response' is missing")
     assert line.endswith("(log: results/logs/prepare_task/mine.log)")
 
 

@@ -34,7 +34,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Faults = dict[str, object]
 # Pattern of a text -> what to write, if an error can say it better than the pattern.
 IN_WORDS: dict[str, str] = {}
-# The keys of all sections.
+# The keys of the configuration.
 KEYS: set[str] = set()
 
 
@@ -101,8 +101,10 @@ class Section(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
-        """Put the description of each key on one line, and remember the keys."""
-        KEYS.update(cls.model_fields)
+        """Put the description of each key on one line, and add the keys to KEYS."""
+        # The sections of scripts have flags of their own.
+        if cls.__module__.startswith("sparseft.study."):
+            KEYS.update(cls.model_fields)
         for field in cls.model_fields.values():
             field.description = field.description and one_line(field.description)
 
