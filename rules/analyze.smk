@@ -1,7 +1,3 @@
-from sparseft.storage.hashes import sha256
-from sparseft.study.configfiles import complete_text
-
-
 # Write the complete configuration, from which the study can be made again.
 use rule run_script as write_configuration with:
     input:
@@ -14,10 +10,8 @@ use rule run_script as write_configuration with:
         job="write_configuration",
     localrule: True
     params:
-        **running("write_configuration.py"),
-        # A function, because Snakemake would fill in the {{fields}} of a template.
-        settings=lambda w: flags(text=complete_text(STUDY, Path.cwd())),
-        places=lambda w, output: flags(output=output.output, manifests=source_manifests(STUDY)),
+        **running("write_configuration"),
+        files=lambda w, output: flags(output=output.output, manifests=source_manifests(STUDY)),
 
 
 use rule run_script as analyze_results with:
@@ -34,14 +28,8 @@ use rule run_script as analyze_results with:
     pathvars:
         job="analyze_results",
     params:
-        **running("analyze_results.py"),
-        parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("*"))],
+        **running("analyze_results"),
         measured=lambda w: targets.measured_digests(STUDY),
-        settings=flags(
-            results_dir=PATHS.runs,
-            plot=True,
-            **STUDY.analysis.model_dump(),
-        ),
 
 
 # Turn the measurements of the backend's rules into one table and its figures.
@@ -54,4 +42,4 @@ use rule run_script as analyze_throughput with:
     pathvars:
         job="analyze_throughput",
     params:
-        **running("analyze_throughput.py"),
+        **running("analyze_throughput"),

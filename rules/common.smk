@@ -1,7 +1,8 @@
-# The grid, the constraints and the digests that all rules share. The computations are in lib/sparseft/.
+# The grid, the constraints and the settings that all rules share. The computations are in lib/sparseft/.
 import os
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,10 @@ from sparseft.planning.requests import Requests
 from sparseft.planning.sizes import architectures
 from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
-from sparseft.study import grid, targets
+from sparseft.study import grid, targets, versions
 from sparseft.study.config import Config
 from sparseft.study.configfiles import with_normal_places
-from sparseft.study.digests import Code
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role, flags, parse_section
+from sparseft.study.section import flags, parse_section
 from sparseft.study.yaml_file import check_command, read_sections
 
 # Whether another workflow imports this one.
@@ -35,7 +34,6 @@ FILES = [Path(os.path.relpath(file)) for file in (*(workflow.configfiles[len(GIV
 try:
     # Beside Snakemake's own records, so that a copied study takes them along.
     HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
-    CODE = Code(ROOT / "lib", Path(".snakemake/known_code.json"))
     if workflow.is_main_process:
         check_command(sys.argv)
         for file in FILES:
@@ -95,19 +93,33 @@ def requested():
 architectures_of = cache(lambda model: architectures(STUDY, model))
 
 
-def values_of(w, probes):
-    """Return the values of the axes that a job uses. One without wildcards uses those of the whole study."""
-    models = STUDY.grid.models if not w else [w.model] if w.get("model") else []
-    names = [name for model in models for name in architectures_of(model)]
-    return targets.used_values(STUDY, vars(cell_of(w)) if w else {}, probes, names)
+def files(w, input, output):
+    """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
+    named = {}
+    for name, paths in (*input.items(), *output.items()):
+        first = Path(paths if isinstance(paths, str) else next(iter(paths), ""))
+        is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
+        named[name] = first.parent if is_folder else paths
+    return flags(**named)
 
 
-def running(script, *others, sources=None, kind="", probes=False):
-    """Return the params of a job of this kind that runs a script, which starts the others, and reads the user's files.
+def running(name, kind="", sources=None, effort=None, **options):
+    """Return the params of a job that runs a stage of the library.
 
-    An edit of their code reruns it, and so does the content of such a file, whatever its date."""
-    paths = [ROOT / "workflow/scripts" / name for name in (script, *others)]
-    content = {"content": lambda w: HASHES.joint(sources(w))} if sources else {}
-    code = lambda w: "".join(CODE.of_job(path, values_of(w, probes)) for path in paths)
-    # The kind is a function, because the linter takes a text with which an output begins for its path.
-    return {"script": script, "kind": lambda w: kind, "code": code, **content}
+    The job runs again if its settings, a version or the content of the user's own files changes. Snakemake does not
+    compare params that are functions of the files, such as those that change no result."""
+    stage = import_module(f"sparseft.stages.{name}")
+    of = lambda function, w, options: flags(
+        **getattr(stage, function, lambda *_, **__: {})(STUDY, cell_of(w), **options)
+    )
+    return {
+        "script": f"{name}.py",
+        # A function, because the linter takes a text with which an output begins for its path.
+        "kind": lambda w: kind,
+        "version": lambda w: versions.of_job(STUDY, stage.VERSION, vars(cell_of(w)), architectures_of),
+        "settings": lambda w: of("settings", w, options),
+        "effort": lambda w, input, threads: of("effort", w, effort(threads) if effort else options),
+        # Exit code 1 of a stage that answers yes or no says that the work was done and the answer is no.
+        "answer": "|| [ $? -eq 1 ]" if stage.run.__annotations__["return"] is int else "",
+        **({"content": lambda w: HASHES.joint(sources(w))} if sources else {}),
+    }

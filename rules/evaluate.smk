@@ -20,12 +20,11 @@ use rule run_script as evaluate_run with:
     priority: 2
     threads: STUDY.resources.threads
     params:
-        **running("evaluate.py", kind="evaluation", probes=True),
-        settings=lambda w: job_flags.of_evaluation(STUDY, cell_of(w)),
+        **running("evaluate", "evaluation", everything=True),
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among them.
-use rule evaluate_run as evaluate_selection with:
+use rule run_script as evaluate_selection with:
     input:
         f"{PATHS.run}/validation_report.json",
         f"{grid.DATA}/selection.jsonl",
@@ -40,13 +39,14 @@ use rule evaluate_run as evaluate_selection with:
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
+    priority: 2
+    threads: STUDY.resources.threads
     params:
-        **running("evaluate.py", kind="selection"),
-        settings=lambda w: job_flags.of_scoring(STUDY, cell_of(w), split="selection"),
+        **running("evaluate", "selection", split="selection"),
 
 
 # Evaluate the model before the merge, on the same examples, for the train-merge gap.
-use rule evaluate_run as evaluate_adapter with:
+use rule run_script as evaluate_adapter with:
     input:
         data_dir=rows_of,
         checkpoint=base_of,
@@ -58,7 +58,6 @@ use rule evaluate_run as evaluate_adapter with:
         job=f"evaluate_adapter/{grid.RUN_ID}",
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
-    priority: 0
+    threads: STUDY.resources.threads
     params:
-        **running("evaluate.py", kind="evaluation"),
-        settings=lambda w: job_flags.of_scoring(STUDY, cell_of(w)),
+        **running("evaluate", "evaluation"),

@@ -1,8 +1,6 @@
 # What no study needs. Ask for it by name:
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/export/manifest.json
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/engines.json
-EXPORT = STUDY.export
-limit = lambda w, input: flags(limit_seconds=EXPORT.limit_seconds)
 
 
 # Write a run as a folder that can be given away: smaller if its mask allows it, with a model card.
@@ -19,11 +17,7 @@ use rule run_script as export_run with:
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
     params:
-        **running("export_run.py", kind="export"),
-        others=limit,
-        settings=flags(
-            run_id=grid.RUN_ID, **EXPORT.model_dump(include={"gguf", "converter", "license"}), engines=EXPORT.quantizer
-        ),
+        **running("export_run", "export"),
 
 
 # Compare and measure the engines on the exported run and on its dense model. A difference (exit code 1) is a result.
@@ -39,11 +33,4 @@ use rule run_script as check_engines with:
         job=f"check_engines/{grid.RUN_ID}",
     threads: STUDY.resources.threads
     params:
-        **running("check_engines.py", kind="engines"),
-        others=limit,
-        settings=flags(
-            run_id=grid.RUN_ID,
-            threads=STUDY.resources.threads,
-            **EXPORT.model_dump(exclude={"limit_seconds", "license"}),
-        ),
-        otherwise="|| [ $? -eq 1 ]",
+        **running("check_engines", "engines"),

@@ -1,10 +1,7 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
-from functools import partial
-
 from sparseft.methods import SELF, TASK, get_method
 from sparseft.data.task_files import selection_files, task_files
 from sparseft.planning.inputs import fetched_files, model_files, source_manifests
-from sparseft.study import job_flags
 from sparseft.study.sources import DIVERGENCE, pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.
@@ -67,48 +64,11 @@ def trained_rows(w):
     return targets.data_files(STUDY, w.task, *([] if evaluates(w) else ["train"]))
 
 
-# Many runs have the same flags of a schedule.
-schedule_flags = cache(partial(job_flags.of_schedule, STUDY))
-# Those that change no bit, and with the others all that decide the result of a training.
-saving = lambda w, input: schedule_flags(w.mode, w.task, w.training, True)
-
-
-def run_settings(w):
-    """Return the flags of a run's training that decide its result."""
-    shared = job_flags.of_training(STUDY, cell_of(w), evaluates(w))
-    return f"{shared} {schedule_flags(w.mode, w.task, w.training, False)}"
-
-
 def parts_of(w):
     """Return the prepared texts that are the parts of a mixture, in its order."""
     return targets.text_paths(STUDY, [part for part in STUDY.texts[w.text].parts if part != TASK], w.model, TASK)
 
 
-def of_split(split):
-    """Return a function that gives the flags of a preparation of one split, which decide no training row."""
-    return lambda w, input: flags(splits=split, validation_examples=STUDY.task_data(w.task).validation_examples)
-
-
 def named_texts(is_such):
     """Return an expression for the names of the calibration texts of a kind."""
     return "|".join(name for name, text in STUDY.texts.items() if is_such(text)) or "none"
-
-
-def places(w, input, output):
-    """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
-    named = {}
-    for name, files in (*input.items(), *output.items()):
-        first = Path(files if isinstance(files, str) else next(iter(files), ""))
-        is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
-        named[name] = first.parent if is_folder else files
-    return flags(**named)
-
-
-def of_pass(w, input, threads):
-    """Return the flags of a pass that decide no bit of a mask: it is the same in any pass, with any threads."""
-    return flags(
-        sparsity=[f"0.{percent}" for percent in ([w.sparsity] if w.get("sparsity") else TOGETHER)],
-        plot=True,
-        is_added=bool(w.get("sparsity")),
-        threads=None if get_method(w.method).uses_examples else threads,
-    )

@@ -7,8 +7,7 @@ os.environ.update(
 
 
 # Every job that runs a script is this one with its files. A named input or output is the flag of this name; the script
-# finds the unnamed ones beside them. A change of `settings` reruns a job. One of `places` or of the `others` does not,
-# because Snakemake compares no param that is a function of the files. `job` is the name of the log.
+# finds the unnamed ones beside them. `job` is the name of the log.
 rule run_script:
     log:
         "<logs>/<job>.log",
@@ -28,10 +27,9 @@ rule run_script:
         script="",
         kind=lambda w: "",
         settings="",
-        places=places,
-        others="",
-        # What follows if the script fails.
-        otherwise="",
+        files=files,
+        effort="",
+        answer="",
     # The command has no path, because a moved folder would then run everything again. `on_gpus N COMMAND` runs a command
     # on N GPUs that it locks (language_model/gpus.py). With N = 0 the command sees no GPU.
     shell:
@@ -39,4 +37,4 @@ rule run_script:
         ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
         'else SPARSEFT_GPUS="$1" "${{@:2}}"; fi; }}; '
         'on_gpus {resources.gpu} python {params.launch} "$SCRIPTS"/{params.script}'
-        " {params.settings} {params.places} {params.others} > {log:q} 2>&1 {params.otherwise}"
+        " {params.settings} {params.files} {params.effort} > {log:q} 2>&1 {params.answer}"

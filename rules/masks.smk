@@ -23,9 +23,16 @@ MASKS = f"{grid.MASKS}{{task_folder}}"
 PRUNED = [*OF_MASK, update(str(PRUNED_MANIFEST))]
 
 
+# What passes do that compute these sparsities.
+in_pass = lambda threads: {"sparsities": TOGETHER, "threads": threads}
+examples_of = lambda w: targets.mask_examples(STUDY, cell_of(w))
+# With scores from the weights, one layer is read while another is counted.
+mask_threads = lambda w: STUDY.resources.threads if get_method(w.method).uses_examples else 2
+
+
 use rule run_script as compute_masks with:
     input:
-        lambda w: targets.mask_examples(STUDY, cell_of(w)),
+        examples_of,
         model_path=grid.MANIFEST,
     output:
         output_dir=grid.pass_files(MASKS, "{method}", TOGETHER).outputs(),
@@ -33,16 +40,16 @@ use rule run_script as compute_masks with:
         job="compute_masks/{model}{task_folder}/{method}",
     wildcard_constraints:
         method=f"(?!(?:{'|'.join(OWN)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
-    # With scores from the weights, one layer is read while another is counted.
-    threads: lambda w: STUDY.resources.threads if get_method(w.method).uses_examples else 2
+    threads: mask_threads
     params:
-        **running("compute_masks.py", kind="mask"),
-        settings=lambda w: job_flags.of_mask(STUDY, cell_of(w)),
-        others=of_pass,
+        **running("compute_masks", "mask", effort=in_pass),
 
 
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
-use rule compute_masks as compute_one_mask with:
+use rule run_script as compute_one_mask with:
+    input:
+        examples_of,
+        model_path=grid.MANIFEST,
     output:
         output_dir=grid.pass_files(MASKS, "{method}", ["{sparsity}"], is_added=True).outputs(),
     pathvars:
@@ -50,19 +57,28 @@ use rule compute_masks as compute_one_mask with:
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
         sparsity="|".join(["00", *ADDED, *(f"{percent:02d}" for percents in OWN.values() for percent in percents)]),
+    threads: mask_threads
+    params:
+        **running("compute_masks", "mask", effort=in_pass),
 
 
 ruleorder: compute_masks > compute_one_mask
 
 
 # Methods that update weights or write a smaller model: mask and pruned base of one sparsity, from which the runs start.
-use rule compute_masks as prune with:
+use rule run_script as prune with:
+    input:
+        examples_of,
+        model_path=grid.MANIFEST,
     output:
         output_dir=PRUNED,
     pathvars:
         job="prune/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=grid.PRUNING_METHOD,
+    threads: mask_threads
+    params:
+        **running("compute_masks", "mask", effort=in_pass),
 
 
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model.
@@ -77,11 +93,4 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     params:
-        **running("import_pruned.py", sources=imported_sources, kind="import"),
-        settings=lambda w: flags(
-            source=STUDY.pruned_source(w.model, w.method, int(w.sparsity)),
-            pattern=STUDY.masks.imported_pattern.get(get_method(w.method).imported),
-            name=get_method(w.method).imported,
-            sparsity=f"0.{w.sparsity}",
-            pruned_dir=grid.PRUNED_BASES.format(model=w.model),
-        ),
+        **running("import_pruned", "import", sources=imported_sources),

@@ -21,17 +21,23 @@ use rule run_script as merge_adapter with:
         # A cluster's profile limits them, because a group of jobs holds this until its evaluation ends.
         merged_models=1,
     params:
-        **running("merge.py", kind="merge"),
-        settings=flags(run_id=grid.RUN_ID),
+        **running("merge", "merge"),
 
 
 # A merged model for who asks for it. No other job reads it, so nothing deletes it or is made again.
-use rule merge_adapter as merge_to_keep with:
+use rule run_script as merge_to_keep with:
+    input:
+        model_path=base_of,
+        mask_path=mask_of,
+        adapter=trained_of,
     output:
         output_dir=directory(f"{PATHS.run}/merged"),
         report=f"{PATHS.run}/merged.json",
     pathvars:
         job=f"merge_to_keep/{grid.RUN_ID}",
+    threads: STUDY.resources.threads
+    params:
+        **running("merge", "merge"),
 
 
 # Compare every weight with its mask. A failed proof (exit code 1) is a result.
@@ -47,6 +53,4 @@ use rule run_script as validate_sparsity with:
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
     params:
-        **running("validate_sparsity.py", kind="proof"),
-        settings=flags(run_id=grid.RUN_ID),
-        otherwise="|| [ $? -eq 1 ]",
+        **running("validate_sparsity", "proof"),

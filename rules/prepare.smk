@@ -9,8 +9,7 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     params:
-        **running("prepare_model.py", sources=model_sources, kind="prepare"),
-        settings=lambda w: flags(**STUDY.models[w.model].model_dump()),
+        **running("prepare_model", "prepare", sources=model_sources),
 
 
 # The training rows of a task, and its definition.
@@ -24,13 +23,11 @@ use rule run_script as prepare_task with:
     # The first job, because it refuses a task that cannot be trained.
     priority: 1
     params:
-        **running("prepare_task.py", sources=training_sources),
-        settings=lambda w: job_flags.of_task(STUDY, cell_of(w)),
-        others=of_split("train"),
+        **running("prepare_task", sources=training_sources, split="train"),
 
 
 # Apart from the training rows, so that more validation rows train nothing again.
-use rule prepare_task as prepare_validation with:
+use rule run_script as prepare_validation with:
     input:
         validation_sources,
         rules.prepare_task.output,
@@ -38,10 +35,9 @@ use rule prepare_task as prepare_validation with:
         output_dir=[f"{grid.DATA}/validation.jsonl", f"{grid.DATA}/validation_manifest.json"],
     pathvars:
         job="prepare_validation/{task}",
+    priority: 1
     params:
-        **running("prepare_task.py", sources=validation_sources),
-        number=lambda w: STUDY.task_data(w.task).validation_examples,
-        others=of_split("validation"),
+        **running("prepare_task", sources=validation_sources, split="validation"),
 
 
 # The rows on which the trainings of a study are compared.
@@ -55,8 +51,7 @@ use rule run_script as prepare_selection with:
     pathvars:
         job="prepare_selection/{task}",
     params:
-        **running("prepare_selection.py", sources=selection_sources),
-        settings=lambda w: flags(task=w.task, **STUDY.task_data(w.task).model_dump(exclude={"training"})),
+        **running("prepare_selection", sources=selection_sources),
 
 
 # The text of the perplexity: WikiText-2's test split, or the user's own.
@@ -69,8 +64,7 @@ use rule run_script as prepare_wikitext2 with:
     pathvars:
         job="prepare_wikitext2",
     params:
-        **running("prepare_text.py", sources=perplexity_sources),
-        settings=flags(text=STUDY.perplexity.text, split="test") if STUDY.perplexity else "",
+        **running("prepare_text", sources=perplexity_sources),
 
 
 # A text on which importances calibrate.
@@ -85,8 +79,7 @@ use rule run_script as prepare_calibration with:
     wildcard_constraints:
         text=named_texts(lambda text: not text.has_own_windows),
     params:
-        **running("prepare_text.py", sources=calibration_sources),
-        settings=lambda w: flags(text=STUDY.texts[w.text].text),
+        **running("prepare_text", sources=calibration_sources),
 
 
 # A text that the dense model samples, on which importances calibrate or the divergence is measured.
@@ -102,11 +95,7 @@ use rule run_script as sample_text with:
         text=named_texts(lambda text: text.text == SELF),
     threads: STUDY.resources.threads
     params:
-        **running("sample_text.py", kind="sampling"),
-        settings=lambda w: flags(
-            **STUDY.texts[w.text].model_dump(include={"examples", "length", "seed", "temperature"}),
-            threads=STUDY.resources.threads,
-        ),
+        **running("sample_text", "sampling"),
 
 
 # Windows of several texts, as token ids of a model. If the task's examples are among them, it is one per task.
@@ -124,5 +113,4 @@ use rule run_script as mix_texts with:
     wildcard_constraints:
         text=named_texts(lambda text: text.parts),
     params:
-        **running("mix_texts.py"),
-        settings=lambda w: job_flags.of_mixture(STUDY, cell_of(w)),
+        **running("mix_texts"),

@@ -1,9 +1,6 @@
 # The training of one run on a Cerebras appliance, which one job uses at a time. The file of the backend says before it
-# includes this one: the PYTHON that trains, the script (TRAINER), and what it reads beside the model (BESIDE).
-from sparseft.study.backends.cerebras import CerebrasJob
-
-# The flags of a job that decide no number. run_on_appliance.py adds the labels.
-OTHER_FLAGS = flags(**STUDY.cerebras.model_dump(include=CerebrasJob.keys_of(Role.PLACE) - {"job_labels"}))
+# includes this one: the PYTHON that trains, the params of its stage (TRAINER), and what it reads beside the model
+# (BESIDE).
 TURN = flags(
     log="/dev/stderr",
     stop=PATHS.stop,
@@ -12,6 +9,13 @@ TURN = flags(
 )
 if workflow.is_main_process and not QUEUED and "csx" not in workflow.global_resources:
     workflow.register_resource("csx", 1)
+on_csx = lambda name: f'"$SCRIPTS"/run_on_appliance.py --name {name} {TURN} -- {PYTHON}'
+ON_APPLIANCE = {
+    "gpu": 0,
+    "csx": int(STUDY.cerebras.on_csx),
+    # Under Slurm the licence also counts the jobs of other users.
+    "slurm_extra": "--licenses=csx:1" if STUDY.cerebras.on_csx else "",
+}
 
 
 use rule run_script as train_adapter with:
@@ -33,12 +37,31 @@ use rule run_script as train_adapter with:
     retries: 0
     threads: STUDY.resources.threads
     resources:
-        **requested() | {"gpu": 0},
-        csx=int(STUDY.cerebras.on_csx),
-        # Under Slurm the licence also counts the jobs of other users.
-        slurm_extra="--licenses=csx:1" if STUDY.cerebras.on_csx else "",
+        **requested() | ON_APPLIANCE,
     params:
         **TRAINER,
-        launch=lambda w, input: f'"$SCRIPTS"/run_on_appliance.py --name {grid.RUN_ID.format(**w)} {TURN} -- {PYTHON}',
-        settings=lambda w: f"{run_settings(w)} {flags(**STUDY.cerebras.deciding)}",
-        others=lambda w, input: f"{saving(w, input)} {OTHER_FLAGS}",
+        launch=lambda w, input: on_csx(grid.RUN_ID.format(**w)),
+
+
+# Train the kept weights of one run themselves.
+use rule run_script as train_weights with:
+    input:
+        **BESIDE,
+        data_dir=trained_rows,
+        model_path=grid.MANIFEST,
+        mask_path=mask_of,
+    output:
+        directory(f"{PATHS.run}/weights"),
+        output_dir=f"{PATHS.run}/train.json",
+    pathvars:
+        job=f"train_weights/{grid.RUN_ID}",
+    wildcard_constraints:
+        mode="|".join(grid.FULL_MODES),
+    priority: 4
+    retries: 0
+    threads: STUDY.resources.threads
+    resources:
+        **requested() | ON_APPLIANCE,
+    params:
+        **TRAINER,
+        launch=lambda w, input: on_csx(grid.RUN_ID.format(**w)),

@@ -2,36 +2,33 @@
 from shlex import quote
 
 PYTHON = quote(str(ROOT / STUDY.cerebras.python))
-TRAINER = running("train_cerebras.py", kind="training")
+TRAINER = running("train_cerebras", "training")
 BESIDE = {}
 
 
 include: "appliance.smk"
 
 
-def measured_settings(w):
-    """Return the flags of a measurement that decide its numbers."""
-    measured = STUDY.throughput
-    settings = measured.schedule(training_of(w), int(w.batch_size)).model_dump(exclude=Training.unused_in(w.mode))
-    settings |= STUDY.cerebras.deciding | {"warmup_steps": measured.warmup_steps}
-    if measured.sequence_length:
-        settings |= {"sequence_length": measured.sequence_length, "fill_sequences": True}
-    return f"{job_flags.of_training(STUDY, cell_of(w), True)} {flags(**settings)}"
-
-
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
-use rule train_adapter as measure_batch with:
+use rule run_script as measure_batch with:
+    input:
+        data_dir=trained_rows,
+        model_path=grid.MANIFEST,
+        mask_path=mask_of,
     output:
         output_dir=f"{PATHS.batch}/measurement.json",
     pathvars:
         job=f"measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}",
     wildcard_constraints:
         mode="|".join(grid.LORA_MODES + grid.FULL_MODES),
+    priority: 4
+    retries: 0
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
+    resources:
+        **requested() | ON_APPLIANCE,
     params:
-        **running("measure_cerebras.py", kind="throughput"),
-        settings=measured_settings,
-        others=lambda w, input: OTHER_FLAGS,
+        **running("measure_cerebras", "throughput"),
+        launch=lambda w, input: on_csx(grid.RUN_ID.format(**w)),
 
 
 # Join the repeats of a cell into the file that the analysis reads.
@@ -50,4 +47,4 @@ use rule run_script as join_measurements with:
     wildcard_constraints:
         mode="|".join(grid.LORA_MODES + grid.FULL_MODES),
     params:
-        **running("join_measurements.py"),
+        **running("join_measurements"),

@@ -1,6 +1,6 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
 PYTHON = "python"
-TRAINER = running("train_modelzoo.py", "run_modelzoo.py", kind="training")
+TRAINER = running("train_modelzoo", "training")
 BESIDE = {"exported": lambda w: grid.exported(w.method)}
 
 
@@ -19,4 +19,4 @@ use rule run_script as export_checkpoint with:
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
     params:
-        **running("export_modelzoo.py", kind="export"),
+        **running("export_modelzoo", "export"),

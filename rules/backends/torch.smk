@@ -21,29 +21,49 @@ use rule run_script as train_adapter with:
         mode="|".join(set(grid.TASK_MODES) - set(grid.FULL_MODES)),
     threads: STUDY.resources.threads * PROCESSES
     params:
-        **running("train.py", kind="training"),
+        **running("train", "training"),
         launch=LAUNCH,
-        others=saving,
-        settings=run_settings,
+
+
+# Train the kept weights of one run themselves.
+use rule run_script as train_weights with:
+    input:
+        data_dir=trained_rows,
+        model_path=base_of,
+        mask_path=mask_of,
+        initial_adapter=continued,
+        dense_path=teacher_of,
+    output:
+        directory(f"{PATHS.run}/weights"),
+        output_dir=f"{PATHS.run}/train.json",
+    pathvars:
+        job=f"train_weights/{grid.RUN_ID}",
+    wildcard_constraints:
+        mode="|".join(grid.FULL_MODES),
+    threads: STUDY.resources.threads * PROCESSES
+    params:
+        **running("train", "training"),
+        launch=LAUNCH,
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
-use rule train_adapter as reconstruct_adapter with:
+use rule run_script as reconstruct_adapter with:
     input:
         data_dir=trained_rows,
         model_path=base_of,
         dense_path=grid.MANIFEST,
         mask_path=mask_of,
         text=lambda w: targets.text_paths(STUDY, [STUDY.reconstruction.calibration], w.model, w.task),
+    output:
+        directory(f"{PATHS.run}/adapter"),
+        output_dir=f"{PATHS.run}/train.json",
     pathvars:
         job=f"reconstruct_adapter/{grid.RUN_ID}",
     wildcard_constraints:
         mode="|".join(grid.RECONSTRUCTING_MODES),
     threads: STUDY.resources.threads
     params:
-        **running("reconstruct.py", kind="reconstruction"),
-        launch="",
-        settings=lambda w: f"{run_settings(w)} {flags(**STUDY.reconstruction_examples())}",
+        **running("reconstruct", "reconstruction"),
 
 
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
@@ -65,10 +85,4 @@ use rule run_script as measure_throughput with:
         **requested() | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:
-        **running("measure_throughput.py", kind="throughput"),
-        settings=lambda w: flags(
-            cell=grid.CELL_ID.format(**w),
-            **training_of(w).model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
-            **STUDY.throughput.model_dump(exclude=STUDY.throughput.keys_of(Role.AXIS)),
-            threads=STUDY.resources.threads,
-        ),
+        **running("measure_throughput", "throughput"),

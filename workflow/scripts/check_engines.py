@@ -1,92 +1,9 @@
 """Check that engines compute with an exported run what transformers does, and measure them beside the dense model.
 
-    check_engines.py --run_id RUN --export_dir RUN_FOLDER/export --model_path models/smollm2 \\
-        --data_dir data/boolq_mini --engines vllm:/envs/vllm/bin/python --output RUN_FOLDER/engines.json
+The stage is in sparseft/stages/check_engines.py."""
 
-Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1
-if one does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it
-would slow the memory. """
-
-import sys
-from pathlib import Path
-
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import Flags, Threads, run
-from sparseft.data.overlap import texts_of
-from sparseft.data.prepared import find_task, read_prepared
-from sparseft.errors import InputError
-from sparseft.export.engines import check_measured, find_engines, measure
-from sparseft.language_model.hardware import choose_device, device_name, start
-from sparseft.language_model.model import load_tokenizer
-from sparseft.records.engine_record import EnginesRecord
-from sparseft.records.record_file import write
-from sparseft.storage.record import claim_record
-from sparseft.study.export_settings import Export
-from sparseft.study.grid import Run
-
-
-def main(
-    *,
-    run_id: str,
-    export_dir: Path,
-    model_path: Path,
-    data_dir: Path,
-    output: Path,
-    settings: Flags[Export] = Export(),
-    threads: Threads = 1,
-) -> int:
-    """Measure every engine, write the record, and print a line per result.
-
-    Args:
-        run_id: the run
-        export_dir: its exported folder
-        model_path: folder of the prepared dense model
-        data_dir: folder with validation.jsonl, from which the prompts are cut
-        output: the record, engines.json
-        threads: CPU threads of each engine
-    """
-    claim_record(output, "engines", [export_dir, model_path, data_dir])
-    engines = find_engines(settings)
-    manifest = check_measured(run_id, model_path, export_dir)
-    inputs = {"dense": manifest.dense, "export": manifest.digest, "model": manifest.merged}
-    task = find_task(data_dir, Run.parse(run_id).task)
-    rows, inputs["data"] = read_prepared(data_dir / "validation.jsonl", task)
-    tokenizer = load_tokenizer(export_dir)
-    needed = settings.prompts * settings.prompt_tokens
-    ids = [token for part in texts_of(task, rows).parts for token in tokenizer(part).input_ids]
-    if len(ids) < needed:
-        raise InputError(
-            f"{data_dir}/validation.jsonl: its prompts have {len(ids)} tokens, {needed} are needed",
-            "lower export.prompts or export.prompt_tokens",
-        )
-    prompts = [ids[begin : begin + settings.prompt_tokens] for begin in range(0, needed, settings.prompt_tokens)]
-    start(threads)
-    # It locks the GPU that the engines use.
-    device = device_name(choose_device())
-    results = []
-    for result in measure(engines, {"dense": model_path, "run": export_dir}, prompts, settings, threads):
-        results.append(result)
-        print(
-            f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time),"
-            f" {result.peak_memory_bytes / 1e6:.0f} MB; log-likelihoods {result.difference:.1e} apart:"
-            f" {'agrees' if result.agrees else 'DIFFERS'}; perplexity {result.perplexity:.2f}",
-            file=sys.stderr,
-        )
-    # Nobody has changed them meanwhile.
-    check_measured(run_id, model_path, export_dir)
-    record = EnginesRecord(
-        run_id=run_id,
-        passed=all(result.agrees for result in results),
-        device=device,
-        threads=threads,
-        dtype=str(Checkpoint(export_dir).config.get("dtype")),
-        results=results,
-        **settings.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens", "repeats"}),
-        inputs=inputs,
-    )
-    write(output, record)
-    return 0 if record.passed else 1
-
+from sparseft.command import run
+from sparseft.stages import check_engines
 
 if __name__ == "__main__":
-    run(main)
+    run(check_engines.run)

@@ -1,70 +1,9 @@
 """Import a checkpoint that another tool pruned: infer its mask by a comparison with the model that the tool was given.
 
-    import_pruned.py --model_path models/llama --source path:/data/llama-wanda-50 --name wanda --sparsity 0.5 \\
-        --output_dir masks/llama --pruned_dir pruned/llama
+The stage is in sparseft/stages/import_pruned.py."""
 
-Without --source, the zeros of --model_path itself are the mask.
-
-Writes masks_sparsity{XX}_imported_{NAME}.pt and its report to --output_dir. The pruned weights become a checkpoint
-of their own, sparsity{XX}_imported_{NAME} in --pruned_dir.
-"""
-
-import sys
-from pathlib import Path
-
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
-from sparseft.methods import IMPORTED, get_method
-from sparseft.pruning.imported import import_pruned
-from sparseft.pruning.mask_pass import MaskPass
-from sparseft.storage.locks import hold
-from sparseft.storage.outputs import check_apart
-from sparseft.study.grid import pass_files
-from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.section import parse_section
-
-
-def main(
-    *,
-    model_path: Path,
-    name: str,
-    sparsity: str,
-    output_dir: Path,
-    pruned_dir: Path,
-    source: str | None = None,
-    pattern: str | None = None,
-) -> None:
-    """Check the inputs, import the checkpoint, and print the counts to stderr.
-
-    Args:
-        model_path: folder of the model that the tool was given, or of the pruned checkpoint itself, prepared
-        name: the method is called imported_NAME: letters a to z and digits
-        sparsity: fraction of the weights that the tool pruned, in whole percents
-        output_dir: folder of the mask and its report
-        pruned_dir: folder in which the pruned weights get a folder
-        source: the pruned checkpoint, as safetensors: path:DIR or hub:ORG/NAME[@REVISION]
-        pattern: N:M, if of every M weights in a row at most N are not zero; then every zero is pruned
-    """
-    method = get_method(f"{IMPORTED.name}_{name}")
-    percent = whole_percent(sparsity)
-    described = {"imported": {name: {percent: source or f"path:{model_path}"}}}
-    settings = parse_section(Masks, described | {"imported_pattern": {name: pattern} if pattern else {}}, "masks")
-    files = pass_files(output_dir, method.name, [f"{percent:02d}"], pruned_dir)
-    kind, _, place = (source or "").partition(":")
-    inputs = [model_path, Path(place) if kind == "path" else None]
-    check_apart([output_dir, files.base], inputs)
-    masks = MaskPass(Checkpoint(model_path), method, [percent], files, Masks())
-    masks.check_outputs()
-    hold(files.report)
-    hold(files.base)
-    stated = settings.imported_pattern.get(name)
-    counts = import_pruned(masks, source, stated)
-    said = [f"{100 * counts['reached']:.2f} % pruned"]
-    if source:
-        said.append(f"{counts['natural_zeros']} natural zeros {'pruned' if stated else 'kept'}")
-        said.append(f"{counts['changed_weights']} kept weights changed")
-    print(f"{files.masks[0]}: {', '.join(said)}", file=sys.stderr)
-
+from sparseft.stages import import_pruned
 
 if __name__ == "__main__":
-    run(main)
+    run(import_pruned.run)

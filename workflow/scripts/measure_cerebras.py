@@ -1,73 +1,9 @@
 """Measure the speed of one cell's training at one batch size on a Cerebras CS-3, or on cerebras-pytorch's CPU backend.
 
-    measure_cerebras.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
-        --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --batch_size 64 \\
-        --micro_batch_size 64 --steps 110 --warmup_steps 10 --output_dir FOLDER
+The stage is in sparseft/stages/measure_cerebras.py."""
 
-Run it with the python of the environment that has cerebras-pytorch. It writes measurement.json with one repeat, and
-join_measurements.py joins all repeats of a cell. --steps includes the steps of the warm-up. --fill_sequences cuts or
-repeats every example to --sequence_length.
-"""
-
-from cyclopts.types import NonNegativeInt
-from sparseft.command import Flags, run
-from sparseft.errors import InputError
-from sparseft.language_model.hardware import start
-from sparseft.records.record_file import write
-from sparseft.records.throughput_record import MeasurementRecord
-from sparseft.storage.record import claim_record
-from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.study.grid import Cell
-from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import Role
-from sparseft.training.job import JobFlags, job_of
-
-
-def main(
-    *,
-    flags: Flags[JobFlags],
-    cerebras: Flags[CerebrasJob] = CerebrasJob(),
-    warmup_steps: NonNegativeInt = Throughput().warmup_steps,
-    fill_sequences: bool = False,
-) -> None:
-    """Read the job, measure it, and write its record.
-
-    Args:
-        warmup_steps: steps before the measured ones, of --steps
-        fill_sequences: use examples of --sequence_length tokens
-    """
-    start(flags.threads)
-    output = flags.output_dir / "measurement.json"
-    claim_record(output, output.stem, [])
-    job = job_of(flags)
-    steps = job.settings.steps - warmup_steps
-    if steps < 1:
-        raise InputError(
-            f"--steps {job.settings.steps}: no step remains after {warmup_steps} of warm-up", "give more steps"
-        )
-    cerebras.check_measured(Throughput(steps=steps))
-    # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.trainers.cerebras.training import measure
-
-    measured = measure(job, cerebras, flags.output_dir, warmup=warmup_steps, fill=fill_sequences)
-    record = MeasurementRecord(
-        cell=Cell.parse(flags.run_id.rpartition("-seed")[0]).id,
-        threads=flags.threads,
-        **job.settings.model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
-        sequence_length=cerebras.sequence_length if fill_sequences else None,
-        warmup_steps=warmup_steps,
-        steps=steps,
-        inputs={
-            "model": job.checkpoint.digest,
-            "mask": job.provenance["mask_sha256"],
-            "train": job.rows_sha256["train"],
-        },
-        batch_size=job.settings.batch_size,
-        seed=job.seed,
-        **measured,
-    )
-    write(output, record)
-
+from sparseft.command import run
+from sparseft.stages import measure_cerebras
 
 if __name__ == "__main__":
-    run(main)
+    run(measure_cerebras.run)

@@ -1,75 +1,9 @@
 """Mix windows of several texts, on which importances calibrate.
 
-    mix_texts.py --model_path models/smollm2 --text data/calibration_self-smollm2.jsonl my_text.jsonl --windows 32 16 \\
-        --task boolq --data_dir data/boolq --task_windows 16 --output data/calibration_taskmix-smollm2/boolq.jsonl
+The stage is in sparseft/stages/mix_texts.py."""
 
-It writes a row per window, with its token ids and its text, for compute_masks.py --text. FILE.jsonl.json beside it has
-the text's sha256, the model's digest and the parts.
-"""
-
-from pathlib import Path
-
-from cyclopts.types import NonNegativeInt, PositiveInt
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
-from sparseft.data.prepared import find_task, read_prepared
-from sparseft.data.texts import MODEL, claim_text
-from sparseft.errors import InputError
-from sparseft.language_model.model import load_tokenizer
-from sparseft.language_model.sampling import write_windows
-from sparseft.pruning.calibration_examples import calibration_examples, read_text
-from sparseft.study.section import parse_section
-from sparseft.study.sources import OWN_LENGTH, SHUFFLED, CalibrationText, Choice
-
-
-def main(
-    *,
-    model_path: Path,
-    output: Path,
-    text: list[Path],
-    windows: list[PositiveInt],
-    task: str | None = None,
-    data_dir: Path | None = None,
-    task_windows: PositiveInt | None = None,
-    length: int = OWN_LENGTH,
-    seed: NonNegativeInt = 0,
-    choice: Choice = SHUFFLED,
-) -> None:
-    """Take the windows of each part, and write both files together.
-
-    Args:
-        model_path: Hugging Face checkpoint folder, whose tokenizer reads the texts
-        output: the .jsonl file; its source is written beside it
-        text: texts, .jsonl or .txt; of a text of sample_text.py, the first windows are taken as they are
-        windows: number of windows of each text
-        task: a task whose training examples are a part too
-        data_dir: folder of the task's train.jsonl
-        task_windows: number of the task's examples
-        length: tokens per window of documents
-        seed: seed that chooses windows and examples
-        choice: how windows of documents are chosen; get_c4 as wanda's code
-    """
-    if len(windows) != len(text):
-        raise InputError(f"--windows: {len(windows)} numbers for {len(text)} texts", "give one number per text")
-    if len({bool(task), bool(data_dir), bool(task_windows)}) > 1:
-        raise InputError("--task, --data_dir and --task_windows belong together", "give all three, or none")
-    claim_text(output, [model_path, data_dir, *text])
-    checkpoint = Checkpoint(model_path)
-    examples, parts, of_task = [], [], {}
-    chosen = {"length": length, "seed": seed, "choice": choice}
-    for path, number in zip(text, windows, strict=True):
-        keys = {"text": str(path), "examples": number, **chosen}
-        examples_of, source = read_text(path, parse_section(CalibrationText, keys, "mix_texts.py"))
-        examples += examples_of(checkpoint)
-        parts.append(source | {"windows": number})
-    if task and data_dir and task_windows:
-        value = find_task(data_dir, task)
-        rows, digest = read_prepared(data_dir / "train.jsonl", value)
-        examples += calibration_examples(checkpoint, value, rows, task_windows, seed, "examples of the mixture")
-        of_task = {"task": task, "train_sha256": digest, "task_windows": task_windows}
-    source = {MODEL: checkpoint.digest, "parts": parts, **of_task, **chosen}
-    write_windows(output, examples, load_tokenizer(model_path), source)
-
+from sparseft.stages import mix_texts
 
 if __name__ == "__main__":
-    run(main)
+    run(mix_texts.run)

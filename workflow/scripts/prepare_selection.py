@@ -1,63 +1,9 @@
 """Choose a task's selection rows, on which a study compares its trainings. prepare_task.py must have prepared the task.
 
-    prepare_selection.py --task hellaswag_mini --train_examples 480 --validation_examples 200 \\
-        --data_dir data/hellaswag_mini
+The stage is in sparseft/stages/prepare_selection.py."""
 
-Give the flags with which the task was prepared. It adds selection.jsonl to the data folder, and
-selection_manifest.json, which says where the rows come from and which files they are disjoint from.
-"""
-
-from pathlib import Path
-
-from sparseft.command import Flags, run
-from sparseft.data.prepared import find_task, read_splits
-from sparseft.data.rows import write_rows
-from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
-from sparseft.records.manifests import SelectionManifest
-from sparseft.records.record_file import write
-from sparseft.storage.atomic import atomic_files
-from sparseft.storage.hashes import sha256
-from sparseft.storage.locks import hold
-from sparseft.storage.outputs import check_apart, check_ours
-from sparseft.storage.record import first_key
-from sparseft.study.sources import TaskData
-
-
-def main(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> None:
-    """Load the candidates, choose among them, and write both files together.
-
-    Args:
-        task: name of the task
-        data_dir: folder with train.jsonl and validation.jsonl; the files are added to it
-    """
-    check_apart([data_dir], [data.local, data.lm_eval_file])
-    record = data_dir / MANIFEST_FILE, first_key("selection_rows")
-    check_ours(*record, data_dir / ROWS_FILE)
-    scored = find_task(data_dir, task)
-    prepared, digests = read_splits(data_dir, scored)
-    load = load_candidates
-    if data.lm_eval:
-        # The import takes seconds.
-        from sparseft.data.lm_eval_examples import load_lm_eval_candidates as load
-    candidates = load(scored, data, prepared)
-    rows, left_out, overlap = choose_selection(scored, candidates, prepared, data.selection_examples)
-    scored.check({"train": prepared["train"], SELECTION: rows}, SELECTION)
-    hold(data_dir / MANIFEST_FILE)
-    with atomic_files(*record) as folder:
-        write_rows(folder / ROWS_FILE, rows)
-        manifest = SelectionManifest(
-            task=task,
-            source=candidates.source,
-            split=candidates.split,
-            seed=data.seed,
-            examples=len(rows),
-            left_out=left_out,
-            overlap=overlap,
-            sha256=sha256(folder / ROWS_FILE),
-            disjoint_from=digests,
-        )
-        write(folder / MANIFEST_FILE, manifest)
-
+from sparseft.command import run
+from sparseft.stages import prepare_selection
 
 if __name__ == "__main__":
-    run(main)
+    run(prepare_selection.run)

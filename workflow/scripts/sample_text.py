@@ -1,58 +1,9 @@
-"""Sample a text from a model itself, for the divergence of other models from it, or for importances that calibrate on
-it.
+"""Sample a text from a model itself, to measure divergence on it or to calibrate on it.
 
-    sample_text.py --model_path models/smollm2 --output data/calibration_self-smollm2.jsonl --examples 64 --length 512
+The stage is in sparseft/stages/sample_text.py."""
 
-It writes a row per window, with its text and its token ids, for compute_masks.py --text and evaluate.py --divergence.
-Of each token but the first, `log_p` has the model's log-probability, in nats at temperature 1, and `top` has the
-likeliest token in its place. FILE.jsonl.json beside it has the text's sha256, the model's digest and the settings.
-"""
-
-from pathlib import Path
-
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import Threads, run
-from sparseft.data.texts import MODEL, claim_text
-from sparseft.language_model.hardware import choose_device, start
-from sparseft.language_model.model import load_model
-from sparseft.language_model.placement import device_rooms
-from sparseft.language_model.sampling import sample_windows, score_windows, write_windows
-from sparseft.methods import SELF
-from sparseft.study.section import parse_section
-from sparseft.study.sources import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
-
-
-def main(
-    *,
-    model_path: Path,
-    output: Path,
-    examples: int = OWN_EXAMPLES,
-    length: int = OWN_LENGTH,
-    seed: int = 0,
-    temperature: float = 1.0,
-    threads: Threads = 1,
-) -> None:
-    """Load the model, sample the windows, and write both files together.
-
-    Args:
-        model_path: Hugging Face checkpoint folder
-        output: the .jsonl file; its source is written beside it
-        examples: number of windows
-        length: tokens per window
-        seed: seed of the samples
-        temperature: what the logits are divided by; at 1, the text has the model's own distribution
-        threads: CPU threads; another number changes the last bits, and so may change the text
-    """
-    settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature}
-    text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")
-    claim_text(output, [model_path])
-    start(threads)
-    checkpoint = Checkpoint(model_path)
-    model, tokenizer = load_model(checkpoint.folder, choose_device(), device_rooms(checkpoint))
-    windows = sample_windows(model, tokenizer, text)
-    source = {MODEL: checkpoint.digest, "sampled": settings}
-    write_windows(output, windows, tokenizer, source, **score_windows(model, windows))
-
+from sparseft.command import run
+from sparseft.stages import sample_text
 
 if __name__ == "__main__":
-    run(main)
+    run(sample_text.run)

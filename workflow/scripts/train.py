@@ -1,52 +1,9 @@
 """Train one run on the pruned weights: an adapter, or in a full_ mode the kept weights themselves.
 
-    train.py --run_id smollm2-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/smollm2 \\
-        --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
+The stage is in sparseft/stages/train.py."""
 
-Writes adapter/ (as PEFT does) or weights/ (the trained tensors), and train.json: loss curve, speed, memory, hashes.
-With --save_every a killed run continues from RUN_FOLDER/state.pt. With --distillation.weight it also learns from the
-dense model, or from any model with the same tokens.
-With `python -m sparseft.training.processes --nproc_per_node N` several processes share every step.
-"""
-
-from pathlib import Path
-
-from sparseft.command import Flags, run
-from sparseft.language_model.hardware import keep_freed_memory, start
-from sparseft.study.grid import TASK_MODES
-from sparseft.trainers.torch import hold_together, new_accelerator, train
-from sparseft.training.job import JobFlags, job_of, write_train_record
-
-
-def main(
-    *,
-    flags: Flags[JobFlags],
-    initial_adapter: Path | None = None,
-    dense_path: Path | None = None,
-) -> None:
-    """Read the job, train it, and write its record.
-
-    Args:
-        initial_adapter: the folder adapter/ or weights/ of the training that this one continues: of reconstruct.py in
-            mode reconstruct_to_sparse, of the run on --recover_on
-        dense_path: the model that a distillation learns from, if it is not --model_path; it has the same tokens
-    """
-    start(flags.threads)
-    job = job_of(flags, TASK_MODES, initial_adapter, dense_path)
-    if job.settings.shard_model:
-        keep_freed_memory(below=1 << 20)
-    state = flags.output_dir / "state.pt"
-    accelerator = new_accelerator()
-    hold_together(job.output, accelerator)
-    record = train(job, state, accelerator)
-    if accelerator.is_main_process:
-        write_train_record(flags, job, record)
-        # Also those of a killed training in more processes. A file such as state.pt.backup is the user's.
-        for file in flags.output_dir.glob(f"{state.name}*"):
-            if file == state or file.name.removeprefix(f"{state.name}.").isdecimal():
-                file.unlink()
-    accelerator.end_training()
-
+from sparseft.command import run
+from sparseft.stages import train
 
 if __name__ == "__main__":
-    run(main)
+    run(train.run)

@@ -1,51 +1,9 @@
 """Train the adapter of one run on a Cerebras CS-3, or on cerebras-pytorch's CPU backend.
 
-    train_cerebras.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
-        --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX \\
-        --output_dir RUN_FOLDER
+The stage is in sparseft/stages/train_cerebras.py."""
 
-Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ or weights/, and train.json, as
-train.py does, and the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete
-state_*.mdl.
-
-With --compile_only it only compiles, and with --validate_only it only lowers the program, which needs no appliance.
-"""
-
-from sparseft.command import Flags, run
-from sparseft.language_model.hardware import start
-from sparseft.storage.locks import hold
-from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.training.job import JobFlags, job_of, write_train_record
-
-
-def main(
-    *,
-    flags: Flags[JobFlags],
-    cerebras: Flags[CerebrasJob] = CerebrasJob(),
-    compile_only: bool = False,
-    validate_only: bool = False,
-) -> None:
-    """Read the job, train or lower it, and write its record.
-
-    Args:
-        compile_only: compile on the appliance; train nothing
-        validate_only: lower the program without an appliance; train nothing
-    """
-    start(flags.threads)
-    job = job_of(flags, evaluates=True)
-    # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.trainers.cerebras.package import saved_mdl
-    from sparseft.trainers.cerebras.training import lower, train
-
-    hold(job.output)
-    if compile_only or validate_only:
-        lower(job, cerebras, flags.output_dir, compile_only=compile_only, validate_only=validate_only)
-        return
-    record = train(job, cerebras, flags.output_dir)
-    write_train_record(flags, job, record)
-    for state in saved_mdl(flags.output_dir):
-        state.unlink()
-
+from sparseft.command import run
+from sparseft.stages import train_cerebras
 
 if __name__ == "__main__":
-    run(main)
+    run(train_cerebras.run)

@@ -1,39 +1,9 @@
 """Train the adapter of one run with Cerebras ModelZoo's Trainer.
 
-    train_modelzoo.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
-        --mask_path masks/llama/masks_sparsity50_unstructured.pt --exported modelzoo/llama/sparsity50_unstructured \\
-        --data_dir data/boolq --output_dir RUN_FOLDER
+The stage is in sparseft/stages/train_modelzoo.py."""
 
-MODELZOO_HOME names the checkout of ModelZoo, with its .venv. It writes adapter/ and train.json, as train.py does, the
-Trainer's configuration, trainer.yaml, and its logs, modelzoo/. A killed run continues from the last complete checkpoint
-in RUN_FOLDER/modelzoo.
-"""
-
-from pathlib import Path
-
-from sparseft.command import Flags, run
-from sparseft.language_model.hardware import start
-from sparseft.storage.locks import hold
-from sparseft.study.backends.cerebras import CerebrasJob
-from sparseft.trainers.modelzoo.trainer_files import trainer_run
-from sparseft.trainers.modelzoo.training import remove_states, train
-from sparseft.training.job import JobFlags, job_of, write_train_record
-
-
-def main(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = CerebrasJob()) -> None:
-    """Read the job, train it with ModelZoo's Trainer, and write its record.
-
-    Args:
-        exported: the masked checkpoint, as export_modelzoo.py writes it
-    """
-    start(flags.threads)
-    job = job_of(flags, inputs=[exported])
-    cerebras.check(job.settings)
-    hold(job.output)
-    record = train(trainer_run(job, cerebras, exported, flags.output_dir))
-    write_train_record(flags, job, record)
-    remove_states(flags.output_dir)
-
+from sparseft.command import run
+from sparseft.stages import train_modelzoo
 
 if __name__ == "__main__":
-    run(main)
+    run(train_modelzoo.run)

@@ -131,6 +131,8 @@ class Architecture:
     attention: str = "sdpa"
     experts: ExpertBlock | None = None
     modelzoo_names: dict[str, str] | None = None
+    # Raise it when what is computed with it changes.
+    version: int = 1
 
     @property
     def name(self) -> str:

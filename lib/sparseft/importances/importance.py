@@ -73,6 +73,8 @@ class Importance:
     # The name in pruning/updates.py of the algorithm that scores, prunes and changes the kept weights in one; None if
     # the importance only scores.
     update: str | None = None
+    # Raise it when its scores change.
+    version: int = 1
 
     @property
     def uses_examples(self) -> bool:

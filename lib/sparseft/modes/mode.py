@@ -33,6 +33,8 @@ class Mode:
     starts_from: str | None = None
     # The name of the mode that the tables compare it with; None if there is none.
     compared_with: str | None = None
+    # Raise it when what it trains or merges changes.
+    version: int = 1
 
     @property
     def is_trained(self) -> bool:

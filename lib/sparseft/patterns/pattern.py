@@ -108,6 +108,8 @@ class Pattern:
     # M of N:M: how many consecutive weights of a row are ranked by themselves. N follows from the sparsity. None if not
     # N:M.
     group: int | None = None
+    # Raise it when the masks that it selects change.
+    version: int = 1
 
     def allows(self, importance: Importance) -> bool:
         """Return whether the scores of an importance can rank what the pattern removes."""

@@ -16,6 +16,8 @@ from operator import itemgetter
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.task import Lengths, Row, Task
 
+# Raise it when the prompts, answers or rows of such a task change.
+version = 1
 # Guesses for the estimates, until the data are prepared.
 LENGTHS = Lengths(rows=(1000, 1000), mean=300, long=1000, answer=150, choices=0)
 

@@ -18,6 +18,8 @@ from operator import itemgetter
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
 from sparseft.tasks.task import Lengths, Row, Task
 
+# Raise it when the prompts, answers or rows of such a task change.
+version = 1
 MULTIPLE_CHOICE = "multiple_choice"
 GENERATE_UNTIL = "generate_until"
 # Values of `scored_by` in a definition: how the rows of an evaluation are scored.

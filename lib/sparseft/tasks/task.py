@@ -109,6 +109,8 @@ class Task(RowFormat):
     few_shot: int = 0
     # Keys of `training` that suit the task. What the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)
+    # Raise it when its prompts, answers or rows change.
+    version: int = 1
     # Whether the task has rows to train on. A task that is only a probe may have none.
     is_trainable: bool = True
     # The definition in manifest.json of a task that the configuration describes; empty for a built-in task.

@@ -11,6 +11,8 @@ from operator import itemgetter
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.task import DOCUMENT, TEXT_LENGTH, Lengths, Task
 
+# Raise it when the prompts, answers or rows of such a task change.
+version = 1
 # Guesses for the estimates, until the data are prepared.
 LENGTHS = Lengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0)
 

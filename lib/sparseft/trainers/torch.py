@@ -44,7 +44,7 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
         part.start_from(job.initial)
     context = loss.model.config.max_position_embeddings
     data = encode_splits(job.rows, job.task, tokenizer, context, settings.train_on_inputs)
-    identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
+    identity = job.identity(data, _machine(device, accelerator.num_processes))
     # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
     place_name = "cpu" if device.type == "cpu" else str(device)
     # The decoder layers of the teacher of a divided model stay in their files, because it is as large.
@@ -86,7 +86,7 @@ def reconstruct(job: TrainingJob, examples: list[Example], state: Path | None) -
                 setattr(model.model.layers[number], name, child)
         return attach(model, masks_on(job.mask, device), own, job.mode, job.settings, workspace=workspace)
 
-    identity = job.identity({"reconstruction": examples}, Path(__file__), _machine(device, 1))
+    identity = job.identity({"reconstruction": examples}, _machine(device, 1))
     reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, SavedState(state, identity))
     reconstruction.run()
     job.write_adapter(reconstruction.factors)

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cyclopts.types import PositiveInt
 from torch import Tensor
 
 from sparseft.checkpoints.checkpoint import Checkpoint, read_header, small_files
 from sparseft.checkpoints.checkpoint import Tensor as StoredTensor
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint, write_weights
-from sparseft.command import Flags, Threads
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
@@ -33,36 +31,10 @@ from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files, sha256_of_text
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.record import TRAINED_BY_US, WEIGHTS_OF, check_record, trained_digest, write_record_of
-from sparseft.study.digests import Code
 from sparseft.study.grid import FULL_MODES, LORA_MODES, Run, start_of
 from sparseft.study.schedule import Training
 from sparseft.tasks.task import SPLITS, SplitRows, Task
-
-_SCHEDULE = Training()
-
-
-@dataclass(frozen=True)
-class JobFlags:
-    """Hold the flags that the trainings of all backends share.
-
-    Args:
-        run_id: the run; names the task, the mode and the seed
-        model_path: folder of the prepared model
-        mask_path: the run's mask file
-        data_dir: folder with train.jsonl, and with validation.jsonl if the training is evaluated
-        output_dir: the run's folder
-        threads: CPU threads; another number changes the last bits
-        evaluation_batch_size: sequences per forward pass of an evaluation loss
-    """
-
-    run_id: str
-    model_path: Path
-    mask_path: Path
-    data_dir: Path
-    output_dir: Path
-    threads: Threads = 1
-    evaluation_batch_size: PositiveInt = 32
-    training: Flags[Training] = _SCHEDULE
+from sparseft.training.job_flags import JobFlags
 
 
 @dataclass(frozen=True)
@@ -91,22 +63,23 @@ class TrainingJob:
     # Split -> the sha256 of the file from which its rows were read, for `write_train_record`.
     rows_sha256: dict[str, str] = field(default_factory=dict)
 
-    def identity(self, data: dict[str, list[Example]], backend: Path, machine: list) -> str:
+    # That of the stage that trains.
+    version: int = 1
+
+    def identity(self, data: dict[str, list[Example]], machine: list) -> str:
         """Return a digest of everything that decides the adapter's bits.
 
         A training must not continue from a saved state with another identity.
 
         data: the examples by split, as tokens
-        backend: the file of this library whose code trains
         machine: what else decides the bits, such as the number of threads"""
         settings = [self.settings.model_dump(), self.evaluation_batch_size, self.mode, self.seed]
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
-        # The tokens contain all that the task's file decides, and the provenance has the mask's digest. So the files of
+        # The tokens contain all that the task decides, and the provenance has the mask's digest. So the versions of
         # tasks and importances need not count.
-        values = [self.checkpoint.architecture.name, self.mode]
-        code = Code(Path(__file__).parents[2]).of_job(backend, values)
+        versions = [self.version, self.checkpoint.architecture.version, get_mode(self.mode).version]
         teacher = self.teacher.digest if self.teacher else None
-        parts = [code, machine, settings, self.provenance, teacher, self.checkpoint.config, tokens]
+        parts = [versions, machine, settings, self.provenance, teacher, self.checkpoint.config, tokens]
         return sha256_of_text(json.dumps(parts, sort_keys=True))
 
     @property
@@ -148,6 +121,7 @@ def job_of(
     initial_adapter: Path | None = None,
     dense_path: Path | None = None,
     *,
+    version: int,
     evaluates: bool = False,
     inputs: Iterable[Path | None] = (),
 ) -> TrainingJob:
@@ -161,6 +135,7 @@ def job_of(
     modes: those that the caller trains; by default all that learn the task from the pruned model
     initial_adapter: what an earlier training has handed on, if this one starts from it
     dense_path: the model that a distillation or a reconstruction learns from, if it is not the base
+    version: that of the stage that trains
     inputs: what else the caller reads"""
     places = [flags.model_path, flags.mask_path, flags.data_dir, initial_adapter, dense_path, *inputs]
     check_apart([flags.output_dir], places)
@@ -206,6 +181,7 @@ def job_of(
         initial=initial,
         teacher=_teacher(dense_path, checkpoint, mask, is_dense=mode.reconstructs) if has_teacher else None,
         rows_sha256=rows_sha256,
+        version=version,
     )
 
 

@@ -59,6 +59,11 @@ class CerebrasJob(Section):
         return self.model_dump(include=CerebrasJob.model_fields.keys() - CerebrasJob.keys_of(Role.PLACE))
 
     @property
+    def placing(self) -> dict[str, Any]:
+        """Return the keys that decide no number, without the labels, which run_on_appliance.py adds."""
+        return self.model_dump(include=CerebrasJob.keys_of(Role.PLACE) - {"job_labels"})
+
+    @property
     def cluster(self) -> dict[str, Any]:
         """Return the arguments of cerebras-pytorch's ClusterConfig."""
         return self.model_dump(include=self.keys_of(Role.CLUSTER))

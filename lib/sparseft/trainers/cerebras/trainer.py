@@ -83,7 +83,7 @@ class Trainer:
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
         machine = [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE]
-        self.identity = job.identity(self.data, Path(__file__), machine)
+        self.identity = job.identity(self.data, machine)
         state = read_last_mdl(folder, self.identity)
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)

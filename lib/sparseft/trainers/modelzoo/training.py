@@ -37,7 +37,6 @@ from sparseft.storage.atomic import write_json
 from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.reading import read_json
 from sparseft.study.backends.modelzoo import MODELZOO
-from sparseft.study.digests import Code
 from sparseft.trainers.appliance import KILLED
 from sparseft.trainers.fixed_shapes import as_they_act
 from sparseft.trainers.modelzoo.trainer_files import TrainerRun
@@ -135,10 +134,9 @@ def remove_states(folder: Path) -> None:
 def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     """Remove the Trainer's folder if it is of another training, because the Trainer would continue from it."""
     path = run.model_dir / "identity.json"
-    code = Code(PROJECT / "lib").digest(DRIVER, has_values=True)
-    machine = [run.cerebras.deciding, code, modelzoo.commit, str(modelzoo.python), torch.get_num_threads()]
+    machine = [run.cerebras.deciding, modelzoo.commit, str(modelzoo.python), torch.get_num_threads()]
     # Of everything that decides the adapter's bits.
-    identity = run.job.identity({"train": run.examples}, Path(__file__), machine)
+    identity = run.job.identity({"train": run.examples}, machine)
     if path.exists() and read_json(path).get("identity") == identity:
         return
     if run.model_dir.exists():

@@ -1,0 +1,244 @@
+"""Compute the pruning masks of one or several methods, all sparsities of a method in one pass.
+
+    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
+
+Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot
+plots/sparsity_{method}.png. A method that looks at a task's training examples needs --task and --data_dir. A method
+that ends in _on_NAME looks at a text:
+
+    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method
+    unstructured_wanda_on_c4 \
+        --text c4.jsonl
+
+A flag that is True by default is switched off with =false, as in --sequential=false.
+
+A method that updates weights, or that removes experts or decoder layers, also writes its pruned base, each sparsity as
+a checkpoint of its own:
+
+    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2/boolq --sparsity 0.5 \
+        --method unstructured_sparsegpt --task boolq --data_dir data/boolq --pruned_dir pruned/smollm2/boolq
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from sparseft.command import Flags, Threads
+from sparseft.data.texts import given_text, has_windows
+from sparseft.errors import InputError
+from sparseft.importances import DEFAULT, IMPORTANCES
+from sparseft.methods import ON, SELF, Method, get_method
+from sparseft.storage.locks import hold
+from sparseft.storage.outputs import check_apart
+from sparseft.study.grid import pass_files
+from sparseft.study.mask_settings import Masks, whole_percent
+from sparseft.study.sources import Choice
+
+if TYPE_CHECKING:
+    from sparseft.pruning.mask_pass import MaskPass
+from sparseft.study import grid, targets
+from sparseft.study.config import Config
+
+# Raise it when the results change.
+VERSION = 1
+
+
+def settings(config: Config, cell: Any) -> dict:
+    """Return what decides the masks of a method: its settings, its examples, and the place of its pruned base.
+
+    Another number of threads changes the last bits of the scores from examples."""
+    method = get_method(cell.method)
+    examples = {"task": cell.task, "data_dir": grid.DATA.format(task=cell.task)} if method.uses_task else {}
+    if method.calibration:
+        examples = {"text": targets.text_path(config, method.calibration, cell.model, cell.task)}
+    base = f"{grid.PRUNED_BASES.format(model=cell.model)}{cell.task_folder}" if method.has_pruned_base else None
+    threads = config.resources.threads if method.uses_examples else None
+    return {"method": cell.method, **examples, "pruned_dir": base, "threads": threads, **config.masks.used_by(method)}
+
+
+def effort(config: Config, cell: Any, sparsities: list[str], threads: int) -> dict:
+    """Return what decides no bit of a mask, which is the same in any pass, with any threads."""
+    is_added = hasattr(cell, "sparsity")
+    return {
+        "sparsity": [f"0.{percent}" for percent in ([cell.sparsity] if is_added else sparsities)],
+        "plot": True,
+        "is_added": is_added,
+        "threads": None if get_method(cell.method).uses_examples else threads,
+    }
+
+
+class MaskFlags(Masks):
+    """Leave out what has other flags here (--text), or another script (import_pruned.py)."""
+
+    calibration: Annotated[dict, Parameter(parse=False)] = Field({})
+    imported: Annotated[dict, Parameter(parse=False)] = Field({})
+    imported_pattern: Annotated[dict, Parameter(parse=False)] = Field({})
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Say what the methods look at.
+
+    Args:
+        task: task of the examples that some methods look at
+        data_dir: folder of the task's train.jsonl
+        text: text of the methods that end in _on_NAME, a .jsonl or .txt file; --calibration_* choose its windows. Of a
+            text of sample_text.py or mix_texts.py, they are the first --calibration_examples windows
+        calibration_length: tokens per window of --text; by default 2048
+        calibration_choice: how the windows are chosen, shuffled by default; get_c4 as wanda's code
+    """
+
+    task: str | None = None
+    data_dir: Path | None = None
+    text: Path | None = None
+    calibration_length: int | None = None
+    calibration_choice: Choice | None = None
+
+
+def run(
+    *,
+    model_path: Path,
+    output_dir: Path,
+    sparsity: list[str],
+    method: list[str],
+    importance: Literal[*(value.name for value in IMPORTANCES)] = DEFAULT.name,
+    examples: Flags[Examples] = Examples(),
+    pruned_dir: Path | None = None,
+    format: Literal["pt", "safetensors"] = "pt",
+    plot: bool = False,
+    threads: Threads = os.cpu_count() or 1,
+    is_added: bool = False,
+    masks: Flags[MaskFlags] = MaskFlags(),
+) -> None:
+    """Check everything, and then compute the masks of one method after the other.
+
+    Args:
+        model_path: Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]
+        output_dir: folder of the masks and their report
+        sparsity: fractions from 0 to below 1, in whole percents
+        method: a pattern, or a pattern with an importance or an allocation, as in unstructured_wanda_owl; dense gives a
+            mask that keeps every weight
+        importance: importance of the methods that name none
+        pruned_dir: folder of the pruned bases, for methods that have them; one folder in it per sparsity
+        format: format of the mask files
+        plot: also draw the sparsities of the layers, plots/sparsity_{method}.png
+        threads: any number gives the same masks, unless the scores come from examples
+        is_added: keep the report of an earlier pass; each sparsity gets a report of its own,
+            report_{method}_sparsity{XX}.json
+    """
+    from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
+    from sparseft.pruning.mask_pass import MaskPass
+
+    percents = sorted({whole_percent(fraction) for fraction in sparsity})
+    methods = methods_of(method, importance)
+    settings = with_text(masks, methods, examples)
+    for value in methods:
+        check_method(value, settings, percents, examples)
+        if value.has_pruned_base and not (pruned_dir and format == "pt"):
+            raise InputError(f"{value.name} writes a pruned base", "give --pruned_dir for it, and leave --format out")
+    checkpoint = open_checkpoint(model_path)
+    if isinstance(checkpoint, ModelZooCheckpoint) and any(value.uses_examples for value in methods):
+        raise InputError(
+            f"{model_path}: to run the model, it must be a Hugging Face checkpoint",
+            f"prepare_model.py --source mdl:{model_path}, then give that folder",
+        )
+    passes = []
+    for value in methods:
+        bases = pruned_dir if value.has_pruned_base else None
+        for group in [[percent] for percent in percents] if bases or is_added else [percents]:
+            names = [f"{percent:02d}" for percent in group]
+            files = pass_files(output_dir, value.name, names, bases, ending=format, has_plot=plot, is_added=is_added)
+            passes.append(MaskPass(checkpoint, value, group, files, settings, threads=threads))
+        value.pattern.check_model(passes[-1].model, percents, settings.head_share)
+    inputs = [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text]
+    check_apart(filter(None, [output_dir, pruned_dir]), inputs)
+    for one in passes:
+        one.check_outputs()
+    for one in passes:
+        hold(one.files.report)
+        if one.files.base:
+            hold(one.files.base)
+        prune = pruning_of(one.method)
+        prune(replace(one, calibration=calibration_of(one.method, settings, examples, threads)))
+
+
+def pruning_of(method: Method) -> Callable[[MaskPass], object]:
+    """Return the function that writes the masks of a method. Only one with a pruned base needs the libraries of its
+    module."""
+    from sparseft.pruning.mask_generator import compute_masks
+
+    if not method.has_pruned_base:
+        return compute_masks
+    if method.pattern.units:
+        from sparseft.pruning.smaller import remove_units
+
+        return remove_units
+    from sparseft.pruning.updates import UPDATES
+
+    return UPDATES[method.algorithm]
+
+
+def methods_of(names: list[str], importance: str) -> list[Method]:
+    """Return the methods, each once. Those whose name has no importance get this one."""
+    methods = {}
+    for name in names:
+        method, pattern = get_method(name), get_method(name).pattern.name
+        if method.importance is DEFAULT and importance != DEFAULT.name:
+            method = get_method(f"{pattern}_{importance}{name.removeprefix(pattern)}")
+        methods[method.name] = method
+    return list(methods.values())
+
+
+def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
+    """Return the settings with the text described under the name that the methods have for it."""
+    texts = sorted({value.calibration for value in methods} - {None})
+    if len(texts) > 1:
+        raise InputError(f"--method: the methods look at the texts {' and '.join(texts)}", "name one text per call")
+    if bool(examples.text) != bool(texts):
+        what = f"--text {examples.text}: the methods look at {f'the text {texts[0]}' if texts else 'no text'}"
+        raise InputError(
+            what, f"give --text with a method that ends in {ON}NAME; sample_text.py makes that of {ON}{SELF}"
+        )
+    if not texts:
+        return masks
+    chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}
+    chosen |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
+    if texts[0] == SELF and not has_windows(examples.text):
+        name = next(value.name for value in methods if value.calibration == SELF)
+        what = f"--text {examples.text}: {name} looks at what the model samples, and this text is another one"
+        raise InputError(what, f"write {name}{ON}NAME, or sample a text with sample_text.py")
+    text = given_text(examples.text, f"masks.calibration.{texts[0]}", **chosen)
+    return masks.model_copy(update={"calibration": {texts[0]: text}})
+
+
+def check_method(method: Method, settings: Masks, percents: list[int], examples: Examples) -> None:
+    """Raise InputError if the settings do not allow the method, or if it lacks its examples."""
+    if method.imported:
+        raise InputError(f"--method {method.name}: its masks are those of another tool", "use import_pruned.py")
+    scope = settings.scope_of(method, percents)
+    if settings.scope not in (None, scope):
+        raise InputError(f"--scope {settings.scope}: {method.name} ranks by {scope}", "leave --scope out")
+    if method.uses_examples and not method.calibration and not (examples.task and examples.data_dir):
+        advice = f"give --task and --data_dir, or {method.name.partition(ON)[0]}{ON}NAME and --text"
+        raise InputError(f"{method.name} looks at a task's examples", advice)
+
+
+def calibration_of(method: Method, settings: Masks, examples: Examples, threads: int) -> Any:
+    """Return the ExampleCalibration of a method; None if it looks at no examples."""
+    if not method.uses_examples:
+        return None
+    # Only a calibration needs transformers.
+    from sparseft.language_model.hardware import limit_threads
+    from sparseft.pruning.calibration_examples import calibrate, calibrate_on_text
+
+    limit_threads(threads)
+    if not method.calibration:
+        return calibrate(method, examples.task, examples.data_dir / "train.jsonl", settings)
+    return calibrate_on_text(method, examples.text, settings.text_of(method))

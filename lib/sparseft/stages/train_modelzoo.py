@@ -1,0 +1,53 @@
+"""Train the adapter of one run with Cerebras ModelZoo's Trainer.
+
+    train_modelzoo.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \
+        --mask_path masks/llama/masks_sparsity50_unstructured.pt --exported modelzoo/llama/sparsity50_unstructured \
+        --data_dir data/boolq --output_dir RUN_FOLDER
+
+MODELZOO_HOME names the checkout of ModelZoo, with its .venv. It writes adapter/ and train.json, as train.py does, the
+Trainer's configuration, trainer.yaml, and its logs, modelzoo/. A killed run continues from the last complete checkpoint
+in RUN_FOLDER/modelzoo.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sparseft.command import Flags
+from sparseft.stages import train_cerebras
+from sparseft.storage.locks import hold
+from sparseft.study.backends.cerebras import CerebrasJob
+from sparseft.study.config import Config
+from sparseft.training.job_flags import JobFlags
+
+# Raise it when the results change.
+VERSION = 1
+
+
+def settings(config: Config, cell: Any) -> dict:
+    """Return what decides the result of a training with ModelZoo's Trainer."""
+    return train_cerebras.settings(config, cell)
+
+
+def effort(config: Config, cell: Any) -> dict:
+    """Return what changes no number."""
+    return train_cerebras.effort(config, cell)
+
+
+def run(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = CerebrasJob()) -> None:
+    """Read the job, train it with ModelZoo's Trainer, and write its record.
+
+    Args:
+        exported: the masked checkpoint, as export_modelzoo.py writes it
+    """
+    from sparseft.language_model.hardware import start
+    from sparseft.trainers.modelzoo.trainer_files import trainer_run
+    from sparseft.trainers.modelzoo.training import remove_states, train
+    from sparseft.training.job import job_of, write_train_record
+
+    start(flags.threads)
+    job = job_of(flags, inputs=[exported], version=VERSION)
+    cerebras.check(job.settings)
+    hold(job.output)
+    record = train(trainer_run(job, cerebras, exported, flags.output_dir))
+    write_train_record(flags, job, record)
+    remove_states(flags.output_dir)
