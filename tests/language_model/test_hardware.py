@@ -1,6 +1,5 @@
 """Compare the measured memory with what the kernel reports, and products of float32 matrices with float64."""
 
-import ast
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import torch
 from project import ROOT
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import choose_device, device_name, peak_memory
-from sparseft.study.digests import Code
 
 BLOCK = 300_000_000
 MEASURE = f"""
@@ -70,11 +68,9 @@ print(json.dumps({
     "inherited": subprocess.run(child, capture_output=True, text=True, check=True).stdout,
 }))
 """
-SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
-# They only write files with names from modules that multiply.
-WRITERS = {"export_study.py", "gen_train_config.py", "mix_texts.py"}
-# The modules that multiply matrices.
-MULTIPLIERS = {"language_model/loss.py", "lora/effective_weight.py", "pruning/calibration.py"}
+STAGES = sorted((ROOT / "lib/sparseft/stages").glob("[a-z]*.py"))
+# It only checks a training.
+WRITERS = {"gen_train_config"}
 
 
 def test_products_of_float32_are_exact_whatever_the_environment_and_other_code_ask_for():
@@ -89,23 +85,15 @@ def test_products_of_float32_are_exact_whatever_the_environment_and_other_code_a
     assert "TF32" not in done.stderr
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_a_script_imports_sparseft_before_torch_and_what_loads_torch(script):
-    imports = [node for node in ast.parse(script.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
-    installed = [name.partition(".")[0] for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
-    # These three do not load torch.
-    assert [name for name in installed if name not in ("cyclopts", "pydantic", "yaml")][:1] == ["sparseft"]
-
-
-def test_a_script_that_multiplies_sets_the_precision():
-    lib = ROOT / "lib"
-    multipliers = {lib / "sparseft" / name for name in MULTIPLIERS}
-    code = Code(lib)
-    multiplying = [script for script in SCRIPTS if multipliers & {*code.imported_modules(script, has_values=True)}]
-    assert {"train.py", "evaluate.py", "merge.py", "compute_masks.py"} <= {script.name for script in multiplying}
-    calls = re.compile(r"\b(limit_threads|start|begin)\(")
-    assert {script.name for script in multiplying if not calls.search(script.read_text())} <= WRITERS
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.stem)
+def test_a_stage_that_multiplies_sets_the_precision_and_loads_torch_when_it_runs(stage):
+    text = stage.read_text()
+    # What is imported at the top of a stage is imported by every plan.
+    assert not re.search(r"^(?:from|import) (?:torch|transformers|pandas)", text, re.M)
+    multiplies = re.search(
+        r"import .*\b(evaluate|merge|calibrate|load_model|job_of|reconstruct|new_accelerator)\b", text
+    )
+    assert not multiplies or re.search(r"\b(limit_threads|start)\(", text) or stage.stem in WRITERS
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])

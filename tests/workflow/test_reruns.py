@@ -54,6 +54,17 @@ def test_masks_from_examples_take_the_configured_threads_whatever_the_cores(tmp_
     assert threads == {"dense": "1", "unstructured": "1", "unstructured_wanda": "4", "unstructured_sparsegpt": "4"}
 
 
+ANALYSIS = {"analyze_results": 1, "analyze": 1}
+RECONFIGURED = ANALYSIS | {"write_configuration": 1}
+
+
+def of_runs(trained: int, runs: int) -> dict[str, int]:
+    """The jobs of so many runs, some of them trained."""
+    return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
+        ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
+    )
+
+
 @pytest.fixture
 def copied_study(tmp_path, own_study) -> Study:
     """A copy of the small study, with a copy of the project's code: a test may edit both."""
@@ -69,13 +80,27 @@ def test_a_touched_script_or_module_reruns_nothing(copied_study):
     assert copied_study.planned() == {}
 
 
-def test_an_edit_reruns_its_stage_and_what_follows(copied_study):
-    for module, jobs in (("analysis/figures.py", ANALYSIS), ("training/loop.py", ANALYSIS | of_runs(3, 3))):
-        with open(copied_study.root / "lib/sparseft" / module, "a") as file:
-            file.write("\nEDITED = 1\n")
-        assert copied_study.planned() == jobs
+@pytest.mark.parametrize(
+    ("file", "old", "jobs"),
+    [
+        ("stages/analyze_results.py", "VERSION = 1", ANALYSIS),
+        ("stages/train.py", "VERSION = 1", ANALYSIS | of_runs(3, 3)),
+        ("modes/mode.py", "version: int = 1", ANALYSIS | of_runs(3, 5)),
+        ("analysis/figures.py", "", {}),
+    ],
+)
+def test_a_raised_version_reruns_its_stage_or_value_and_what_follows_and_another_edit_nothing(
+    copied_study, file, old, jobs
+):
+    path = copied_study.root / "lib/sparseft" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, old.replace("1", "2")) + "\nEDITED = 1\n")
+    assert copied_study.planned() == jobs
     # Nothing is replaced without a word.
-    assert re.search(r"note: \d+ of the jobs make files again that exist; ", copied_study.snakemake("--dry-run"))
+    assert not jobs or re.search(
+        r"note: \d+ of the jobs make files again that exist; ", copied_study.snakemake("--dry-run")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -165,17 +190,6 @@ def test_a_prepared_file_that_was_edited_is_refused_with_its_date_kept(own_sourc
 
 def test_a_copied_study_plans_nothing(own_sources):
     assert own_sources.planned(*PREPARED) == {}
-
-
-ANALYSIS = {"analyze_results": 1, "analyze": 1}
-RECONFIGURED = ANALYSIS | {"write_configuration": 1}
-
-
-def of_runs(trained: int, runs: int) -> dict[str, int]:
-    """The jobs of so many runs, some of them trained."""
-    return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
-        ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
-    )
 
 
 KEPT = "keep_merged: true"

@@ -78,8 +78,7 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
         ({}, "evalute", "", "evaluate"),
         ({}, "analyze --config backend=torch --config keep_merged=True", "", "--config is given 2 times"),
         ({"grdi": {}}, "analyze", "", "configuration: grdi: unknown key"),
-        *(({}, "analyze", (name, content), f"error: .snakemake/{name}.json: {fault}")
-          for name in ("known_hashes", "known_code")
+        *(({}, "analyze", ("known_hashes", content), f"error: .snakemake/known_hashes.json: {fault}")
           for content, fault in (("{", "not valid JSON"), ('{"a": 1}', "not a JSON object of the right kind"))),
     ],
 )  # fmt: skip
