@@ -25,7 +25,8 @@ def of_job(
         values += [(value.name, value) for value in ARCHITECTURES if value.name in names]
     if name := wildcards.get("method"):
         method = get_method(name)
-        values += [(value.name, value) for value in (method.pattern, *method.importances)]
+        values.append((method.pattern.name, method.pattern))
+        values += [(importance.name, importance) for importance in method.importances]
     if name := wildcards.get("task"):
         kind = config.task_data(name).task_kind or ""
         values.append((kind, KINDS[kind]) if kind else (name, BY_NAME[name]))
