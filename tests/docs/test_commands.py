@@ -129,7 +129,7 @@ def check_python(words: list[str]) -> None:
         arguments = words[words.index(programs[0]) + 1 :]
         # run_modelzoo.py has a parser of its own, because ModelZoo's environment has no cyclopts.
         if "sparseft.command" in script.read_text() and "--help" not in arguments:
-            parse(runpy.run_path(str(script))["main"], arguments)
+            parse(runpy.run_path(str(script))[script.stem].run, arguments)
 
 
 def check_files(words: list[str]) -> None:

@@ -21,7 +21,8 @@ from sparseft.study.schedule import Training
 from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.trainers.modelzoo.trainer_files import FILE, TrainerRun, trainer_run, write_batches
 from sparseft.trainers.modelzoo.training import check_frozen, read_logs
-from sparseft.training.job import JobFlags, job_of
+from sparseft.training.job import job_of
+from sparseft.training.job_flags import JobFlags
 from tiny_models import save_tiny
 from trainings import Inputs, make
 
@@ -45,7 +46,9 @@ def run_of(inputs: Inputs, folder: Path, mode: str = "sparse_to_sparse", target:
         evaluation_batch_size=8,
         training=Training(**{"steps": 10, "batch_size": 4, "micro_batch_size": 4, **settings}),
     )  # fmt: skip
-    return trainer_run(job_of(flags), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder)
+    return trainer_run(
+        job_of(flags, version=1), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder
+    )
 
 
 def test_a_batch_holds_the_tokens_their_loss_mask_and_the_tokens_that_follow(tmp_path):

@@ -26,7 +26,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparseft.analysis.baseline import KEYS  # HEAVY AT TOP
 from sparseft.command import Flags
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.locks import hold
@@ -46,8 +45,8 @@ def settings(config: Config, cell: Any) -> dict:
 
 
 COMPARED = "baseline_comparison.csv"
-# The columns of that table that are printed.
-SAID = [*KEYS, "metric", "value", "baseline_value", "difference", "reproduction", "source"]
+# The columns of that table that are printed, behind its keys.
+SAID = ["metric", "value", "baseline_value", "difference", "reproduction", "source"]
 
 
 def run(
@@ -111,7 +110,7 @@ def run(
     for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
         print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
     if baseline:
-        print(compared[SAID].to_string(index=False), file=sys.stderr)
+        print(compared[[*KEYS, *SAID]].to_string(index=False), file=sys.stderr)
     else:
         (output_dir / COMPARED).unlink(missing_ok=True)
     if is_stale:
