@@ -36,15 +36,16 @@ from tiny_models import MODELS, edited, loaded, save_tiny
 
 GOLDEN = Path(__file__).with_name("golden.json")
 KNOWN = json.loads(GOLDEN.read_text())
-# They measure speed, or need Cerebras' or an engine's environment, or copy and print what other stages made.
-LEFT_OUT = """measure_throughput measure_cerebras join_measurements analyze_throughput train_cerebras train_modelzoo
-export_modelzoo gen_train_config check_engines estimate export_study write_configuration""".split()
-STAGES = {path.stem for path in ROOT.glob("lib/sparseft/stages/[a-z]*.py")} - set(LEFT_OUT)
+# Stages whose names begin so measure speed, need Cerebras' or an engine's environment, or copy and print results.
+LEFT_OUT = ("measure_", "join_measurements", "analyze_throughput", "train_", "export_modelzoo", "gen_train_config",
+            "check_engines", "estimate", "export_study", "write_configuration")  # fmt: skip
+FILES = sorted(ROOT.glob("lib/sparseft/stages/[a-z]*.py"))
+STAGES = [file.stem for file in FILES if not file.stem.startswith(LEFT_OUT)]
 TABLES = {axis: import_module(f"sparseft.{axis}") for axis in "importances patterns modes architectures tasks".split()}
 VALUES = {f"{axis} {one.name}": one for axis, table in TABLES.items() for one in getattr(table, axis.upper())}
 VERSIONS = {name: value.version for name, value in VALUES.items()}
 VERSIONS |= {f"tasks {name}": kind.version for name, kind in KINDS.items()}
-VERSIONS |= {f"stages {name}": import_module(f"sparseft.stages.{name}").VERSION for name in sorted(STAGES)}
+VERSIONS |= {f"stages {name}": import_module(f"sparseft.stages.{name}").VERSION for name in STAGES}
 Entries = dict[str, list]
 BASE, MASK, RUN = Path("models/llama"), "masks/masks_sparsity50_{}.pt", "runs/llama-boolq_mini-{}-sparsity50-{}-seed0"
 DATA, SIZES = {"task": "boolq_mini", "data_dir": "data/boolq_mini"}, {"train_examples": 24, "validation_examples": 12}
@@ -99,7 +100,7 @@ def of_sources() -> Entries:
             windows=[2, 1], task_windows=2, **DATA)  # fmt: skip
     files = {"prepare_selection": "data/boolq_mini/selection", "prepare_text": "plain", "mix_texts": "mixed"}
     found = {f"stages {stage}": [digest(lines_of(f"{file}.jsonl"))] for stage, file in files.items()}
-    found["stages prepare_task"] = [digest(lines_of(str(file))) for file in sorted(Path("data").glob("*/[tv]*.jsonl"))]
+    found["stages prepare_task"] = [digest(lines_of(f"data/{name}/train.jsonl")) for name in ("boolq_mini", *KINDS)]
     found["stages prepare_model"] = [digest([tensor.view(torch.int16).tolist() for _, tensor in half])]
     windows = lines_of("sampled.jsonl")
     found["stages sample_text"] = [digest([window["ids"] for window in windows]), *windows[1]["log_p"][:4]]
@@ -161,10 +162,13 @@ def of_runs() -> Entries:
         curve = trained(folders[mode.name], **own)
         model = merged(folders[mode.name], adapter=folders[mode.name] / mode.trains)
         found[f"modes {mode.name}"] = curve + share(model, without=folders["no_finetune"] / "model_dir")
-    found |= {"stages reconstruct": found["modes reconstruct"], "stages merge": found["modes sparse_to_sparse"]}
+    curve, merge = np.split(found["modes sparse_to_sparse"], [2 * TRAINED["steps"]])
+    found |= {"stages reconstruct": found["modes reconstruct"], "stages merge": merge.tolist()}
     distilled = {"distillation.weight": 0.5, "weight_decay": 1, "eval_every": 2, "lr_scheduler_type": "linear"}
-    found["stages train"] = trained(Path(RUN.format("unstructured", "sparse_to_sparse-distilled")), **distilled)
-    succeed("import_pruned.py", model_path=BASE, source=f"path:{model}", name="other", sparsity=0.5, output_dir="masks",
+    own = trained(Path(RUN.format("unstructured", "sparse_to_sparse-distilled")), **distilled)
+    found["stages train"] = [*curve, *own]
+    source = f"path:{folders['sparse_to_sparse']}/model_dir"
+    succeed("import_pruned.py", model_path=BASE, source=source, name="other", sparsity=0.5, output_dir="masks",
             pruned_dir="pruned")  # fmt: skip
     folder, mask = Path(RUN.format("structured", "no_finetune")), MASK.format("structured")
     of_run = {"run_id": folder.name, "checkpoint": merged(folder, "structured")}
@@ -206,7 +210,10 @@ def of_analysis() -> Entries:
         write_run(Path("sound"), run, value - run.seed / 9, loss=2 - value)
     succeed("analyze_results.py", results_dir="sound", output_dir="analysis")
     tables = [pd.read_csv(f"analysis/{name}.csv") for name in ("comparisons", "grouped_summary")]
-    return {"stages analyze_results": [value for table in tables for value in table.select_dtypes("number").sum()]}
+    columns = [
+        table.filter(regex="value|difference|p_holm|rows_needed|loss").select_dtypes("number") for table in tables
+    ]
+    return {"stages analyze_results": [value for table in columns for value in table.sum()]}
 
 
 def made() -> Entries:

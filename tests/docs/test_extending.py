@@ -1,6 +1,7 @@
 """The examples of docs/extending.md, added to a copy of the project, run through a small study."""
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -52,12 +53,14 @@ def change(file: Path, difference: str) -> None:
 
 @pytest.mark.slow
 def test_the_tests_that_the_page_names_pass_with_its_examples(extended):
-    schema, generate, tests = commands(PAGE)[:3]
+    schema, generate, tests, golden = commands(PAGE)[:4]
     assert (schema[2], generate[1], tests[3]) == ("sparseft.study.config", "docs/generate.py", "--tier")
     (extended / "config/schema.json").write_text(run(extended, *schema[1:]))
-    for words in (generate, [*tests, "-q", "-p", "no:cacheprovider"]):
+    for words in (generate, [*tests, "-q", "-p", "no:cacheprovider"], golden):
         run(extended, *words[1:])
     assert "deterministic" in (extended / "config/schema.json").read_text()
+    names = {"importances peaks", "patterns columns", "tasks parity", "architectures smol_lm3", "modes dense_to_sparse"}
+    assert json.loads((extended / "tests/golden.json").read_text()).keys() > names
 
 
 def run(root: Path, *words: object, folder: Path | None = None) -> str:
