@@ -147,7 +147,8 @@ def step_times(cell: Cell) -> dict[str, float]:
     path = cell.work / f"times-{cell.method}-{cell.percent}.json"
     if not path.exists():
         torch.manual_seed(0)
-        loss, tokenizer, _ = model_to_train(Checkpoint(cell.base), read_mask(cell.mask), MODE, SETTINGS, CPU)
+        part, tokenizer = model_to_train(Checkpoint(cell.base), read_mask(cell.mask), MODE, SETTINGS, CPU)
+        loss = part.loss
         teacher, _ = load_model(cell.model, CPU)
         rows, _ = read_splits(cell.work / "data", TASK)
         examples = encode(rows["train"], TASK, tokenizer, loss.model.config.max_position_embeddings)

@@ -9,7 +9,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.grid import Cell, Run
-from sparseft.training.steps import SavedState
+from sparseft.training.progress import SavedState
 from tiny_models import change_json, save_tiny
 
 

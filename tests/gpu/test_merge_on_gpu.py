@@ -30,7 +30,7 @@ def test_the_logits_before_and_after_the_merge_are_equal_to_the_bit(tmp_path, sa
     base = Checkpoint(save_wide(name, tmp_path / "base", dtype))
     mask = compute_masks(base, "unstructured", [50], seed=0)[50]
     torch.manual_seed(0)
-    loss, _, part = model_to_train(base, mask, "sparse_to_sparse", SETTINGS, device)
+    part, _ = model_to_train(base, mask, "sparse_to_sparse", SETTINGS, device)
     for layer in part.layers.values():
         nn.init.normal_(layer.lora_B, std=0.02)
     provenance = {"mask_sha256": "m", "mode": "sparse_to_sparse"}
@@ -40,7 +40,7 @@ def test_the_logits_before_and_after_the_merge_are_equal_to_the_bit(tmp_path, sa
     merged, _ = load_model(tmp_path / "merged", device)
     # The fused product of gate and up may be rounded in another way.
     unfuse_experts(merged)
-    before = logits_of(loss.model, device)
+    before = logits_of(part.loss.model, device)
     # Expert layers are fused in the merged file, so the record promises nothing for them.
     assert record["as_trained"] == (name != "mixtral")
     assert torch.equal(before, logits_of(merged, device))

@@ -58,7 +58,7 @@ def gradients(folder: Path, case: str, device: torch.device) -> torch.Tensor:
     checkpoint, settings = Checkpoint(folder), Training(**changes)
     mask = compute_masks(checkpoint, method, [50], seed=0)[50]
     torch.manual_seed(0)
-    loss, _, part = model_to_train(checkpoint, mask, mode, settings, device)
+    part, _ = model_to_train(checkpoint, mask, mode, settings, device)
     for parameter in part.parameters:
         # B starts at zero, where A has no gradient.
         parameter.data.add_(0.02 * torch.randn(parameter.shape).to(device) if not parameter.any() else 0)
@@ -70,9 +70,9 @@ def gradients(folder: Path, case: str, device: torch.device) -> torch.Tensor:
     for checked in (CPU, CPU if case == "experts" else device):
         torch.manual_seed(1)
         with part.caching() if settings.cache_weights else nullcontext(), no_waiting(checked):
-            loss(batch, *taught).sum().backward()
+            part.loss(batch, *taught).sum().backward()
         found.append(torch.cat([parameter.grad.flatten() for parameter in part.parameters]).cpu())
-        loss.zero_grad()
+        part.loss.zero_grad()
     assert torch.equal(*found)
     return found[0]
 

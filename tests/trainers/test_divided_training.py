@@ -22,7 +22,7 @@ from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
-from sparseft.training.loop import Loop
+from sparseft.training.loop import train_part
 from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group
@@ -136,7 +136,7 @@ def sum_gradients(folder: Path) -> None:
     limit_threads(1)
     settings = SETTINGS.model_copy(update={"shard_model": True, "eval_every": 0, "micro_batch_size": 6})
     base, mode, cpu = Checkpoint(folder), "full_sparse_to_sparse", torch.device("cpu")
-    loss, tokenizer, part = model_to_train(base, compute_masks(base, "unstructured", [50])[50], mode, settings, cpu)
+    part, tokenizer = model_to_train(base, compute_masks(base, "unstructured", [50])[50], mode, settings, cpu)
     reduce = _fsdp_param_group.foreach_reduce
     shares = set()
 
@@ -150,7 +150,7 @@ def sum_gradients(folder: Path) -> None:
 
     _fsdp_param_group.foreach_reduce = counted
     data = encode_splits(ROWS, TASK, tokenizer, 512, train_on_inputs=False)
-    Loop(loss, part, data, settings, 0, Accelerator(cpu=True), 2).fit()
+    train_part(part, data["train"], settings, 0, Accelerator(cpu=True))
     assert shares == {float(REDUCED)}, shares
 
 

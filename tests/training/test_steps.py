@@ -4,10 +4,15 @@ import tracemalloc
 
 import pytest
 import torch
+from accelerate import Accelerator
+from sparseft.language_model.batches import Example
 from sparseft.study.schedule import Training
-from sparseft.training.steps import Progress, SavedState, Steps
+from sparseft.training.loop import optimizer_and_schedule, train_part
+from sparseft.training.progress import SavedState
+from sparseft.training.trained_part import TrainedPart
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+CPU = torch.device("cpu")
 TRANSFORMERS = {"cosine": get_cosine_schedule_with_warmup, "linear": get_linear_schedule_with_warmup}
 
 
@@ -17,9 +22,9 @@ def test_learning_rates(warmup, steps, decay):
     share = min(warmup / steps, 0.9999)
     settings = Training(steps=steps, learning_rate=0.003, warmup_fraction=share, lr_scheduler_type=decay)
     assert settings.steps_to_peak == warmup
-    taken = Steps([torch.zeros(1, requires_grad=True)], settings)
+    taken = optimizer_and_schedule([torch.zeros(1, requires_grad=True)], settings, CPU)
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.003)
-    ours = rates(taken.optimizer, taken.schedule, steps)
+    ours = rates(*taken, steps)
     theirs = rates(optimizer, TRANSFORMERS[decay](optimizer, warmup, steps), steps)
     assert ours == theirs
     assert ours[warmup] == 0.003 or warmup == steps
@@ -38,16 +43,39 @@ def rates(optimizer, scheduler, steps: int) -> list[float]:
 
 @pytest.mark.parametrize(("slope", "scale"), [(1e-9, 2.0**16), (1e4, 4.0)])
 def test_gradients_that_float16_cannot_hold_are_scaled_and_a_scale_that_overflows_is_halved(slope, scale):
-    weight = torch.full((4,), 0.5, requires_grad=True)
-    progress, steps, norm = Progress.of(torch.float16), Steps([weight], Training()), None
-    while norm is None:
-        loss = slope * weight.half().float().sum()
-        (progress.loss_scale * loss).backward()
-        norm = steps.clip(1, loss.item(), progress)
-    assert progress.loss_scale == scale
+    part = Weights(torch.full((4,), 0.5, requires_grad=True))
+    part.losses = lambda *_: slope * part.parameters[0].half().float().sum()[None]
+    for part.dtype, expected in ((torch.float16, scale), (torch.bfloat16, 1)):
+        progress = trained(part, Training(steps=1, learning_rate=1e-9))
+        assert progress.loss_scale == expected
     # The norm of four equal gradients.
-    assert norm == pytest.approx(2 * slope, rel=1e-3)
-    assert Progress.of(torch.bfloat16).loss_scale == 1
+    part.dtype = torch.float16
+    assert trained(part, Training(steps=1)).curve[0]["gradient_norm"] == pytest.approx(2 * slope, rel=1e-3)
+
+
+class Weights(TrainedPart):
+    """Some parameters, whose loss is the sum of the first one."""
+
+    rate, dtype = "training.learning_rate", torch.float32
+
+    def __init__(self, *parameters: torch.Tensor) -> None:
+        self.parameters = list(parameters)
+
+    def losses(self, micro_batch, batch) -> torch.Tensor:
+        return self.parameters[0].sum()[None]
+
+
+def trained(part: TrainedPart, settings: Training):
+    """Train in batches of one example, and return the progress."""
+    settings = settings.model_copy(update={"batch_size": 1, "micro_batch_size": 1})
+    return train_part(part, [Example([1, 2], 1)], settings, 0, Accelerator(cpu=True))
+
+
+def test_a_parameter_without_a_gradient_has_one_of_zeros_and_decays():
+    part = Weights(*(torch.nn.Parameter(torch.ones(2)) for _ in range(2)))
+    trained(part, Training(steps=2, weight_decay=0.1, learning_rate=0.5, warmup_fraction=0))
+    assert not part.parameters[1].grad.any()
+    assert (part.parameters[1] < 1).all()
 
 
 def test_a_state_is_written_and_read_without_a_copy_in_memory(tmp_path):
@@ -65,11 +93,13 @@ def test_adamw_beside_a_gpu_is_fused_and_steps_as_elsewhere_to_a_rounding():
     found = []
     for device in ("cpu", "cuda"):
         weight = torch.nn.Parameter(torch.linspace(-1, 1, 1000))
-        steps = Steps([weight], Training(weight_decay=0.1, warmup_fraction=0), device_type=device)
-        assert steps.optimizer.defaults["fused"] == (device == "cuda")
-        for step in (1, 2, 3):
+        settings = Training(weight_decay=0.1, warmup_fraction=0)
+        optimizer, schedule = optimizer_and_schedule([weight], settings, torch.device(device))
+        assert optimizer.defaults["fused"] == (device == "cuda")
+        for _ in range(3):
+            optimizer.zero_grad()
             weight.square().sum().backward()
-            steps.clip(step, 1.0, Progress())
-            steps.update()
+            optimizer.step()
+            schedule.step()
         found.append(weight.detach())
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-7)

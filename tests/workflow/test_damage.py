@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from box import RUNS, flags, mask_of
 from project import call_script, refused, succeed, tree
-from sparseft.training.loop import Loop
-from sparseft.training.reconstruction import LayerReconstruction
+from sparseft.training.progress import SavedState
 
 RUN, OTHER = RUNS
 BLOCK = 512
@@ -78,15 +77,15 @@ def whole(tmp_path_factory, finished_runs) -> Path:
 def _interrupt(box: Path, name: str, run: str) -> None:
     """Leave state.pt as a kill after two of four steps, or after one of two decoder layers, does."""
 
-    def stop(trained: Loop | LayerReconstruction, *arguments: object) -> None:
-        save(trained, *arguments)
-        if isinstance(trained, LayerReconstruction) or len(arguments[-1].curve) == 2:
+    def stop(saved: SavedState, content: dict) -> None:
+        write(saved, content)
+        if script == "reconstruct.py" or len(content["progress"]["curve"]) == 2:
             raise KeyboardInterrupt
 
-    kind, script = (Loop, "train.py") if name == "training state" else (LayerReconstruction, "reconstruct.py")
-    save, folder = kind._save, box / "interrupted" / run
+    script = "train.py" if name == "training state" else "reconstruct.py"
+    write, folder = SavedState.write, box / "interrupted" / run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "_save", stop)
+        patch.setattr(SavedState, "write", stop)
         assert call_script(script, **flags(box, run, script, folder))[0] == 130
     (folder / "state.pt").rename(artefact(box, name, run))
 

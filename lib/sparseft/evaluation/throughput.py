@@ -32,7 +32,7 @@ from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.storage.locks import end_with_parent
 from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.task import Row
-from sparseft.training.loop import Loop
+from sparseft.training.loop import train_part
 from sparseft.training.trained_part import model_to_train
 
 # How Python, torch, C++, the system, Rust, LLVM, the dynamic linker, oneDNN and CUDA report a lack of memory.
@@ -164,8 +164,8 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     settings = throughput.schedule(training.settings, batch_size)
     torch.manual_seed(seed)
     mask = read_mask(training.mask)
-    loss, tokenizer, part = model_to_train(training.checkpoint, mask, training.mode, settings, device)
-    limit = loss.model.config.max_position_embeddings
+    part, tokenizer = model_to_train(training.checkpoint, mask, training.mode, settings, device)
+    limit = part.loss.model.config.max_position_embeddings
     length = throughput.sequence_length
     if length and length > limit:
         raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
@@ -174,10 +174,9 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     if length:
         examples = [of_length(example, length) for example in examples]
     accelerator = Accelerator(cpu=device.type == "cpu")
-    loop = Loop(loss, part, {"train": examples}, settings, seed, accelerator, batch_size)
     begin = time.perf_counter()
     cpu_begin = time.process_time()
-    progress = loop.run()
+    progress = train_part(part, examples, settings, seed, accelerator)
     cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
     batches = shuffled(examples, settings.batch_size, settings.length_buckets, seed)
     timed_batches = islice(batches, throughput.warmup_steps, settings.steps)
@@ -188,5 +187,5 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
         "padded_tokens": sum(batch_size * max(len(example.ids) for example in batch) for batch in timed_batches),
         "peak_memory_bytes": peak_memory(device),
         "cpu_share": cpu_share if device.type == "cpu" else None,
-        "dtype": str(loss.model.config.dtype).removeprefix("torch."),
+        "dtype": str(part.dtype).removeprefix("torch."),
     }

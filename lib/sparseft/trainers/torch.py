@@ -8,24 +8,23 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import check_cuda_p2p_ib_support
-from torch import nn
 
 from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.language_model.batches import Example, encode_splits
-from sparseft.language_model.hardware import choose_device, device_name, instructions, versions
-from sparseft.language_model.layered_model import LayeredModel, decoder_layer_tensors, read_tensors
+from sparseft.language_model.hardware import choose_device, device_name, instructions, peak_memory, versions
+from sparseft.language_model.layered_model import LayeredModel, Stream, decoder_layer_tensors, read_tensors
 from sparseft.language_model.model import empty_model, load_model
 from sparseft.language_model.weights import layer_paths, unfuse_experts
 from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import LoRALinear, attach
+from sparseft.lora.masked_lora import attach, load_factors
 from sparseft.storage.locks import hold
 from sparseft.study.backends import TORCH
 from sparseft.training.job import TrainingJob
-from sparseft.training.loop import Loop
-from sparseft.training.reconstruction import LayerReconstruction
-from sparseft.training.steps import SavedState
-from sparseft.training.trained_part import model_to_train
+from sparseft.training.loop import train_part
+from sparseft.training.progress import Progress, SavedState
+from sparseft.training.reconstruction import LayerPart, sum_of
+from sparseft.training.trained_part import matrices, model_to_train
 
 
 def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
@@ -33,30 +32,34 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
 
     If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine
     with the same numbers of threads and processes, even if it was killed in between."""
-    settings = job.settings
-    device = accelerator.device
+    settings, device = job.settings, accelerator.device
     settings.check_processes(accelerator.num_processes, job.mode)
     torch.manual_seed(job.seed)
-    loss, tokenizer, part = model_to_train(
-        job.checkpoint, job.mask, job.mode, settings, device, accelerator.num_processes
-    )
+    part, tokenizer = model_to_train(job.checkpoint, job.mask, job.mode, settings, device, accelerator.num_processes)
     if job.initial:
         part.start_from(job.initial)
-    context = loss.model.config.max_position_embeddings
+    context = part.loss.model.config.max_position_embeddings
     data = encode_splits(job.rows, job.task, tokenizer, context, settings.train_on_inputs)
-    identity = job.identity(data, _machine(device, accelerator.num_processes))
-    # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
-    place_name = "cpu" if device.type == "cpu" else str(device)
-    # The decoder layers of the teacher of a divided model stay in their files, because it is as large.
-    rooms = {place_name: 0.0} if settings.shard_model else None
-    teacher = load_model(job.teacher.folder, device, rooms)[0] if job.teacher else None
+    if job.teacher:
+        # Not cpu:1, as the device of a second process on a CPU is called. A tensor there says that it is on cpu.
+        place_name = "cpu" if device.type == "cpu" else str(device)
+        # The decoder layers of the teacher of a divided model stay in their files, because it is as large.
+        part.teacher, _ = load_model(job.teacher.folder, device, {place_name: 0.0} if settings.shard_model else None)
     # state.pt, and state.pt.1 of the second process
     number = accelerator.process_index
-    saved = SavedState(state.with_name(f"{state.name}.{number}") if number else state, identity)
-    loop = Loop(loss, part, data, settings, job.seed, accelerator, job.evaluation_batch_size, saved, teacher)
-    record = loop.fit()
+    path = state.with_name(f"{state.name}.{number}") if number else state
+    saved = SavedState(path, job.identity(data, _machine(accelerator)))
+    progress = train_part(
+        part,
+        data["train"],
+        settings,
+        job.seed,
+        accelerator,
+        evaluate=lambda: part.eval_loss(data["validation"], job.evaluation_batch_size, accelerator),
+        saved=saved,
+    )
     part.write(job, is_main=accelerator.is_main_process)
-    return record | _conditions(loss.model, device, accelerator.num_processes)
+    return progress.record(settings.batch_size) | _conditions(part.dtype, accelerator)
 
 
 def reconstruct(job: TrainingJob, examples: list[Example], state: Path | None) -> dict:
@@ -65,46 +68,71 @@ def reconstruct(job: TrainingJob, examples: list[Example], state: Path | None) -
     Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction
     continues after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine
     with the same number of threads, even if it was killed in between."""
-    device, dense = choose_device(), job.teacher or job.checkpoint
+    settings, accelerator = job.settings, new_accelerator()
+    device = accelerator.device
+    saved = SavedState(state, job.identity({"reconstruction": examples}, _machine(accelerator)))
     torch.manual_seed(job.seed)
-    layered = LayeredModel(dense, device)
-    model = layered.model
-    paths = layer_paths(job.checkpoint)
-    workspace = Workspace()
-    base = None if dense.digest == job.checkpoint.digest else empty_model(job.checkpoint)
+    layered = LayeredModel(job.teacher or job.checkpoint, device)
+    base = None if layered.checkpoint.digest == job.checkpoint.digest else empty_model(job.checkpoint)
     if base:
         unfuse_experts(base)
-
-    def adapt(number: int) -> dict[str, LoRALinear]:
-        """Prune a decoder layer of the dense model, with the weights of the job's checkpoint. Return its new LoRA
-        layers."""
-        own = {key: path for key, path in paths.items() if decoder_layer_of(key) == number}
+    stream = Stream(layered, [torch.tensor(example.ids) for example in examples], copies=2)
+    done = saved.read("factors", "progress", "resumed_after") or {"factors": {}, "progress": [], "resumed_after": []}
+    layers = [Progress(**layer) for layer in done["progress"]]
+    if layers:
+        done["resumed_after"].append(len(layers))
+    workspace = Workspace()
+    for number in layered.layers(range(len(layered))):
+        part = LayerPart(stream, number, examples, settings.batch_size)
         if base:
             # It may have fewer experts.
             read_tensors(base, job.checkpoint, decoder_layer_tensors(job.checkpoint, number), device)
             for name, child in base.model.layers[number].named_children():
-                setattr(model.model.layers[number], name, child)
-        return attach(model, masks_on(job.mask, device), own, job.mode, job.settings, workspace=workspace)
+                setattr(layered.model.model.layers[number], name, child)
+        paths = {key: path for key, path in layer_paths(job.checkpoint).items() if decoder_layer_of(key) == number}
+        adapted = attach(layered.model, masks_on(job.mask, device), paths, job.mode, settings, workspace=workspace)
+        part.parameters = matrices(adapted)
+        if number < len(layers):
+            load_factors(adapted, done["factors"])
+            part.error(advance=True)
+            continue
+        layers.append(part.train(settings, job.seed, accelerator))
+        # A decoder layer's own A and B are freed with it.
+        for name, layer in adapted.items():
+            done["factors"][name] = tuple(matrix.detach().cpu() for matrix in layer.factors())
+        done["progress"] = [vars(layer) for layer in layers]
+        saved.write(done)
+    job.write_adapter(done["factors"])
+    measured = sum_of(layers).record(settings.batch_size, peak_memory(device))
+    measured["reconstruction"] = {
+        "tokens": sum(len(example.ids) for example in examples),
+        "resumed_after_layers": done["resumed_after"],
+        "layers": [
+            {
+                "error_before": layer.evaluations[0]["error"],
+                "error_after": layer.evaluations[1]["error"],
+                "losses": [point["loss"] for point in layer.curve],
+                "seconds": sum(layer.seconds),
+            }
+            for layer in layers
+        ],
+    }
+    return measured | _conditions(layered.dtype, accelerator)
 
-    identity = job.identity({"reconstruction": examples}, _machine(device, 1))
-    reconstruction = LayerReconstruction(layered, examples, adapt, job.settings, job.seed, SavedState(state, identity))
-    reconstruction.run()
-    job.write_adapter(reconstruction.factors)
-    return reconstruction.record() | _conditions(model, device, 1)
 
-
-def _machine(device: torch.device, processes: int) -> list:
+def _machine(accelerator: Accelerator) -> list:
     """Return what decides the bits of an adapter in addition to the job."""
-    return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
+    name = device_name(accelerator.device)
+    return [torch.get_num_threads(), accelerator.num_processes, name, instructions(), versions()]
 
 
-def _conditions(model: nn.Module, device: torch.device, processes: int) -> dict:
+def _conditions(dtype: torch.dtype, accelerator: Accelerator) -> dict:
     """Return the part of train.json that says what trained."""
     return {
         "backend": TORCH.name,
-        "device": device_name(device),
-        "processes": processes,
-        "dtype": str(model.config.dtype).removeprefix("torch."),
+        "device": device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+        "dtype": str(dtype).removeprefix("torch."),
         "versions": versions(),
     }
 

@@ -1,153 +1,167 @@
-"""Train a whole model, its adapters or its weights, in micro-batches.
+"""Train a part of a model: from a batch to an update of the parameters, step by step.
 
-The loss of a step is the mean over the answer tokens of its whole batch. In a distillation it is a weighted sum of two
-means: the cross-entropy, and the divergence of the model from its teacher (study/schedule.py). A batch is divided into
-micro-batches, and these are divided among the processes. The gradients are summed over all of them, so the loss is the
-same for any division.
+The loss of a step is a mean over its whole batch. In a distillation it is a weighted sum of two means. A batch is
+divided into micro-batches, and these are divided among the processes. The gradients are summed over all of them, so the
+loss is the same for any division.
+
+The optimizer is AdamW. The learning rate warms up from 0 on a line, and decays to 0 on a cosine or a line. Gradients
+are clipped. Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. The rates are those of
+transformers' get_cosine_schedule_with_warmup and get_linear_schedule_with_warmup, to the bit. The module of these
+functions also imports PEFT if it is installed, which would make the start of every job twice as long.
 """
 
+import math
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from sparseft.language_model.batches import Batch, Example, collate, shuffled
+from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
 from sparseft.study.schedule import Training
-from sparseft.training.steps import NOT_SAVED, Progress, SavedState, Steps, say_step, step_seed
+from sparseft.training.progress import NOT_SAVED, Progress, SavedState, check_finite, say_step, step_seed
 from sparseft.training.trained_part import TrainedPart
 
+# The scale at which the training of a float16 model starts, torch.amp.GradScaler's. Without one, small gradients would
+# be 0.
+FLOAT16_SCALE = 2.0**16
 
-@dataclass(frozen=True)
-class Loop:
-    """Hold a model and the part of it that is trained, and train that part."""
 
-    # The model with its loss. With settings.shard_model its weights are divided among the processes.
-    loss: AnswerLoss
-    part: TrainedPart
-    # The examples by split.
-    data: dict[str, list[Example]]
-    settings: Training
-    seed: int
-    accelerator: Accelerator
-    evaluation_batch_size: int
-    # That of this process, if each process has rows of its own.
-    state: SavedState = NOT_SAVED
-    # The dense model of a distillation. It is no part of `loss`, so that it is neither trained nor divided.
-    teacher: nn.Module | None = None
+def train_part(
+    part: TrainedPart,
+    examples: list[Example],
+    settings: Training,
+    seed: int,
+    accelerator: Accelerator,
+    *,
+    evaluate: Callable[[], float] | None = None,
+    saved: SavedState = NOT_SAVED,
+) -> Progress:
+    """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is
+    one.
 
-    def fit(self) -> dict:
-        """Train, and return the losses and the measured speed."""
-        return self.run().record(self.settings.batch_size, self._peak_memory())
+    evaluate: returns the evaluation loss, for settings.eval_every
+    saved: that of this process, if each process has rows of its own
 
-    def run(self) -> Progress:
-        """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is
-        one.
-
-        Raises InputError if the loss or its gradient is not finite."""
-        settings = self.settings
-        sharing = self.accelerator if self.part.is_divided else None
-        steps = Steps(self.part.parameters, settings, self.part.rate, sharing, self.accelerator.device.type)
-        progress = self._resume(steps)
-        done = len(progress.curve)
-        batches = shuffled(self.data["train"], settings.batch_size, settings.length_buckets, self.seed)
-        bar = tqdm(islice(batches, done, settings.steps), initial=done, total=settings.steps, desc="train")
-        for step, batch in enumerate(bar, start=done + 1):
-            self.loss.train()
-            loss = steps.take(step, partial(self.backward, step, batch), batch, progress)
-            if self.accelerator.is_main_process:
-                say_step(step, settings.steps, loss)
-            if settings.eval_every and step % settings.eval_every == 0:
-                progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
-            if settings.save_every and step % settings.save_every == 0:
-                self._save(steps, progress)
-        return progress
-
-    def eval_loss(self) -> float:
-        """Return the evaluation loss of the model as it is, in nats per answer token."""
-        self.loss.eval()
-        size, accelerator = self.evaluation_batch_size, self.accelerator
-        return mean_answer_loss(self.loss, self.data["validation"], size, accelerator.device, accelerator)
-
-    def _peak_memory(self) -> int:
-        """Return the largest peak memory of a process, in bytes. All processes must call this together."""
-        peak = torch.tensor([peak_memory(self.accelerator.device)], device=self.accelerator.device)
-        return int(self.accelerator.gather(peak).max())
-
-    def backward(self, step: int, batch: list[Example], scale: float) -> dict[str, float]:
-        """Compute the gradients of one step, times `scale`, in micro-batches, and sum them over the processes.
-
-        Return its loss without the scale: the mean over the answer tokens of the whole batch. A distillation adds the
-        parts."""
-        torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
-        size = self.settings.micro_batch_size
-        accelerator = self.accelerator
-        answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
-        micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
-        own_micro_batches = micro_batches[accelerator.process_index :: accelerator.num_processes]
-        distillation = self.settings.distillation
-        factors = distillation.factors if distillation else (1.0,)
-        means = torch.zeros(len(factors), device=accelerator.device)
-        # FSDP2 takes the mean over the processes where they are summed.
-        scale *= accelerator.num_processes if self.part.is_divided else 1
-        # W' is the same in all micro-batches of a step.
-        with self.part.caching() if self.settings.cache_weights else nullcontext():
-            for micro_batch in own_micro_batches:
-                parts = self._losses(collate(micro_batch).to(accelerator.device)) / answer_tokens
-                loss = sum(factor * part for factor, part in zip(factors, parts, strict=True))
-                (loss * scale).backward()
-                means += parts.detach()
-        self.part.take_gradients(accelerator)
-        # tolist() waits for the device, so the measured time includes the gradients.
-        parts = accelerator.reduce(means, "sum").tolist()
-        loss = sum(factor * part for factor, part in zip(factors, parts, strict=True))
-        return {"loss": loss} | (dict(zip(("cross_entropy", "divergence"), parts, strict=True)) if distillation else {})
-
-    def _losses(self, batch: Batch) -> Tensor:
-        """Return the sum of the losses over the answer tokens of a batch, (1,); (2,) for the two parts of a
-        distillation."""
-        distillation = self.settings.distillation
-        taught = (teacher_logits(self.teacher, batch), distillation.temperature) if distillation else ()
-        return torch.stack([part.sum() for part in torch.atleast_2d(self.loss(batch, *taught))])
-
-    def _resume(self, steps: Steps) -> Progress:
-        """Load the saved state and return its progress; return an empty progress if there is no state."""
-        reads = self.accelerator.is_main_process or self.part.is_divided
-        state = self.state.read("matrices", "optimizer", "schedule", "progress") if reads else None
-        if self.part.is_divided:
-            # A killed training may have left the rows of its processes after different steps.
-            done = gather_object([len(state["progress"]["curve"]) if state else 0])
-            state = state if len(set(done)) == 1 else None
-        else:
-            # The other processes get what the main process has read.
-            (state,) = broadcast_object_list([state])
-        if state is None:
-            return Progress.of(self.loss.model.config.dtype)
+    Raises InputError if the loss or its gradient is not finite."""
+    parameters, size = part.parameters, settings.micro_batch_size
+    process, processes = accelerator.process_index, accelerator.num_processes
+    optimizer, schedule = optimizer_and_schedule(parameters, settings, accelerator.device)
+    progress = Progress(loss_scale=FLOAT16_SCALE if part.dtype == torch.float16 else 1.0)
+    if state := _read_together(saved, part, accelerator):
         with torch.no_grad():
-            for parameter, value in zip(self.part.parameters, state["matrices"], strict=True):
+            for parameter, value in zip(parameters, state["matrices"], strict=True):
                 parameter.copy_(value)
-        steps.optimizer.load_state_dict(state["optimizer"])
-        steps.schedule.load_state_dict(state["schedule"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
         progress = Progress(**state["progress"])
         progress.resumed_after.append(len(progress.curve))
-        return progress
+    # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros. A
+    # divided part makes its gradients anew in every step.
+    for parameter in () if part.is_divided else parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    done = len(progress.curve)
+    batches = islice(shuffled(examples, settings.batch_size, settings.length_buckets, seed), done, settings.steps)
+    bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=not part.shows_steps)
+    for step, batch in enumerate(bar, start=done + 1):
+        began = time.perf_counter()
+        micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
+        while True:
+            torch.manual_seed(step_seed(seed, step, process))
+            scale = progress.loss_scale
+            # FSDP2 takes the mean over the processes where they are summed.
+            factor = scale * processes if part.is_divided else scale
+            means = torch.zeros(len(part.terms), device=accelerator.device)
+            # W' is the same in all micro-batches of a step.
+            with part.caching() if settings.cache_weights else nullcontext():
+                for micro_batch in micro_batches[process::processes]:
+                    shares = part.losses(micro_batch, batch)
+                    (part.weighted(shares) * factor).backward()
+                    means += shares.detach()
+            part.take_gradients(accelerator)
+            # tolist() waits for the device, so the measured time includes the gradients.
+            terms = accelerator.reduce(means, "sum").tolist()
+            loss = part.weighted(terms)
+            gradients = [parameter.grad for parameter in parameters]
+            if scale > 1:
+                torch._foreach_div_(gradients, scale)
+            norm = nn.utils.get_total_norm(gradients)
+            if part.is_divided:
+                norm = accelerator.reduce(norm**2, "sum").sqrt()
+            nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
+            if scale == 1 or norm.isfinite() or not math.isfinite(loss):
+                break
+            # The scale made the gradients overflow. It is a power of two, so it rounds nothing.
+            progress.loss_scale = scale / 2
+            optimizer.zero_grad(set_to_none=part.is_divided)
+        check_finite(step, loss, norm.item(), part.rate)
+        rate = schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=part.is_divided)
+        losses = {"loss": loss, **dict(zip(part.terms, terms, strict=True))}
+        progress.add(step, losses, norm.item(), rate, sum(len(example.ids) for example in batch), began)
+        if accelerator.is_main_process and part.shows_steps:
+            say_step(step, settings.steps, loss)
+        if evaluate and settings.eval_every and step % settings.eval_every == 0:
+            progress.evaluations.append({"step": step, "eval_loss": evaluate()})
+        if settings.save_every and step % settings.save_every == 0:
+            _note_memory(progress, accelerator)
+            if accelerator.is_main_process or part.is_divided:
+                state = {
+                    "matrices": [parameter.detach() for parameter in parameters],
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "progress": vars(progress),
+                }
+                saved.write(state)
+    _note_memory(progress, accelerator)
+    return progress
 
-    def _save(self, steps: Steps, progress: Progress) -> None:
-        """Save the state of the training after the last step. Only the main process writes a file, unless each has rows
-        of its own."""
-        progress.peak_memory = max(progress.peak_memory, self._peak_memory())
-        if self.accelerator.is_main_process or self.part.is_divided:
-            content = {
-                "matrices": [parameter.detach() for parameter in self.part.parameters],
-                "optimizer": steps.optimizer.state_dict(),
-                "schedule": steps.schedule.state_dict(),
-                "progress": vars(progress),
-            }
-            self.state.write(content)
+
+def optimizer_and_schedule(
+    parameters: list[nn.Parameter], settings: Training, device: torch.device
+) -> tuple[AdamW, LambdaLR]:
+    """Return AdamW of the parameters, whose gradients are computed on the device, and its learning rates."""
+    # With a GPU it takes one pass, and no copy of the moments, also for weights in the machine's memory.
+    fused = device.type == "cuda"
+    optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
+    return optimizer, LambdaLR(optimizer, partial(_share_of_peak, settings))
+
+
+def _share_of_peak(settings: Training, step: int) -> float:
+    """Return the learning rate of a step, from 0 on, as a share of its peak."""
+    warmup = settings.steps_to_peak
+    if step < warmup:
+        return step / warmup
+    decay = max(1, settings.steps - warmup)
+    if settings.lr_scheduler_type == "linear":
+        return max(0.0, (settings.steps - step) / decay)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / decay))))
+
+
+def _read_together(saved: SavedState, part: TrainedPart, accelerator: Accelerator) -> dict | None:
+    """Return the saved state from which all processes continue; None if there is none."""
+    reads = accelerator.is_main_process or part.is_divided
+    state = saved.read("matrices", "optimizer", "schedule", "progress") if reads else None
+    if part.is_divided:
+        # A killed training may have left the rows of its processes after different steps.
+        done = gather_object([len(state["progress"]["curve"]) if state else 0])
+        return state if len(set(done)) == 1 else None
+    # The other processes get what the main process has read.
+    return broadcast_object_list([state])[0]
+
+
+def _note_memory(progress: Progress, accelerator: Accelerator) -> None:
+    """Note the largest peak memory of a process. All processes call this together."""
+    peak = torch.tensor([peak_memory(accelerator.device)], device=accelerator.device)
+    progress.peak_memory = max(progress.peak_memory, int(accelerator.gather(peak).max()))

@@ -1,8 +1,9 @@
 """Hold the part of a model that a training changes: the factors of its adapters, or its weights themselves."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.batches import Example, collate
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
 from sparseft.language_model.weights import (
     as_weight,
@@ -28,21 +30,83 @@ from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.masks.mask_file import Mask
 from sparseft.modes import get_mode
+from sparseft.modes.mode import Mode
 from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob, trained_names
 
 
-class AdapterPart:
+class TrainedPart:
+    """Hold what is trained: its parameters, fp32, which the optimizer updates, and the loss that they lower."""
+
+    parameters: list[nn.Parameter]
+    # The number format of the model.
+    dtype: torch.dtype
+    # The key of the configuration with the learning rate.
+    rate: str
+    # The means of which the loss is a sum, and their factors in it.
+    terms: Mapping[str, float] = {"loss": 1.0}
+    # Whether each process has rows of its own.
+    is_divided = False
+    # Whether the user sees the steps.
+    shows_steps = True
+
+    def losses(self, micro_batch: list[Example], batch: list[Example]) -> Tensor:
+        """Return what a micro-batch adds to the terms of the loss of its batch, fp32 (terms,)."""
+        raise NotImplementedError
+
+    def weighted(self, values: Iterable[Any]) -> Any:
+        """Return the loss with these values of its terms."""
+        return sum(factor * value for factor, value in zip(self.terms.values(), values, strict=True))
+
+    def caching(self) -> AbstractContextManager:
+        """Keep what does not change in the micro-batches of a step."""
+        return nullcontext()
+
+    def take_gradients(self, accelerator: Accelerator) -> None:
+        """Give the parameters their gradients, summed over the processes, after the backward of a step."""
+
+
+class ModelPart(TrainedPart):
+    """Hold a whole model, a part of which is trained on answers."""
+
+    def __init__(self, loss: AnswerLoss, settings: Training, device: torch.device) -> None:
+        """Take the model with its loss. With settings.shard_model its weights are divided among the processes."""
+        self.loss = loss.train()
+        self.device = device
+        self.dtype = loss.model.config.dtype
+        # The dense model of a distillation. It is no part of `loss`, so that it is neither trained nor divided.
+        self.teacher: nn.Module | None = None
+        self.distillation = settings.distillation
+        if self.distillation:
+            self.terms = dict(zip(("cross_entropy", "divergence"), self.distillation.factors, strict=True))
+
+    def losses(self, micro_batch: list[Example], batch: list[Example]) -> Tensor:
+        """Return the sums over the answer tokens of a micro-batch, divided by the answer tokens of its batch."""
+        own = collate(micro_batch).to(self.device)
+        taught = (teacher_logits(self.teacher, own), self.distillation.temperature) if self.distillation else ()
+        answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
+        return torch.stack([term.sum() for term in torch.atleast_2d(self.loss(own, *taught))]) / answer_tokens
+
+    def eval_loss(self, examples: list[Example], batch_size: int, accelerator: Accelerator) -> float:
+        """Return the evaluation loss of the model as it is, in nats per answer token."""
+        self.loss.eval()
+        loss = mean_answer_loss(self.loss, examples, batch_size, self.device, accelerator)
+        self.loss.train()
+        return loss
+
+
+class AdapterPart(ModelPart):
     """Hold the adapters of a model, which are whole on every process."""
 
-    is_divided = False
-    # The key of the configuration with the learning rate.
     rate = "training.learning_rate"
 
-    def __init__(self, layers: dict[str, LoRALinear]) -> None:
-        """Take the layers by name."""
+    def __init__(
+        self, loss: AnswerLoss, settings: Training, device: torch.device, layers: dict[str, LoRALinear]
+    ) -> None:
+        """Take the layers of the model by name."""
+        super().__init__(loss, settings, device)
         self.layers = layers
-        self.parameters = [matrix for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+        self.parameters = matrices(layers)
 
     def caching(self) -> AbstractContextManager:
         """Keep every W' of a step, in whose micro-batches the adapters do not change. All layers share one
@@ -80,7 +144,7 @@ class Rounded(nn.Module):
         return weight.to(self.dtype)
 
 
-class WeightsPart:
+class WeightsPart(ModelPart):
     """Hold the weights W~ (out, in) of a model that a full training changes, fp32, with the mask M of each, bool.
 
     What is pruned starts as zero and gets no gradient. So AdamW's moments of it stay zero, a weight decay leaves it
@@ -91,15 +155,15 @@ class WeightsPart:
     rate = "training.full_learning_rate"
 
     def __init__(
-        self, model: nn.Module, checkpoint: Checkpoint, mask: Mask, settings: Training, *, lifts_mask: bool
+        self, loss: AnswerLoss, settings: Training, device: torch.device, checkpoint: Checkpoint, mask: Mask, mode: Mode
     ) -> None:
-        """Take the weights of `model`, whose experts are unfused and which no other part trains.
+        """Take the weights of the model, whose experts are unfused and which no other part trains.
 
         A model that is divided among processes has fp32 weights, and FSDP2 rounds them."""
-        # Whether each process has rows of its own.
+        super().__init__(loss, settings, device)
         self.is_divided = settings.shard_model
         # By name on disk: what autograd gives a gradient, the rows of this process, and which of them are pruned.
-        self.leaves = _leaves(model, checkpoint.architecture, trained_names(checkpoint, mask, settings))
+        self.leaves = _leaves(loss.model, checkpoint.architecture, trained_names(checkpoint, mask, settings))
         self.own: dict[str, nn.Parameter] = {}
         self.pruned: dict[str, Tensor] = {}
         for name, leaf in self.leaves.items():
@@ -108,13 +172,9 @@ class WeightsPart:
             if layer in mask.bits:
                 pruned = torch.from_numpy(~mask.kept(layer, self._rows(leaf))).to(self.own[name].device)
                 self.own[name].data.masked_fill_(pruned, 0)
-                if not lifts_mask and bool(pruned.any()):
+                if not mode.lifts_mask and bool(pruned.any()):
                     self.pruned[name] = pruned
         self.parameters = list(self.own.values())
-
-    def caching(self) -> AbstractContextManager:
-        """Keep nothing, because the weights are there."""
-        return nullcontext()
 
     def take_gradients(self, accelerator: Accelerator) -> None:
         """Take the gradients of the own rows, and set those of what is pruned to zero, even one that is not finite."""
@@ -154,8 +214,9 @@ class WeightsPart:
         return own_rows(leaf.shape[0], leaf.device_mesh.size(), leaf.device_mesh.get_local_rank())
 
 
-# The part of a model that a loop trains. Its parameters, fp32, are what the optimizer updates.
-TrainedPart = AdapterPart | WeightsPart
+def matrices(layers: dict[str, LoRALinear]) -> list[nn.Parameter]:
+    """Return A and B of the layers."""
+    return [matrix for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
 
 def _leaves(model: nn.Module, architecture: Architecture, names: Iterable[str]) -> dict[str, nn.Parameter]:
@@ -183,8 +244,8 @@ def _leaves(model: nn.Module, architecture: Architecture, names: Iterable[str]) 
 
 def model_to_train(
     checkpoint: Checkpoint, mask: Mask, mode: str, settings: Training, device: torch.device, processes: int = 1
-) -> tuple[AnswerLoss, PreTrainedTokenizerBase, TrainedPart]:
-    """Return the pruned model with its loss, its tokenizer, and the part of it that a training in `mode` changes.
+) -> tuple[AdapterPart | WeightsPart, PreTrainedTokenizerBase]:
+    """Return the part of the pruned model that a training in `mode` changes, and the model's tokenizer.
 
     New adapters are drawn from torch's generator, so the caller sets its seed."""
     described = get_mode(mode)
@@ -199,14 +260,15 @@ def model_to_train(
         # The method has another name since transformers 5.24, where the old one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    part = None
+    loss, layers = AnswerLoss(model), {}
     if not described.is_full:
-        part = AdapterPart(attach(model, masks_on(mask, device), layer_paths(checkpoint), mode, settings))
-    loss = AnswerLoss(model)
+        layers = attach(model, masks_on(mask, device), layer_paths(checkpoint), mode, settings)
     if settings.shard_model:
         divide(loss, device, processes, in_fp32=described.is_full)
         read_own_rows(model, checkpoint, partial(_prune_rows, mask))
-    return loss, tokenizer, part or WeightsPart(model, checkpoint, mask, settings, lifts_mask=described.lifts_mask)
+    if described.is_full:
+        return WeightsPart(loss, settings, device, checkpoint, mask, described), tokenizer
+    return AdapterPart(loss, settings, device, layers), tokenizer
 
 
 def _prune_rows(mask: Mask, name: str, weight: Tensor, rows: slice) -> None:

@@ -47,7 +47,7 @@ from sparseft.trainers.fixed_shapes import (
     plain_kind_of,
 )
 from sparseft.training.job import TrainingJob, trained_names
-from sparseft.training.steps import Progress, check_finite, say_step, step_seed
+from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 
 
 class Trainer:

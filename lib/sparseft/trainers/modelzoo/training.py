@@ -41,7 +41,7 @@ from sparseft.trainers.appliance import KILLED
 from sparseft.trainers.fixed_shapes import as_they_act
 from sparseft.trainers.modelzoo.trainer_files import TrainerRun
 from sparseft.training.job import trained_names
-from sparseft.training.steps import Progress, check_finite
+from sparseft.training.progress import Progress, check_finite
 
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
