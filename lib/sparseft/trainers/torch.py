@@ -3,6 +3,7 @@ process or several."""
 
 import os
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,15 +50,8 @@ def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:
     number = accelerator.process_index
     path = state.with_name(f"{state.name}.{number}") if number else state
     saved = SavedState(path, job.identity(data, _machine(accelerator)))
-    progress = train_part(
-        part,
-        data["train"],
-        settings,
-        job.seed,
-        accelerator,
-        evaluate=lambda: part.eval_loss(data["validation"], job.evaluation_batch_size, accelerator),
-        saved=saved,
-    )
+    evaluate = partial(part.eval_loss, data.get("validation", []), job.evaluation_batch_size, accelerator)
+    progress = train_part(part, data["train"], settings, job.seed, accelerator, evaluate=evaluate, saved=saved)
     part.write(job, is_main=accelerator.is_main_process)
     return progress.record(settings.batch_size) | _conditions(part.dtype, accelerator)
 

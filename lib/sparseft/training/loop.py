@@ -56,15 +56,7 @@ def train_part(
     parameters, size = part.parameters, settings.micro_batch_size
     process, processes = accelerator.process_index, accelerator.num_processes
     optimizer, schedule = optimizer_and_schedule(parameters, settings, accelerator.device)
-    progress = Progress(loss_scale=FLOAT16_SCALE if part.dtype == torch.float16 else 1.0)
-    if state := _read_together(saved, part, accelerator):
-        with torch.no_grad():
-            for parameter, value in zip(parameters, state["matrices"], strict=True):
-                parameter.copy_(value)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        progress = Progress(**state["progress"])
-        progress.resumed_after.append(len(progress.curve))
+    progress = _resume(part, optimizer, schedule, saved, accelerator)
     # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros. A
     # divided part makes its gradients anew in every step.
     for parameter in () if part.is_divided else parameters:
@@ -91,10 +83,9 @@ def train_part(
             # tolist() waits for the device, so the measured time includes the gradients.
             terms = accelerator.reduce(means, "sum").tolist()
             loss = part.weighted(terms)
-            gradients = [parameter.grad for parameter in parameters]
             if scale > 1:
-                torch._foreach_div_(gradients, scale)
-            norm = nn.utils.get_total_norm(gradients)
+                torch._foreach_div_([parameter.grad for parameter in parameters], scale)
+            norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
             if part.is_divided:
                 norm = accelerator.reduce(norm**2, "sum").sqrt()
             nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
@@ -117,13 +108,13 @@ def train_part(
         if settings.save_every and step % settings.save_every == 0:
             _note_memory(progress, accelerator)
             if accelerator.is_main_process or part.is_divided:
-                state = {
+                content = {
                     "matrices": [parameter.detach() for parameter in parameters],
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
                     "progress": vars(progress),
                 }
-                saved.write(state)
+                saved.write(content)
     _note_memory(progress, accelerator)
     return progress
 
@@ -149,16 +140,30 @@ def _share_of_peak(settings: Training, step: int) -> float:
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / decay))))
 
 
-def _read_together(saved: SavedState, part: TrainedPart, accelerator: Accelerator) -> dict | None:
-    """Return the saved state from which all processes continue; None if there is none."""
+def _resume(
+    part: TrainedPart, optimizer: AdamW, schedule: LambdaLR, saved: SavedState, accelerator: Accelerator
+) -> Progress:
+    """Load the saved state from which all processes continue, and return its progress; an empty one if there is no
+    state."""
     reads = accelerator.is_main_process or part.is_divided
     state = saved.read("matrices", "optimizer", "schedule", "progress") if reads else None
     if part.is_divided:
         # A killed training may have left the rows of its processes after different steps.
         done = gather_object([len(state["progress"]["curve"]) if state else 0])
-        return state if len(set(done)) == 1 else None
-    # The other processes get what the main process has read.
-    return broadcast_object_list([state])[0]
+        state = state if len(set(done)) == 1 else None
+    else:
+        # The other processes get what the main process has read.
+        (state,) = broadcast_object_list([state])
+    if state is None:
+        return Progress(loss_scale=FLOAT16_SCALE if part.dtype == torch.float16 else 1.0)
+    with torch.no_grad():
+        for parameter, value in zip(part.parameters, state["matrices"], strict=True):
+            parameter.copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    progress = Progress(**state["progress"])
+    progress.resumed_after.append(len(progress.curve))
+    return progress
 
 
 def _note_memory(progress: Progress, accelerator: Accelerator) -> None:

@@ -63,7 +63,8 @@ class TrainedPart:
         return nullcontext()
 
     def take_gradients(self, accelerator: Accelerator) -> None:
-        """Give the parameters their gradients, summed over the processes, after the backward of a step."""
+        """Give the parameters their gradients, summed over the processes, after the backward of a step. One process
+        with whole parameters has them."""
 
 
 class ModelPart(TrainedPart):
