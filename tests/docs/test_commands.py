@@ -3,10 +3,10 @@
 import io
 import json
 import re
+import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from fnmatch import fnmatch
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
