@@ -33,7 +33,7 @@ def settings(config: Config, cell: Any) -> dict:
         "run_id": RUN_ID.format(**vars(cell)),
         "threads": config.resources.threads,
         "evaluation_batch_size": config.evaluation_batch_size if evaluates else None,
-        **config.schedule_of(cell.mode, cell.task, training).model_dump(exclude=unused),
+        **{key: value for key, value in config.schedule_of(cell.mode, cell.task, training) if key not in unused},
     }
 
 
