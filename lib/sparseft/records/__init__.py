@@ -11,9 +11,6 @@ file.
 
 A field has a description, a unit and a role: a setting decides which results can be compared, a measurement is a
 result, and provenance says where the result comes from. A field with a `column` is a column of summary.csv.
-
-Import the records from the modules. If this file imported them, the code digest of every job would contain every
-record, and an edit of one record would rerun all jobs (study/digests.py).
 """
 
 from functools import partial
