@@ -16,7 +16,7 @@ from sparseft.errors import InputError, one_line
 SECONDS = 10
 # Bytes of further memory that they may need.
 _BYTES = 1 << 30
-# Bytes of CUDA's context on a GPU, of which each process has one, and of its libraries in the machine; typical, not
+# Bytes of CUDA's context on a GPU, one per process, and of its libraries in the machine; typical, not
 # measured.
 CUDA, CUDA_LIBRARIES = 600_000_000, 3_000_000_000
 

@@ -51,7 +51,7 @@ def digests_of(records: Mapping[str, Any]) -> Digests:
 
 
 def differences(files) -> list[str]:
-    """Return a sentence for each thing of which the files of a run name different digests."""
+    """Return a sentence for each input or output whose digest differs between the files of a run."""
     sentences = [
         f"{what} differs: {', '.join(f'{name} names {short(digest)}' for name, digest in digests.items())}"
         for what, digests in files.digests.items()

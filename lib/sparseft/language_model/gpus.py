@@ -1,4 +1,4 @@
-"""Assign the GPUs of this machine to jobs: a lock file per device, of which each job locks the part that is its share.
+"""Assign the GPUs of this machine to jobs: one lock file per device. Each job locks its own share of the file.
 
 A device has as many places as jobs may share it (resources.jobs_per_gpu). Snakemake counts places and assigns none.
 Places of different sizes, of two studies, exclude each other if they overlap. Slurm and PBS show a job only its own
@@ -82,7 +82,7 @@ def take_requested() -> None:
     reads CUDA_VISIBLE_DEVICES when it starts."""
     if requested := os.environ.pop("SPARSEFT_GPUS", ""):
         if not requested.isdecimal():
-            raise InputError(f"SPARSEFT_GPUS is {requested}, which is no number of GPUs", "set a number, or unset it")
+            raise InputError(f"SPARSEFT_GPUS is {requested}, not a number of GPUs", "set a whole number, or unset it")
         number, jobs = int(requested), sharing_jobs()
         if number >= jobs:
             number, jobs = number // jobs, 1

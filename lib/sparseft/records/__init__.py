@@ -23,7 +23,7 @@ PositiveCount = Annotated[int, Field(gt=0, lt=2**63)]
 NonNegative = Annotated[float, Field(ge=0)]
 # A time in seconds, or a speed per second. Others were not measured.
 Positive = Annotated[float, Field(gt=1e-6, lt=1e9)]
-# The share of its threads' time that a process got. Threads that nobody counts may make it larger than 1.
+# The share of its threads' time that a process got. Threads that are not counted may make it larger than 1.
 CpuShare = Annotated[float, Field(ge=0, lt=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # In nats.

@@ -36,7 +36,8 @@ def check_writable(path: Path) -> None:
 def check_ours(record: Path | None, text: str, *outputs: Path) -> None:
     """Raise InputError if an output, a file or a folder, may be somebody else's.
 
-    It may be if it is there, but not the stage's record with this text. An empty folder is nobody's."""
+    It may be if it is there, but not the stage's record with this text. An empty folder may always be
+    replaced."""
     if record:
         check_writable(record)
         if record.exists():

@@ -143,8 +143,8 @@ def _share_of_peak(settings: Training, step: int) -> float:
 def _resume(
     part: TrainedPart, optimizer: AdamW, schedule: LambdaLR, saved: SavedState, accelerator: Accelerator
 ) -> Progress:
-    """Load the saved state from which all processes continue, and return its progress; an empty one if there is no
-    state."""
+    """Load the saved state from which all processes continue, and return its progress. Return an empty progress
+    without a state."""
     reads = accelerator.is_main_process or part.is_divided
     state = saved.read("matrices", "optimizer", "schedule", "progress") if reads else None
     if part.is_divided:

@@ -1,5 +1,6 @@
 """Hold the part of a model that a training changes: the factors of its adapters, or its weights themselves."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -35,7 +36,7 @@ from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob, trained_names
 
 
-class TrainedPart:
+class TrainedPart(ABC):
     """Hold what is trained: its parameters, fp32, which the optimizer updates, and the loss that they lower."""
 
     parameters: list[nn.Parameter]
@@ -43,16 +44,16 @@ class TrainedPart:
     dtype: torch.dtype
     # The key of the configuration with the learning rate.
     rate: str
-    # The means of which the loss is a sum, and their factors in it.
+    # The loss is a weighted sum of means: the name of each mean, and its weight.
     terms: Mapping[str, float] = {"loss": 1.0}
     # Whether each process has rows of its own.
     is_divided = False
     # Whether the user sees the steps.
     shows_steps = True
 
+    @abstractmethod
     def losses(self, micro_batch: list[Example], batch: list[Example]) -> Tensor:
         """Return what a micro-batch adds to the terms of the loss of its batch, fp32 (terms,)."""
-        raise NotImplementedError
 
     def weighted(self, values: Iterable[Any]) -> Any:
         """Return the loss with these values of its terms."""
@@ -68,7 +69,7 @@ class TrainedPart:
 
 
 class ModelPart(TrainedPart):
-    """Hold a whole model, a part of which is trained on answers."""
+    """Hold a whole model. A part of it is trained on answers."""
 
     def __init__(self, loss: AnswerLoss, settings: Training, device: torch.device) -> None:
         """Take the model with its loss. With settings.shard_model its weights are divided among the processes."""
