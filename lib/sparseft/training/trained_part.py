@@ -63,9 +63,8 @@ class TrainedPart(ABC):
         """Keep what does not change in the micro-batches of a step."""
         return nullcontext()
 
-    def take_gradients(self, accelerator: Accelerator) -> None:
-        """Give the parameters their gradients, summed over the processes, after the backward of a step. One process
-        with whole parameters has them."""
+    def take_gradients(self, accelerator: Accelerator) -> None:  # noqa: B027 (one process with whole weights has them)
+        """Give the parameters their gradients, summed over the processes, after the backward of a step."""
 
 
 class ModelPart(TrainedPart):
