@@ -13,14 +13,13 @@ functions also imports PEFT if it is installed, which would make the start of ev
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.study.schedule import Training
-from sparseft.training.progress import NOT_SAVED, Progress, SavedState, check_finite, say_step, step_seed
+from sparseft.training.progress import NOT_SAVED, Progress, SavedState, check_finite, print_step, step_seed
 from sparseft.training.trained_part import TrainedPart
 
 # The scale at which the training of a float16 model starts, torch.amp.GradScaler's. Without one, small gradients would
@@ -53,48 +52,28 @@ def train_part(
     saved: that of this process, if each process has rows of its own
 
     Raises InputError if the loss or its gradient is not finite."""
-    parameters, size = part.parameters, settings.micro_batch_size
-    process, processes = accelerator.process_index, accelerator.num_processes
-    optimizer, schedule = optimizer_and_schedule(parameters, settings, accelerator.device)
+    optimizer, schedule = optimizer_and_schedule(part.parameters, settings, accelerator.device)
     progress = _resume(part, optimizer, schedule, saved, accelerator)
     # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros. A
     # divided part makes its gradients anew in every step.
-    for parameter in () if part.is_divided else parameters:
+    for parameter in () if part.is_divided else part.parameters:
         parameter.grad = torch.zeros_like(parameter)
     done = len(progress.curve)
     batches = islice(shuffled(examples, settings.batch_size, settings.length_buckets, seed), done, settings.steps)
     bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=not part.shows_steps)
     for step, batch in enumerate(bar, start=done + 1):
         began = time.perf_counter()
-        micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
         while True:
-            torch.manual_seed(step_seed(seed, step, process))
-            scale = progress.loss_scale
-            # FSDP2 takes the mean over the processes where they are summed.
-            factor = scale * processes if part.is_divided else scale
-            means = torch.zeros(len(part.terms), device=accelerator.device)
-            # W' is the same in all micro-batches of a step.
-            with part.caching() if settings.cache_weights else nullcontext():
-                for micro_batch in micro_batches[process::processes]:
-                    shares = part.losses(micro_batch, batch)
-                    (part.weighted(shares) * factor).backward()
-                    means += shares.detach()
-            part.take_gradients(accelerator)
-            # tolist() waits for the device, so the measured time includes the gradients.
-            terms = accelerator.reduce(means, "sum").tolist()
+            torch.manual_seed(step_seed(seed, step, accelerator.process_index))
+            terms, norm = _gradients(part, batch, settings.micro_batch_size, progress.loss_scale, accelerator)
             loss = part.weighted(terms)
-            if scale > 1:
-                torch._foreach_div_([parameter.grad for parameter in parameters], scale)
-            norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-            if part.is_divided:
-                norm = accelerator.reduce(norm**2, "sum").sqrt()
-            nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
-            if scale == 1 or norm.isfinite() or not math.isfinite(loss):
+            if progress.loss_scale == 1 or norm.isfinite() or not math.isfinite(loss):
                 break
             # The scale made the gradients overflow. It is a power of two, so it rounds nothing.
-            progress.loss_scale = scale / 2
+            progress.loss_scale /= 2
             optimizer.zero_grad(set_to_none=part.is_divided)
         check_finite(step, loss, norm.item(), part.rate)
+        nn.utils.clip_grads_with_norm_(part.parameters, settings.max_grad_norm, norm)
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
@@ -102,14 +81,14 @@ def train_part(
         losses = {"loss": loss, **dict(zip(part.terms, terms, strict=True))}
         progress.add(step, losses, norm.item(), rate, sum(len(example.ids) for example in batch), began)
         if accelerator.is_main_process and part.shows_steps:
-            say_step(step, settings.steps, loss)
+            print_step(step, settings.steps, loss)
         if evaluate and settings.eval_every and step % settings.eval_every == 0:
             progress.evaluations.append({"step": step, "eval_loss": evaluate()})
-        if saved.path and settings.save_every and step % settings.save_every == 0:
+        if settings.save_every and step % settings.save_every == 0:
             _note_memory(progress, accelerator)
             if accelerator.is_main_process or part.is_divided:
                 content = {
-                    "matrices": [parameter.detach() for parameter in parameters],
+                    "matrices": [parameter.detach() for parameter in part.parameters],
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
                     "progress": vars(progress),
@@ -117,6 +96,35 @@ def train_part(
                 saved.write(content)
     _note_memory(progress, accelerator)
     return progress
+
+
+def _gradients(
+    part: TrainedPart, batch: list[Example], size: int, scale: float, accelerator: Accelerator
+) -> tuple[list[float], Tensor]:
+    """Give the parameters the gradients of the loss of a batch, in micro-batches of `size`. Return the terms of the
+    loss, and the norm of the gradients.
+
+    scale: what the loss is multiplied by before its gradients are computed, and these are divided by after"""
+    process, processes = accelerator.process_index, accelerator.num_processes
+    micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
+    # FSDP2 takes the mean over the processes where they are summed.
+    factor = scale * processes if part.is_divided else scale
+    sums = torch.zeros(len(part.terms), device=accelerator.device)
+    with part.caching():
+        for micro_batch in micro_batches[process::processes]:
+            shares = part.losses(micro_batch, batch)
+            (part.weighted(shares) * factor).backward()
+            sums += shares.detach()
+    part.take_gradients(accelerator)
+    # tolist() waits for the device, so the measured time includes the gradients.
+    terms = accelerator.reduce(sums, "sum").tolist()
+    gradients = [parameter.grad for parameter in part.parameters]
+    if scale > 1:
+        torch._foreach_div_(gradients, scale)
+    norm = nn.utils.get_total_norm(gradients)
+    if part.is_divided:
+        norm = accelerator.reduce(norm**2, "sum").sqrt()
+    return terms, norm
 
 
 def optimizer_and_schedule(

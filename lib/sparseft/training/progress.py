@@ -70,7 +70,7 @@ class Progress:
         }
 
 
-def say_step(step: int, steps: int, loss: float) -> None:
+def print_step(step: int, steps: int, loss: float) -> None:
     """Print a line on stderr at every tenth of the steps, if stderr is no terminal. There, a progress bar shows it."""
     if not sys.stderr.isatty() and step % max(1, steps // 10) == 0:
         print(f"step {step} of {steps}: loss {loss:.4f}", file=sys.stderr)

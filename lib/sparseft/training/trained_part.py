@@ -83,10 +83,11 @@ class ModelPart(TrainedPart):
 
     def losses(self, micro_batch: list[Example], batch: list[Example]) -> Tensor:
         """Return the sums over the answer tokens of a micro-batch, divided by the answer tokens of its batch."""
-        own = collate(micro_batch).to(self.device)
-        taught = (teacher_logits(self.teacher, own), self.distillation.temperature) if self.distillation else ()
+        inputs = [collate(micro_batch).to(self.device)]
+        if self.distillation:
+            inputs += [teacher_logits(self.teacher, *inputs), self.distillation.temperature]
         answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
-        return torch.stack([term.sum() for term in torch.atleast_2d(self.loss(own, *taught))]) / answer_tokens
+        return torch.stack([term.sum() for term in torch.atleast_2d(self.loss(*inputs))]) / answer_tokens
 
     def eval_loss(self, examples: list[Example], batch_size: int, accelerator: Accelerator) -> float:
         """Return the evaluation loss of the model as it is, in nats per answer token."""
@@ -108,11 +109,12 @@ class AdapterPart(ModelPart):
         super().__init__(loss, settings, device)
         self.layers = layers
         self.parameters = matrices(layers)
+        self.caches_weights = settings.cache_weights
 
     def caching(self) -> AbstractContextManager:
-        """Keep every W' of a step, in whose micro-batches the adapters do not change. All layers share one
-        workspace."""
-        return next(iter(self.layers.values())).workspace.caching()
+        """Keep every W' of a step with settings.cache_weights, because the adapters do not change in its micro-batches.
+        All layers share one workspace."""
+        return next(iter(self.layers.values())).workspace.caching() if self.caches_weights else nullcontext()
 
     def take_gradients(self, accelerator: Accelerator) -> None:
         """Sum the gradients over the processes, after the backward of all micro-batches of a step."""

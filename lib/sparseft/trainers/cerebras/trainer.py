@@ -47,7 +47,7 @@ from sparseft.trainers.fixed_shapes import (
     plain_kind_of,
 )
 from sparseft.training.job import TrainingJob, trained_names
-from sparseft.training.progress import Progress, check_finite, say_step, step_seed
+from sparseft.training.progress import Progress, check_finite, print_step, step_seed
 
 
 class Trainer:
@@ -209,7 +209,7 @@ class Trainer:
         check_finite(step, loss.item(), norm.item())
         self.progress.add(step, {"loss": loss.item()}, norm.item(), float(rate), tokens, self.begin)
         self.begin = time.perf_counter()
-        say_step(step, self.settings.steps, loss.item())
+        print_step(step, self.settings.steps, loss.item())
 
     @cstorch.step_closure
     def _start_clock(self) -> None:
