@@ -56,7 +56,7 @@ def follow(folder: Path, output: Path, run: str, reference: Path) -> None:
         ours, theirs, pruned = (load_model(place, torch.device("cpu"))[0](ids).logits for place in places)
     fate = {name: report[name] for name in ("passed", "violations", "layers_checked")}
     fate |= {"apart": (ours - theirs).abs().max().item(), "moved": (ours - pruned).abs().max().item()}
-    pairs = read_adapter(output / trained).pairs if trained == ADAPTER else {}
+    pairs = read_adapter(output / trained, base).pairs if trained == ADAPTER else {}
     print(json.dumps(fate | {"zero_factors": sum(not B.any() for _, B in pairs.values())}))
 
 

@@ -82,7 +82,7 @@ def test_the_merged_model_is_sparse_and_has_the_loss_of_the_torch_backends(input
     report = validate(Checkpoint(tmp_path / "merged"), mask, base=base, lifts_mask=get_mode(mode).lifts_mask)
     assert (report["passed"], report["violations"], report["layers_checked"]) == (True, 0, LAYERS)
     if not get_mode(mode).is_full:
-        assert all(B.any() for _, B in read_adapter(folder / "adapter")[0].values())
+        assert all(B.any() for _, B in read_adapter(folder / "adapter", base).pairs.values())
 
 
 def test_a_killed_training_goes_on_to_the_same_bits_and_its_checkpoint_keeps_masks_and_base(inputs, records, tmp_path):

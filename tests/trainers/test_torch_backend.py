@@ -86,7 +86,7 @@ def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     # B of an expert that no token was sent to stays 0.
     assert sum(bool(tensor.any()) for tensor in tensors.values()) > 0.9 * len(tensors)
-    adapter = read_adapter(tmp_path / "adapter")
+    adapter = read_adapter(tmp_path / "adapter", tiny)
     assert (adapter.config["r"], adapter.config["lora_alpha"]) == (4, 8.0)
     assert adapter.origin == {"mask_sha256": "m", "mode": "sparse_to_sparse"}
     assert record["peak_memory_bytes"] > 10**6

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint
-from sparseft.errors import InputError
 from sparseft.language_model.model import empty_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.weights import layer_paths, unfuse_experts
@@ -55,7 +54,6 @@ def trained_model(
     unfuse_experts(model)
     masks = masks_on(mask, device)
     layers = attach(model, masks, layer_paths(checkpoint), trained.origin["mode"], settings, kind)
-    check_layers(layers, trained.pairs, folder)
     masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
     place(model, TrainedWeights(checkpoint, model, masks, trained, masked), rooms)
     return model.eval(), tokenizer, trained.digest
@@ -104,9 +102,3 @@ def unpacked(bits: Tensor, cols: int) -> Tensor:
     """Return the mask, bool (rows, cols), of bits as a mask file has them, uint8 (rows, ceil(cols / 8))."""
     ones = bits[:, :, None] & (1 << torch.arange(8, dtype=torch.uint8, device=bits.device))
     return ones.ne(0).flatten(1)[:, :cols]
-
-
-def check_layers(layers: dict[str, LoRALinear], pairs: dict, adapter: object) -> None:
-    """Raise InputError if an adapter has matrices for other layers than the model has LoRA layers."""
-    if layers.keys() != pairs.keys():
-        raise InputError(f"{adapter}: has other layers than the model", "give the base that it was trained on")

@@ -7,8 +7,7 @@
     adapter/adapter_config.json         r, alpha, and which layers have matrices
 
 The metadata `sparseft` of the weights' file is JSON with the run, its mode and the sha256 of the mask. Stock PEFT does
-not read
-it: it would run and merge every adapter as if the mask were all ones.
+not read it: it would run and merge every adapter as if the mask were all ones.
 
 Source: github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md.
 """
@@ -19,11 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
 from sparseft.records.training_record import check_trained
@@ -98,15 +97,15 @@ class Adapter(NamedTuple):
     digest: str
 
 
-def read_adapter(folder: Path) -> Adapter:
-    """Return an adapter. Each of its files is read once.
+def read_adapter(folder: Path, model: Checkpoint) -> Adapter:
+    """Return an adapter of a model. Each of its files is read once.
 
-    Raises InputError if a file is damaged, if the adapter is not a plain LoRA adapter, or if it is not the one that the
-    train.json beside it records."""
+    Raises InputError if it is not the adapter that the train.json beside it records, if it is not a plain LoRA adapter,
+    or if its matrices are not those of the layers that its target_modules name in the model."""
     text = read_text(folder / ADAPTER_CONFIG, _ADVICE)
     path = folder / WEIGHTS
-    weights = path.read_bytes()
-    digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
+    content = path.read_bytes()
+    digest = joint_digest(hashlib.sha256(content).hexdigest(), sha256_of_text(text))
     check_trained(folder, digest)
     config = parse_json(text, folder / ADAPTER_CONFIG, _ADVICE)
     if not _is_plain(config):
@@ -114,24 +113,26 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder}: not a plain LoRA adapter",
             "use one r and one alpha for all layers, a list of target_modules, no bias and no variant of LoRA",
         )
-    try:
-        tensors = load(weights)
-    except SafetensorError as error:
-        raise InputError(f"{path}: {error}", _ADVICE) from None
-    metadata = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")]).get("__metadata__", {})
+    tensors = load(content)
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     origin = parse_json(metadata.get(ORIGIN, "{}"), path, _ADVICE)
-    layers = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
-    if not tensors or tensors.keys() != {name for layer in layers for name in factor_names(layer)}:
-        raise InputError(f"{path}: holds something else than pairs of lora_A and lora_B", _ADVICE)
-    pairs = {}
     rank = config["r"]
-    for layer in layers:
-        A, B = (tensors[name].float() for name in factor_names(layer))
-        if A.shape[:1] + B.shape[1:] != (rank, rank):
-            raise InputError(f"{path}: its matrices do not have the rank r {rank} of {ADAPTER_CONFIG}", _ADVICE)
-        if not (A.isfinite().all() and B.isfinite().all()):
-            raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
-        pairs[layer] = A, B
+    # A target names the end of a layer's path, as in PEFT.
+    ends = tuple(f".{target}" for target in config["target_modules"])
+    names = {}
+    expected: dict[str, tuple[int, ...]] = {}
+    for layer, (rows, cols) in prunable_shapes(model).items():
+        if f".{layer}".endswith(ends):
+            names[layer] = A, B = factor_names(layer)
+            expected |= {A: (rank, cols), B: (rows, rank)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected:
+        first, _ = min(shapes.items() ^ expected.items())
+        raise InputError(
+            f"{path}: not the matrices of rank {rank} of the target_modules in {model.folder} (first: {first})",
+            "give the base that it was trained on",
+        )
+    pairs = {layer: (tensors[A].float(), tensors[B].float()) for layer, (A, B) in names.items()}
     return Adapter(pairs, config["lora_alpha"] / rank, config, origin, digest)
 
 
@@ -143,7 +144,7 @@ def read_trained(
     Raises InputError as `read_adapter` does, and if the folder records another run than `run`, or something else than
     `origin`, such as another mask. With `allows_stock`, an adapter of stock PEFT passes, which records no origin."""
     has_weights = (folder / TRAINED_TENSORS).is_file()
-    trained = TrainedCheckpoint(model.folder, folder) if has_weights else read_adapter(folder)
+    trained = TrainedCheckpoint(model.folder, folder) if has_weights else read_adapter(folder, model)
     expected = origin | ({"run_id": run.id, "mode": run.mode} if run else {})
     recorded = trained.origin if isinstance(trained, TrainedCheckpoint) else trained.config | trained.origin
     for name, value in expected.items():

@@ -31,13 +31,11 @@ The larger differences lie where W is 0 or W + s B A nearly cancels.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from sparseft.errors import InputError, one_line
 from sparseft.lora import cpu_weights
 
 
@@ -92,21 +90,11 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     return out
 
 
-@cache
 def kernels(device: torch.device) -> ModuleType:
-    """Return the module that computes with weights on this device. Raises InputError if Triton cannot run on a GPU."""
+    """Return the module that computes with weights on this device."""
     if device.type == "cpu":
         return cpu_weights
-    # Triton is large, and only a GPU needs it. Its first launch runs a C compiler, so only a launch shows that it
-    # works.
-    try:
-        from sparseft.lora import triton_weights
+    # Triton is large, and only a GPU needs it.
+    from sparseft.lora import triton_weights
 
-        weight = torch.zeros(1, 1, device=device)
-        triton_weights.build(weight, weight, weight, weight)
-    except Exception as error:
-        raise InputError(
-            f"Triton, which a GPU needs, does not run: {type(error).__name__}: {one_line(error)[:300]}",
-            "install the package triton, a C compiler, and Python's headers (docs/gpu.md)",
-        ) from error
     return triton_weights

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
 from sparseft.language_model.model import empty_model, load_model, load_tokenizer
@@ -26,7 +27,7 @@ from sparseft.language_model.weights import (
     read_own_rows,
     unfuse_experts,
 )
-from sparseft.lora.adapted_model import check_layers, masks_on
+from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.masks.mask_file import Mask
@@ -125,8 +126,10 @@ class AdapterPart(ModelPart):
         vector_to_parameters(accelerator.reduce(parameters_to_vector(gradients), "sum"), gradients)
 
     def start_from(self, initial) -> None:
-        """Copy the factors of another `Adapter`."""
-        check_layers(self.layers, initial.pairs, "the adapter that the training starts from")
+        """Copy the factors of another `Adapter`. Raises InputError if it has other layers."""
+        if self.layers.keys() != initial.pairs.keys():
+            what = "training.lora_targets: the training starts from an adapter of other layers"
+            raise InputError(what, "set it as in that training")
         load_factors(self.layers, initial.pairs)
 
     def write(self, job: TrainingJob, *, is_main: bool) -> None:
