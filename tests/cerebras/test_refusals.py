@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from runs import DEFAULT_PYTHON
 
 RUN = "llama-unstructured-50-sparse_to_sparse"
 OTHER_RELEASE = (
@@ -14,7 +13,6 @@ MEASURED = {"script": "measure_cerebras.py", "batch_size": 6, "micro_batch_size"
 
 
 @pytest.mark.parametrize(("options", "line"), [
-    ({"python": DEFAULT_PYTHON}, "has no cerebras-pytorch .*'cerebras"),
     ({"patch": OTHER_RELEASE}, "error: cerebras-pytorch 2.5.0; .*2.6.0 or 2.10.0"),
     ({"job_labels": "name=a b"}, "error: --job_labels.*pattern"),
     ({}, "error: ClusterConfigError: .*mgmt_address.*; run on the appliance's user node"),

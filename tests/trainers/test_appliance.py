@@ -125,7 +125,7 @@ def test_a_missing_trainer_is_told_in_a_line(bench):
     (bench.folder / "run.log").touch()
     done = run_script("run_on_appliance.py", "--name", "run", "--log", bench.folder / "run.log", "--", "/no/python")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: /no/python: no such program")
+    assert done.stderr.startswith("error: /no/python: No such file")
 
 
 LISTED = """

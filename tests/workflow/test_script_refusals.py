@@ -154,7 +154,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
     ("train.py", {"dense_path": "@models/tiny"}, None, ["--dense_path", "--distillation.weight"]),
     ("train.py", {"dense_path": "@other", "distillation.weight": 1},
-     changed(copied("other"), "other/tokenizer.json", "<pad>", "<PAD>"), ["other: a teacher with another tokenizer"]),
+     changed(copied("other"), "other/tokenizer.json", "<pad>", "<PAD>"), ["other: not a model with the tokens of"]),
     ("reconstruct.py", {"dense_path": "@other"}, changed(copied("other"), "other/config.json", "1e-06", "1e-05"),
      ["other: not the model that was pruned"]),
     ("reconstruct.py", {"run_id": RUN}, None, ["is not trained by this program; choose a run in mode reconstruct"]),

@@ -57,8 +57,7 @@ def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | No
     InputError for any other failure, and if `stop` exists."""
     _on_signals(_exit)
     if stop.exists():
-        what, _, advice = stop.read_text().rpartition("; ")
-        raise InputError(what, advice)
+        raise InputError(stop.read_text(), "")
     with held(lock, name) if lock else nullcontext(()) as inherited:
         for attempt in range(1, ATTEMPTS + 1):
             begin = log.stat().st_size
@@ -70,18 +69,17 @@ def run(command: list[str], name: str, log: Path, *, stop: Path, lock: Path | No
             if fault is not BROKEN:
                 break
             print(f"{name}: attempt {attempt} lost the appliance or the connection to it", file=sys.stderr)
+    if fault is None and re.search("^error: ", printed, re.MULTILINE):
+        return 2
     ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
-    if fault is BROKEN:
-        raise InputError(
-            f"{ended} in {ATTEMPTS} attempts", "start snakemake again: it continues from the last checkpoint"
-        )
+    what, advice = {
+        BROKEN: (f"{ended} in {ATTEMPTS} attempts", "start snakemake again: it continues from the last checkpoint"),
+        FULL: (f"the disk or its quota is full ({stop}, of {name})", "free space and start snakemake again"),
+        None: (ended, "see what it printed"),
+    }[fault]
     if fault is FULL:
-        line = InputError(f"the disk or its quota is full ({stop}, of {name})", "free space and start snakemake again")
-        stop.write_text(str(line))
-        raise line
-    if not re.search("^error: ", printed, re.MULTILINE):
-        raise InputError(ended, "see what it printed")
-    return 2
+        stop.write_text(f"{what}; {advice}")
+    raise InputError(what, advice)
 
 
 @contextmanager
@@ -101,14 +99,8 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
 def _attend(command: list[str], inherited: tuple[int, ...]) -> int:
     """Run the trainer and return its exit code. Neither a process nor a job on the appliance remains after it."""
     label = f"{LABEL}={uuid4().hex}"
-    try:
-        # It inherits the lock, and so holds it even if this process is killed.
-        process = subprocess.Popen([*command, label], stdout=sys.stderr, start_new_session=True, pass_fds=inherited)
-    except FileNotFoundError:
-        raise InputError(
-            f"{command[0]}: no such program",
-            "`make .venv-cerebras/installed-2.10.0` builds its environment, or set cerebras.python",
-        ) from None
+    # It inherits the lock, and so holds it even if this process is killed.
+    process = subprocess.Popen([*command, label], stdout=sys.stderr, start_new_session=True, pass_fds=inherited)
     try:
         return process.wait()
     finally:

@@ -86,8 +86,8 @@ def causal_mask(length: int, window: int | None) -> Tensor:
     A position sees itself and at most `window` - 1 positions before it; None means all of them."""
     # The position of the query minus that of the key.
     distance = torch.arange(length)[:, None] - torch.arange(length)
-    seen = (distance >= 0) & (distance < (window or length))
-    return torch.where(seen, 0.0, HIDDEN)[None, None]
+    visible = (distance >= 0) & (distance < (window or length))
+    return torch.where(visible, 0.0, HIDDEN)[None, None]
 
 
 def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool = False) -> dict[str, list[Example]]:
@@ -206,7 +206,7 @@ def plain_kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
     return _PLAIN[kind_of(mode, kept)]
 
 
-def as_they_act(job: TrainingJob, layer: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+def effective_factors(job: TrainingJob, layer: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """Return A (r, in) and B (out, r) as the layer of a training multiplies by them."""
     kept = torch.from_numpy(job.mask.kept(layer))
     if kind_of(job.mode, kept) is StructuredLoRALinear:

@@ -52,11 +52,11 @@ class TrainingJob:
     # The evaluation after the merge uses the same size. With another size, the two losses would also differ by
     # rounding.
     evaluation_batch_size: int
-    # The folder of what the training hands on, an adapter or trained weights.
+    # The folder of the adapter or the trained weights.
     output: Path
-    # Where that comes from. It is written into it.
+    # Where the output comes from. It is written into it.
     provenance: dict
-    # What an earlier training has handed on, if this one starts from it.
+    # The output of an earlier training, if this one starts from it.
     initial: Adapter | TrainedCheckpoint | None = None
     # The model from which a distillation or a reconstruction learns.
     teacher: Checkpoint | None = None
@@ -83,7 +83,7 @@ class TrainingJob:
         return sha256_of_text(json.dumps(parts, sort_keys=True))
 
     @property
-    def held(self) -> dict[str, np.ndarray]:
+    def enforced(self) -> dict[str, np.ndarray]:
         """Return the mask's bits by layer; empty if the mode lifts the mask."""
         return {} if get_mode(self.mode).lifts_mask else self.mask.bits
 
@@ -100,11 +100,11 @@ class TrainingJob:
         tensors = [self.checkpoint.tensors[name] for name in trained_names(self.checkpoint, self.mask, self.settings)]
 
         def bits_of(tensor: StoredTensor) -> np.ndarray:
-            whole, layer = value_of(tensor.name), tensor.name.removesuffix(".weight")
-            if layer in self.held:
-                whole = whole * torch.from_numpy(self.mask.kept(layer))
+            value, layer = value_of(tensor.name), tensor.name.removesuffix(".weight")
+            if layer in self.enforced:
+                value = value * torch.from_numpy(self.mask.kept(layer))
             # Adding 0 makes every zero +0.0.
-            rounded = whole.flatten().to(TORCH_DTYPES[tensor.dtype], copy=True).add_(0.0)
+            rounded = value.flatten().to(TORCH_DTYPES[tensor.dtype], copy=True).add_(0.0)
             return rounded.view(torch.uint8).numpy().view(BITS[tensor.dtype])
 
         write_weights(self.output, tensors, map(bits_of, tensors), self.provenance)
@@ -133,12 +133,12 @@ def job_of(
     The validation rows are read only if the caller `evaluates`, or if training.eval_every says so.
 
     modes: those that the caller trains; by default all that learn the task from the pruned model
-    initial_adapter: what an earlier training has handed on, if this one starts from it
+    initial_adapter: the output of an earlier training, if this one starts from it
     dense_path: the model that a distillation or a reconstruction learns from, if it is not the base
     version: that of the stage that trains
     inputs: what else the caller reads"""
-    places = [flags.model_path, flags.mask_path, flags.data_dir, initial_adapter, dense_path, *inputs]
-    check_apart([flags.output_dir], places)
+    read = [flags.model_path, flags.mask_path, flags.data_dir, initial_adapter, dense_path, *inputs]
+    check_apart([flags.output_dir], read)
     check_record(flags.output_dir / "train.json", "training")
     run = Run.parse(flags.run_id)
     mode = get_mode(run.mode)
@@ -192,12 +192,11 @@ def _initial(
 
     Raises InputError if it is not that of the other run, with the same base, mask and LoRA settings."""
     start = start_of(run, settings.recover_on)
-    if not start:
-        if path:
-            raise InputError(f"{run.id} starts from the pruned model", "leave --initial_adapter out")
+    if bool(start) != bool(path):
+        what = f"{run.id} starts from {start.id if start else 'the pruned model'}"
+        raise InputError(what, "give --initial_adapter only for a run that starts from another one")
+    if not start or not path:
         return None
-    if not path:
-        raise InputError(f"{run.id} starts from {start.id}", "give its folder with --initial_adapter")
     origin = {key: provenance[key] for key in ("mask_sha256", "base")}
     if not get_mode(run.mode).is_full:
         origin |= {"r": settings.lora_r, "lora_alpha": settings.lora_alpha}
@@ -212,14 +211,11 @@ def _teacher(path: Path | None, base: Checkpoint, mask: Mask, *, is_dense: bool)
     base, or if its tokens are others."""
     teacher = Checkpoint(path) if path else base
     if is_dense or not path:
-        if teacher.digest != mask.meta.get("original", base.digest):
-            raise InputError(
-                f"{teacher.folder}: not the model that was pruned", "give the dense model with --dense_path"
-            )
-    elif _vocabulary(teacher) != _vocabulary(base):
-        raise InputError(
-            f"{path}: a teacher with another tokenizer than {base.folder}", "give one with the same tokens"
-        )
+        wanted, fits = "the model that was pruned", teacher.digest == mask.meta.get("original", base.digest)
+    else:
+        wanted, fits = f"a model with the tokens of {base.folder}", _vocabulary(teacher) == _vocabulary(base)
+    if not fits:
+        raise InputError(f"{teacher.folder}: not {wanted}", "give it with --dense_path")
     return teacher
 
 
@@ -230,11 +226,13 @@ def _vocabulary(model: Checkpoint) -> tuple[int, dict[str, str]]:
 
 
 def _trained_numbers(job: TrainingJob) -> int:
-    """Return how many numbers were trained: those in the output, without the weights that the mask holds at zero."""
+    """Return how many numbers were trained: those in the output, without the weights that the mask keeps at zero."""
     (file,) = job.output.glob("*.safetensors")
-    shapes = {tensor.name.removesuffix(".weight"): tensor.shape for tensor in read_header(file)[1]}
-    held = [math.prod(shapes[layer]) - count_kept(job.held[layer]) for layer in shapes.keys() & job.held.keys()]
-    return sum(map(math.prod, shapes.values())) - sum(held)
+    numbers = 0
+    for tensor in read_header(file)[1]:
+        bits = job.enforced.get(tensor.name.removesuffix(".weight"))
+        numbers += math.prod(tensor.shape) if bits is None else count_kept(bits)
+    return numbers
 
 
 def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict) -> None:

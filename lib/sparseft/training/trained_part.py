@@ -84,11 +84,10 @@ class ModelPart(TrainedPart):
 
     def losses(self, micro_batch: list[Example], batch: list[Example]) -> Tensor:
         """Return the sums over the answer tokens of a micro-batch, divided by the answer tokens of its batch."""
-        inputs = [collate(micro_batch).to(self.device)]
-        if self.distillation:
-            inputs += [teacher_logits(self.teacher, *inputs), self.distillation.temperature]
+        inputs = collate(micro_batch).to(self.device)
+        teacher = (teacher_logits(self.teacher, inputs), self.distillation.temperature) if self.distillation else ()
         answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
-        return torch.stack([term.sum() for term in torch.atleast_2d(self.loss(*inputs))]) / answer_tokens
+        return torch.stack([term.sum() for term in torch.atleast_2d(self.loss(inputs, *teacher))]) / answer_tokens
 
     def eval_loss(self, examples: list[Example], batch_size: int, accelerator: Accelerator) -> float:
         """Return the evaluation loss of the model as it is, in nats per answer token."""

@@ -16,6 +16,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import cerebras.pytorch as cstorch
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -28,13 +29,6 @@ from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.study.schedule import Training
 
 RELEASES = ("2.6.0", "2.10.0")
-try:
-    import cerebras.pytorch as cstorch
-except ImportError as error:
-    raise InputError(
-        f"{sys.executable} has no cerebras-pytorch ({error})",
-        f"run make .venv-cerebras/installed-{RELEASES[-1]}, and use that environment's python",
-    ) from None
 RELEASE = version("cerebras-pytorch")
 if RELEASE not in RELEASES:
     raise InputError(f"cerebras-pytorch {RELEASE}", f"install {' or '.join(RELEASES)}")

@@ -41,7 +41,7 @@ from sparseft.trainers.cerebras.sparsity import declare_sparse
 from sparseft.trainers.fixed_shapes import (
     IGNORED,
     FixedLengthLoss,
-    as_they_act,
+    effective_factors,
     encoded_data,
     fixed_batch,
     plain_kind_of,
@@ -88,7 +88,7 @@ class Trainer:
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
         self.compiled = cstorch.compile(self.module, backend)
-        masks = ((f"model.{self.paths[layer]}.weight", self.kept(layer)) for layer in job.held)
+        masks = ((f"model.{self.paths[layer]}.weight", self.kept(layer)) for layer in job.enforced)
         sparsity = declare_sparse(self.compiled, masks)
         self.optimizer, self.schedule = optimizer_and_schedule(self.trained().values(), self.settings)
         # The base of an adapter is in no optimizer.
@@ -159,7 +159,7 @@ class Trainer:
         factors = {}
         for name in self.layers:
             A, B = (trained[f"{self.paths[name]}.{factor}"] for factor in ("lora_A", "lora_B"))
-            factors[name] = as_they_act(job, name, A, B)
+            factors[name] = effective_factors(job, name, A, B)
         job.write_adapter(factors)
 
     def run(self, *, saves: bool = True) -> None:

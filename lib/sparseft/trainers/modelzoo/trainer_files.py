@@ -91,10 +91,9 @@ def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder:
     ModelZoo does not train the architecture."""
     MODELZOO.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
     report = read_json(exported / "export.json", "write it with export_modelzoo.py --mask_path")
-    if report.get("inputs") != {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}:
-        raise InputError(f"{exported}: of another model or mask", "write it again with export_modelzoo.py")
-    if sha256(exported / CHECKPOINT) != report["outputs"][CHECKPOINT]:
-        raise InputError(f"{exported / CHECKPOINT}: not as it was written", "write it again with export_modelzoo.py")
+    inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
+    if report.get("inputs") != inputs or sha256(exported / CHECKPOINT) != report["outputs"][CHECKPOINT]:
+        raise InputError(f"{exported}: of another model or mask, or altered", "write it again with export_modelzoo.py")
     length = min(cerebras.sequence_length, job.checkpoint.config.get("max_position_embeddings", sys.maxsize))
     examples = encoded_data(job, load_tokenizer(job.checkpoint.folder), length)["train"]
     return TrainerRun(job, cerebras, exported / CHECKPOINT, examples, folder)
@@ -152,7 +151,7 @@ def _of_weights(job: TrainingJob) -> tuple[list[dict], list[dict]]:
     names = trained_names(job.checkpoint, job.mask, job.settings)
     callbacks = [{"TrainedWeights": {"names": [key_of[name] for name in names]}}]
     static = {"algorithm": "static", "init_method": "from_zeros"}
-    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.held}
+    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.enforced}
     sparsity = [
         static | {"sparsity": share, "param_filter": [key_of[f"{layer}.weight"]]}
         for layer, share in pruned.items()

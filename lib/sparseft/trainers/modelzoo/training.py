@@ -38,7 +38,7 @@ from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.reading import read_json
 from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.trainers.appliance import KILLED
-from sparseft.trainers.fixed_shapes import as_they_act
+from sparseft.trainers.fixed_shapes import effective_factors
 from sparseft.trainers.modelzoo.trainer_files import TrainerRun
 from sparseft.training.job import trained_names
 from sparseft.training.progress import Progress, check_finite
@@ -99,7 +99,7 @@ def train(run: TrainerRun) -> dict:
     """Train, write the job's output and return the measured part of train.json.
 
     If an earlier process left a complete checkpoint, the training continues from it. Raises InputError if there is no
-    ModelZoo, if its Trainer fails, or if it changed the frozen base."""
+    ModelZoo, or if its Trainer changed the frozen base."""
     modelzoo = ModelZoo.from_environment()
     _remove_other_training(run, modelzoo)
     run.write_batches()
@@ -111,8 +111,7 @@ def train(run: TrainerRun) -> dict:
     if step < job.settings.steps:
         modelzoo.run(run.write(run.folder / "trainer.yaml", last))
         step, last = run.last_checkpoint()
-    if step != job.settings.steps:
-        raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
+    assert step == job.settings.steps, "the Trainer wrote no checkpoint of the last step"
     _write(run, MdlFile(last))
     return measured(run) | {
         "backend": MODELZOO.name,
@@ -166,15 +165,14 @@ def read_logs(model_dir: Path) -> list[tuple[dict[int, float], float]]:
 
 
 def measured(run: TrainerRun) -> dict:
-    """Return what the logs of a finished training say for train.json. Raises InputError if they have no rate."""
+    """Return what the logs of a finished training say for train.json.
+
+    A rate needs two steps. Raises statistics.StatisticsError if no start of the Trainer made two."""
     settings = run.job.settings
     logs = read_logs(run.model_dir)
     # Of a step that was made twice, the last log counts.
     of_step = {step: (loss, rate) for losses, rate in logs for step, loss in losses.items()}
     rates = [rate for _, rate in of_step.values() if rate]
-    if not rates:
-        what = f"{run.model_dir}: no start of the Trainer made two steps, which a rate needs"
-        raise InputError(what, "train more steps at once")
     progress = Progress()
     for step, examples in enumerate(run.batches(), start=1):
         loss, rate = of_step[step]
@@ -235,7 +233,7 @@ def trained_factors(
             continue
         A = torch.from_numpy(_values(trained, trained.tensors[f"{path}.lora_A"]))
         B = _hugging_face(trained, f"{path}.lora_B", place)
-        factors[layer] = as_they_act(run.job, layer, A, B)
+        factors[layer] = effective_factors(run.job, layer, A, B)
     return factors
 
 
