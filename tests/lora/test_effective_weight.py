@@ -164,12 +164,6 @@ def test_the_gradients_of_a_gpu_are_nearer_to_the_exact_ones_than_those_of_a_cpu
             assert (ours - truth).norm() <= (theirs - truth).norm() + 1e-6
 
 
-@pytest.mark.parametrize("shape", [(3584, 18944), (14336, 4096), (8192, 28672)])
-def test_the_gradient_of_a_layer_of_up_to_70b_is_one_block_on_a_gpu(shape, monkeypatch):
-    monkeypatch.setitem(carried_mask.BLOCK, "meta", carried_mask.BLOCK["cuda"])
-    assert list(carried_mask.row_blocks(torch.empty(shape, device="meta"))) == [slice(0, shape[0])]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("dtype", FLOATS)

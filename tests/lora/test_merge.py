@@ -123,19 +123,13 @@ PLAIN = "not a plain LoRA adapter"
 
 
 @pytest.mark.parametrize(("changes", "origin", "line"), [
-    ({"sparseft": OWN}, OWN, PLAIN),
     ({"r": 6}, OWN, "not the matrices of rank 6"),
     ({"target_modules": ["q_proj", "k_proj"]}, OWN, r"not the matrices .*\(first: .*down_proj.lora_A"),
-    ({"use_rslora": True}, OWN, PLAIN),
     ({"target_modules": "(a+)+"}, OWN, PLAIN),
     ({"layers_to_transform": [1]}, OWN, PLAIN),
     ({"bias": "all"}, OWN, PLAIN),
     ({"init_lora_weights": "pissa"}, OWN, PLAIN),
-    ({"r": 0}, OWN, PLAIN),
-    ({"rank_pattern": {"q_proj": 4}}, OWN, PLAIN),
-    ({"peft_type": "IA3"}, OWN, PLAIN),
     ({}, OWN | {"run_id": OTHER_SEED}, f"run_id is {OTHER_SEED}, .*{RUN.id}"),
-    ({}, OWN | {"mode": "sparse_to_sparse"}, "mode is sparse_to_sparse, .*sparse_to_dense"),
     ({}, {"mask_sha256": "m"}, "its run_id is None"),
     ({}, OWN | {"mask_sha256": "other"}, "its mask_sha256 is other, not m"),
 ])  # fmt: skip

@@ -133,12 +133,7 @@ Q = "model.transformer_decoder.layers.0.self_attn.proj_q_dense_layer"
 FAULTS = {
     "a tensor less": (lambda t: t.pop(f"{Q}.weight"),
                       "1 tensors missing .first: transformer_decoder.layers.0.self_attn"),
-    "an adapter": (lambda t: t.update({f"{Q}.lora_A": t[f"{Q}.weight"]}),
-                   r"1 tensors unknown to it \(first: .*lora_A\)"),
-    "another shape": (changed(f"{Q}.weight", lambda d, v: (d, v[:16])), "1 tensors of another shape"),
     "another dtype": (changed(f"{Q}.weight", lambda d, v: ("I64", v.astype("i8"))), "is in none of BF16, F16, F32"),
-    "another final norm": (changed("model.ln_f.weight", lambda d, v: (d, v + 1)),
-                           r"ln_f\.weight is not transformer_decoder"),
     "an untied head": (changed("model.lm_head.weight", lambda d, v: (d, v + 1)),
                        r"lm_head\.weight is not embedding_layer"),
 }  # fmt: skip

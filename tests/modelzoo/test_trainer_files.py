@@ -93,21 +93,12 @@ def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
     assert [part["total_iters"] for part in parts] == [2, 8]  # together the steps: none is left in the warm-up
     callbacks = {name: value for callback in init["callbacks"] for name, value in callback.items()}
     assert callbacks["Lora"]["lora_params"]["target_modules"] == ["TransformerDecoderLayer", "Linear"]  # not lm_head
-    assert callbacks["MaskedLora"]["targets"] == ["q_proj"]
+    assert (callbacks["MaskedLora"]["mode"], callbacks["MaskedLora"]["targets"]) == ("sparse_to_sparse", ["q_proj"])
     assert callbacks["KeepNCheckpoints"] == {"n": 1}
     assert "sparsity" not in init  # ModelZoo's own would mask lora_B
     assert init["precision"]["enabled"] == (target == "CSX")
     assert (Path(fit["train_dataloader"]["data_dir"]) / FILE).is_file()
     assert Path(fit["ckpt_path"]) == (inputs.folder / "cs" / CHECKPOINT).resolve()
-
-
-def test_the_configurations_of_two_modes_differ_only_in_the_mode(inputs, tmp_path):
-    """An earlier pipeline wrote the same bytes for both modes."""
-    for mode in ("sparse_to_dense", "sparse_to_sparse"):
-        run_of(inputs, tmp_path / "run", mode).write(tmp_path / f"{mode}.yaml")
-    dense, sparse = ((tmp_path / f"{mode}.yaml").read_text() for mode in ("sparse_to_dense", "sparse_to_sparse"))
-    assert sparse != dense
-    assert sparse.replace("mode: sparse_to_sparse", "mode: sparse_to_dense") == dense
 
 
 def test_a_log_is_read_with_a_rate_below_one(tmp_path):

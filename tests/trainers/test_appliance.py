@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from project import ROOT, run_script
+from project import ROOT
 from sparseft.trainers.appliance import BROKEN, FULL, cause
 
 pytestmark = pytest.mark.process
@@ -21,15 +21,11 @@ SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 
 @pytest.mark.parametrize(("printed", "expected"), [
     ("grpc: status = StatusCode.UNAVAILABLE", BROKEN),
-    ("ConnectionResetError: [Errno 104] Connection reset by peer", BROKEN),
     ("error: ApplianceDeadlockError: no progress (client.py, line 3); check the input", BROKEN),
-    ("Socket closed", BROKEN),
     ("OSError: [Errno 122] Disk quota exceeded\nSocket closed", FULL),
-    ("error: [Errno 28] Driver write request failed (errno = 28, error message = 'No space left on device'); x", FULL),
     ("file write failed, errno = 122, buf = 0x1", FULL),
     ("errno = 1228", None),
     ("Socket closed\nerror: ImportError: no cerebras.pytorch", None),
-    ("UNAVAILABLE\nerror: ClusterConfigError: mgmt_address has no default value; use a user node", None),
     ("error: the loss is nan; lower training.learning_rate", None),
     ("step 502 of http: loss 2.0", None),
 ])  # fmt: skip
@@ -119,13 +115,6 @@ def test_a_full_quota_stops_every_later_job(bench):
     assert f"full ({bench.folder / 'stop'}, of one)" in line
     assert bench.log("two") == line + "\n"
     assert len(bench.starts.read_text().splitlines()) == 1
-
-
-def test_a_missing_trainer_is_told_in_a_line(bench):
-    (bench.folder / "run.log").touch()
-    done = run_script("run_on_appliance.py", "--name", "run", "--log", bench.folder / "run.log", "--", "/no/python")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: /no/python: No such file")
 
 
 LISTED = """

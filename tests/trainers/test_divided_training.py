@@ -41,16 +41,13 @@ CASES = {
     "experts": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"gradient_checkpointing": True}),
     "structured": ("mixtral", BF16, "structured", "sparse_to_sparse", {}),
     "dropout": ("llama", BF16, "semistructured", "sparse_to_dense", {"lora_dropout": 0.3}),
-    "biases": ("qwen2", FP32, "unstructured", "sparse_to_sparse", {}),
+    "biases": ("qwen2", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
     "windows": ("gemma3", BF16, "unstructured", "sparse_to_sparse", {}),
     "norms of heads": ("qwen3", FP32, "unstructured", "sparse_to_sparse", {}),
-    "norms after": ("olmo2", FP32, "unstructured", "sparse_to_sparse", {}),
-    "multipliers": ("granite", FP32, "unstructured", "sparse_to_sparse", {}),
     "more experts": ("qwen3_moe", FP32, "unstructured", "sparse_to_sparse", {}),
     "taught": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"distillation": Distillation(temperature=3.0)}),
-    "weights": ("mistral", FP32, "unstructured", "full_sparse_to_sparse", {"train": ["norms"]}),
+    "weights": ("qwen2", FP32, "unstructured", "full_sparse_to_sparse", {"train": ["norms"]}),
     "rounded weights": ("llama", BF16, "unstructured", "full_sparse_to_dense", {"train": ["embeddings"]}),
-    "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
 }
 
 pytestmark = pytest.mark.process

@@ -140,7 +140,7 @@ def new_accelerator() -> Accelerator:
 
 
 def hold_together(path: Path, accelerator: Accelerator) -> None:
-    """Make an output the own one of all processes of this training. If another training holds it, all of them wait.
+    """Lock an output for all processes of this training together. If another training holds it, all of them wait.
 
     Only the main process takes the lock. The others must not read the saved state before, because the other training
     may still be writing it."""

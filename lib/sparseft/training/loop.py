@@ -54,10 +54,10 @@ def train_part(
     Raises InputError if the loss or its gradient is not finite."""
     optimizer, schedule = optimizer_and_schedule(part.parameters, settings, accelerator.device)
     progress = _resume(part, optimizer, schedule, saved, accelerator)
-    # An expert to which no token is sent gets no gradient. So every parameter starts a step with one of zeros. A
-    # divided part makes its gradients anew in every step.
-    for parameter in () if part.is_divided else part.parameters:
-        parameter.grad = torch.zeros_like(parameter)
+    if not part.is_divided:
+        # An expert to which no token is sent gets no gradient, so every parameter starts a step with one of zeros.
+        for parameter in part.parameters:
+            parameter.grad = torch.zeros_like(parameter)
     done = len(progress.curve)
     batches = islice(shuffled(examples, settings.batch_size, settings.length_buckets, seed), done, settings.steps)
     bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=not part.shows_steps)

@@ -167,37 +167,37 @@ class WeightsPart(ModelPart):
         A model that is divided among processes has fp32 weights, and FSDP2 rounds them."""
         super().__init__(loss, settings, device)
         self.is_divided = settings.shard_model
-        # By name on disk: what autograd gives a gradient, the rows of this process, and which of them are pruned.
+        # By name on disk: what autograd gives a gradient, the local rows of this process, and which of them are pruned.
         self.leaves = _leaves(loss.model, checkpoint.architecture, trained_names(checkpoint, mask, settings))
-        self.own: dict[str, nn.Parameter] = {}
+        self.local: dict[str, nn.Parameter] = {}
         self.pruned: dict[str, Tensor] = {}
         for name, leaf in self.leaves.items():
-            self.own[name] = nn.Parameter(leaf.to_local().detach()) if self.is_divided else leaf
+            self.local[name] = nn.Parameter(leaf.to_local().detach()) if self.is_divided else leaf
             layer = name.removesuffix(".weight")
             if layer in mask.bits:
-                pruned = torch.from_numpy(~mask.kept(layer, self._rows(leaf))).to(self.own[name].device)
-                self.own[name].data.masked_fill_(pruned, 0)
+                pruned = torch.from_numpy(~mask.kept(layer, self._rows(leaf))).to(self.local[name].device)
+                self.local[name].data.masked_fill_(pruned, 0)
                 if not mode.lifts_mask and bool(pruned.any()):
                     self.pruned[name] = pruned
-        self.parameters = list(self.own.values())
+        self.parameters = list(self.local.values())
 
     def take_gradients(self, accelerator: Accelerator) -> None:
-        """Take the gradients of the own rows, and set those of what is pruned to zero, even one that is not finite."""
-        for name, own in self.own.items():
+        """Take the gradients of the local rows. Those of pruned weights become zero, even one that is not finite."""
+        for name, local in self.local.items():
             leaf = self.leaves[name]
             if self.is_divided:
                 # An expert to which no token is sent gets none.
-                own.grad = torch.zeros_like(own) if leaf.grad is None else leaf.grad.to_local()
+                local.grad = torch.zeros_like(local) if leaf.grad is None else leaf.grad.to_local()
                 leaf.grad = None
             if name in self.pruned:
-                own.grad.masked_fill_(self.pruned[name], 0)
+                local.grad.masked_fill_(self.pruned[name], 0)
 
     def start_from(self, initial) -> None:
-        """Copy the tensors of another training, a `TrainedCheckpoint`, each process its own rows."""
+        """Copy the tensors of another training, a `TrainedCheckpoint`, each process its local rows."""
         with torch.no_grad():
-            for name, own in self.own.items():
+            for name, local in self.local.items():
                 rows = initial.read(name, self._rows(self.leaves[name]))
-                own.copy_(as_weight(rows, initial.tensors[name].dtype))
+                local.copy_(as_weight(rows, initial.tensors[name].dtype))
 
     def write(self, job: TrainingJob, *, is_main: bool) -> None:
         """Write the trained tensors. All processes call it: each gives its rows, and the main one writes."""

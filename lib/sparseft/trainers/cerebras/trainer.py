@@ -146,7 +146,7 @@ class Trainer:
         return total / sum(tokens for _, tokens in sums)
 
     def write(self) -> None:
-        """Write what the training hands on: adapters as the layers multiply by them.
+        """Write the job's output: weights, or adapters as the layers multiply by them.
 
         It is read from the saved state, because the weights on the appliance cannot be read in another way."""
         job = self.job

@@ -123,7 +123,7 @@ def write_batches(folder: Path, batches: list[list[Example]], length: int) -> No
         file.attrs["n_examples"] = len(data)
 
 
-def _of_adapters(run: TrainerRun) -> list[dict]:
+def _adapter_callbacks(run: TrainerRun) -> list[dict]:
     """Return the callbacks that train adapters on the frozen base."""
     job, settings = run.job, run.job.settings
     lora = {
@@ -141,7 +141,7 @@ def _of_adapters(run: TrainerRun) -> list[dict]:
     ]
 
 
-def _of_weights(job: TrainingJob) -> tuple[list[dict], list[dict]]:
+def _weight_callbacks(job: TrainingJob) -> tuple[list[dict], list[dict]]:
     """Return the callbacks of a training of weights, and ModelZoo's own `sparsity:`, with a static mask per layer.
 
     The Trainer takes the masks of the checkpoint, and `init_method` only makes their names. A layer without a zero
@@ -176,7 +176,7 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
         backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cerebras.cluster}
-    callbacks, sparsity = _of_weights(job) if get_mode(job.mode).is_full else (_of_adapters(run), [])
+    callbacks, sparsity = _weight_callbacks(job) if get_mode(job.mode).is_full else (_adapter_callbacks(run), [])
     loader = {
         "data_processor": "GptHDF5MapDataProcessor",
         "data_dir": str(run.data.resolve()),

@@ -188,7 +188,7 @@ def measured(run: TrainerRun) -> dict:
 
 
 def _write(run: TrainerRun, last: MdlFile) -> None:
-    """Write what the training hands on from the Trainer's last checkpoint.
+    """Write the job's output from the Trainer's last checkpoint.
 
     Raises InputError if the Trainer changed what it must not."""
     job = run.job
