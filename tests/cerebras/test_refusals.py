@@ -21,7 +21,7 @@ MEASURED = {"script": "measure_cerebras.py", "batch_size": 6, "micro_batch_size"
     (MEASURED, "error: throughput.steps 4: .* 100 steps"),
     (MEASURED | {"target": "CPU", "warmup_steps": 6}, "error: --steps 6: .*6 of warm-up"),
 ])  # fmt: skip
-def test_bad_input_is_told_in_one_line(inputs, tmp_path, options, line):
+def test_bad_input_is_refused_in_one_line(inputs, tmp_path, options, line):
     done = inputs.train(tmp_path / "run", RUN, **options)
     assert done.returncode == 2
     assert re.search(line, done.stderr.splitlines()[-1])

@@ -29,7 +29,7 @@ SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
     ("error: the loss is nan; lower training.learning_rate", None),
     ("step 502 of http: loss 2.0", None),
 ])  # fmt: skip
-def test_a_failure_is_told_by_what_the_trainer_printed(printed, expected):
+def test_a_failure_is_classified_by_what_the_trainer_printed(printed, expected):
     said = f"| Train Device=CSX, Step=50\n{printed}\n"
     assert cause(said) is expected
 
@@ -137,7 +137,7 @@ def test_the_job_of_a_trainer_that_was_killed_is_cancelled_and_one_that_failed_h
     assert (bench.cancelled.read_text().split() if bench.cancelled.exists() else []) == cancelled
 
 
-def test_a_job_that_could_not_be_cancelled_is_said(bench):
+def test_a_job_that_could_not_be_cancelled_is_reported(bench):
     bench.program("csctl", CSCTL.replace("echo $3 >> $HERE/cancelled", "exit 1"))
     assert bench.run("kill -9 $$") == 2
     label = bench.starts.read_text().split()[-1]
@@ -145,7 +145,7 @@ def test_a_job_that_could_not_be_cancelled_is_said(bench):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_who_is_ended_ends_its_trainer_and_cancels_its_own_job_alone(bench, number):
+def test_a_signal_ends_the_trainer_and_cancels_only_its_own_job(bench, number):
     bench.program("csctl", CSCTL)
     process = bench.start("sleep 60 & echo $! > $HERE/child; wait")
     bench.wait_for(bench.folder / "child")

@@ -30,7 +30,7 @@ from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 from masks import compute_masks
 
 PROCESSES = (1, 3)
-SETTINGS = Training(steps=3, batch_size=6, micro_batch_size=1, learning_rate=0.02, save_every=0, eval_every=2)
+SETTINGS = Training(steps=2, batch_size=6, micro_batch_size=1, learning_rate=0.02, save_every=0, eval_every=2)
 TASK = BY_NAME["boolq_mini"]
 ROWS = {"train": TASK.generate("train", 12, 0), "validation": TASK.generate("validation", 5, 0)}
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16

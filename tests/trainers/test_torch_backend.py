@@ -1,6 +1,5 @@
 """One training, from checkpoint and mask to adapter and record."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
@@ -16,13 +14,12 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.placement import DISK, placement
 from sparseft.lora.adapted_model import trained_model
-from sparseft.lora.adapter import read_adapter
 from sparseft.storage.hashes import sha256
 from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
-from tiny_models import PRUNABLE_LAYERS, change_json
+from tiny_models import change_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from masks import compute_masks
@@ -71,27 +68,11 @@ def test_a_training_on_the_inputs_takes_the_loss_of_every_token_but_the_first_as
     assert found[0] != pytest.approx(found[1], rel=0.02)
 
 
-def test_the_seed_draws_the_matrices_too_not_the_batches_alone(tmp_path, tiny_llama):
+def test_the_seed_draws_the_matrices_too_and_not_only_the_batches(tmp_path, tiny_llama):
     rows = {**ROWS, "train": ROWS["train"][:1]}  # every batch is the same
     losses = [run(tiny_llama, tmp_path / f"{seed}", seed=seed, rows=rows)["loss_curve"] for seed in (0, 1)]
     assert losses[0][0]["loss"] == losses[1][0]["loss"]  # B starts at zero
     assert digest(tmp_path / "0") != digest(tmp_path / "1")
-
-
-def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
-    record = run(tiny, tmp_path / "adapter")
-    assert (record["backend"], record["dtype"], len(record["loss_curve"])) == ("torch", "bfloat16", 4)
-    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
-    assert len(tensors) == 2 * PRUNABLE_LAYERS[tiny.folder.name]
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    # B of an expert that no token was sent to stays 0.
-    assert sum(bool(tensor.any()) for tensor in tensors.values()) > 0.9 * len(tensors)
-    adapter = read_adapter(tmp_path / "adapter", tiny)
-    assert (adapter.config["r"], adapter.config["lora_alpha"]) == (4, 8.0)
-    assert adapter.origin == {"mask_sha256": "m", "mode": "sparse_to_sparse"}
-    assert record["peak_memory_bytes"] > 10**6
-    assert record["versions"]["torch"] == torch.__version__
-    json.dumps(record, allow_nan=False)
 
 
 def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp_path):

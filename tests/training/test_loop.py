@@ -66,7 +66,7 @@ def run(checkpoint: Checkpoint, mode: str, settings: Training):
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
-def test_training_moves_the_adapters_alone_and_no_pruned_weight(tiny, mode):
+def test_training_moves_only_the_adapters_and_no_pruned_weight(tiny, mode):
     settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.05)
     before = {name: value.clone() for name, value in prepare(tiny, mode, settings).part.loss.model.state_dict().items()}
     _, part, model = run(tiny, mode, settings)
@@ -92,7 +92,7 @@ def test_speed_is_of_the_examples_and_tokens_without_padding(tiny_llama):
     assert record["train_seconds"] * record["samples_per_second_overall"] == pytest.approx(40)
 
 
-def test_a_training_that_explodes_is_told(tiny_llama):
+def test_a_training_that_explodes_is_refused(tiny_llama):
     settings = Training(steps=9, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0)
     loop = prepare(tiny_llama, "sparse_to_dense", settings)
     for layer in loop.part.layers.values():
