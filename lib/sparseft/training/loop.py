@@ -84,7 +84,7 @@ def train_part(
             print_step(step, settings.steps, loss)
         if evaluate and settings.eval_every and step % settings.eval_every == 0:
             progress.evaluations.append({"step": step, "eval_loss": evaluate()})
-        if settings.save_every and step % settings.save_every == 0:
+        if saved.path and settings.save_every and step % settings.save_every == 0:
             _note_memory(progress, accelerator)
             if accelerator.is_main_process or part.is_divided:
                 content = {
