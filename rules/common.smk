@@ -14,10 +14,11 @@ from sparseft.planning.requests import Requests
 from sparseft.planning.sizes import architectures
 from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
-from sparseft.study import grid, targets, versions
+from sparseft import grid
+from sparseft.study import targets, versions
 from sparseft.study.config import Config
 from sparseft.study.configfiles import with_normal_places
-from sparseft.study.section import flags, parse_section
+from sparseft.section import flags, parse_section
 from sparseft.study.yaml_file import check_command, read_sections
 
 # Whether another workflow imports this one.

@@ -2,7 +2,8 @@
 from sparseft.methods import SELF, TASK, get_method
 from sparseft.data.task_files import selection_files, task_files
 from sparseft.planning.inputs import fetched_files, model_files, source_manifests
-from sparseft.study.sources import DIVERGENCE, pruned_base
+from sparseft.data.settings import DIVERGENCE
+from sparseft.checkpoints.settings import pruned_base
 
 # The manifest of the weights from which a run starts, and its mask.
 base_of = lambda w: grid.base_manifest(w.method)

@@ -14,7 +14,7 @@ from sparseft.patterns.semistructured import SEMISTRUCTURED
 from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
 from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
-from sparseft.study.backends import BACKENDS
+from sparseft.trainers.backends import BACKENDS
 
 
 @pytest.mark.parametrize(

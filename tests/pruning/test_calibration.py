@@ -13,6 +13,7 @@ import torch
 from project import refused
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
+from sparseft.data.settings import CalibrationText
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES
 from sparseft.importances.fisher import FISHER
@@ -26,7 +27,6 @@ from sparseft.planning.requests import kept_bytes
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples, choose_windows, text_examples
-from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, SIZES, edited, save_tiny, stock
 from torch import Tensor

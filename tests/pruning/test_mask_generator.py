@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
+from sparseft.grid import PassFiles
 from sparseft.importances.ria import RIA
 from sparseft.masks.mask_file import read_mask
+from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator, scores
 from sparseft.pruning.calibration import compute_statistic
@@ -18,8 +20,6 @@ from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.scores import random_source
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.selection import units
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from tiny_models import PRUNABLE_LAYERS, SIZES, edited, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM

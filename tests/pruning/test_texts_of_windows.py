@@ -8,15 +8,15 @@ from shutil import copytree
 import pytest
 from project import refused, succeed
 from sparseft.data.rows import write_rows
+from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import read_documents
 from sparseft.errors import InputError
+from sparseft.grid import Cell
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, text_examples
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import Cell
-from sparseft.study.sources import CalibrationText
 from sparseft.tasks import BY_NAME
 
 from masks import compute_masks, looking_at

@@ -13,15 +13,15 @@ from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.errors import InputError
+from sparseft.grid import PassFiles
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import read_checked_mask
+from sparseft.masks.settings import Masks
 from sparseft.masks.validation import validate
 from sparseft.patterns.experts import EXPERTS
 from sparseft.patterns.layers import LAYERS
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.unit_scores import score_units
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from tiny_models import change_json, loaded, save_tiny
 from torch import Tensor, nn
 

@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.errors import InputError
+from sparseft.grid import PassFiles
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import check_mask, read_mask
+from sparseft.masks.settings import Masks
 from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.hessian import output_error
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import prune_layer, prune_weights
 from sparseft.storage.bits import pack
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny, stock
 from torch import Tensor
 from transformers import AutoModelForCausalLM

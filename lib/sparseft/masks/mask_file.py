@@ -29,11 +29,11 @@ from safetensors import safe_open
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_header
 from sparseft.checkpoints.layers import differences, prunable_shapes
 from sparseft.errors import InputError, one_line
+from sparseft.grid import MASK_NAME, Cell
 from sparseft.methods import IMPORTED, PATTERNS
 from sparseft.storage.bits import row_bytes, unpack
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
-from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
 # The name of a mask file of the workflow, which says its method and sparsity.

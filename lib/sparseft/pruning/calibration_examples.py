@@ -14,14 +14,14 @@ from transformers import AutoTokenizer
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.rows import read_rows
+from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import WINDOW, has_windows, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.model import load_tokenizer, model_config
+from sparseft.masks.settings import Masks
 from sparseft.methods import Method
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.study.mask_settings import Masks
-from sparseft.study.sources import CalibrationText
 from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
 
 

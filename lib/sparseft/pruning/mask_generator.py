@@ -15,11 +15,11 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import BLOCK
 from sparseft.masks.mask_file import MaskWriter
+from sparseft.masks.mask_record import MaskReport
 from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.pruning.scores import random_source, scored_source
-from sparseft.records.manifests import MaskReport
 from sparseft.selection.ranking import Emit, Ranking, Source
 from sparseft.storage.atomic import atomic_files
 

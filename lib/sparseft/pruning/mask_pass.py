@@ -7,11 +7,11 @@ from typing import Any
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
+from sparseft.grid import PassFiles
+from sparseft.masks.mask_record import MaskReport, PrunedManifest
+from sparseft.masks.settings import Masks
 from sparseft.methods import Method
-from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.storage.outputs import check_ours
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 
 @dataclass(frozen=True)

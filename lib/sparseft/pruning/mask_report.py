@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from sparseft.masks.mask_file import MaskWriter
+from sparseft.masks.mask_record import MaskReport
 from sparseft.pruning.mask_pass import MaskPass
-from sparseft.records.manifests import MaskReport
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_file
 

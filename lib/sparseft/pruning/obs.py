@@ -35,13 +35,13 @@ from torch import Tensor
 
 from sparseft.architectures.architecture import Part
 from sparseft.importances import HESSIAN
+from sparseft.masks.settings import Masks
 from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
 from sparseft.pruning.mask_generator import rankings
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
 from sparseft.selection.units import unit_scores
-from sparseft.study.mask_settings import Masks
 
 
 def prune_units(masks: MaskPass) -> None:

@@ -17,12 +17,12 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter
+from sparseft.masks.mask_record import MaskReport, PrunedManifest
+from sparseft.masks.settings import Masks
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
-from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import is_finite, pack
-from sparseft.study.mask_settings import Masks
 
 
 @dataclass

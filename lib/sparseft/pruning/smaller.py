@@ -18,11 +18,11 @@ from sparseft.checkpoints.checkpoint import Tensor
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.checkpoints.rewriting import Cut, write_manifest, write_smaller
 from sparseft.masks.mask_file import MaskWriter
+from sparseft.masks.mask_record import MaskReport, PrunedManifest
 from sparseft.patterns.pattern import Units
 from sparseft.pruning.mask_pass import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.pruning.unit_scores import score_units
-from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import pack
 

@@ -31,19 +31,20 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from sparseft.command import Flags, Threads
+from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text, has_windows
 from sparseft.errors import InputError
+from sparseft.grid import pass_files
 from sparseft.importances import DEFAULT, IMPORTANCES
+from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
-from sparseft.study.grid import pass_files
-from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.sources import Choice
 
 if TYPE_CHECKING:
     from sparseft.pruning.mask_pass import MaskPass
-from sparseft.study import grid, targets
+from sparseft import grid
+from sparseft.study import targets
 from sparseft.study.config import Config
 
 # Raise it when the results change.

@@ -3,7 +3,6 @@ flags."""
 
 import re
 from difflib import get_close_matches
-from enum import Flag, auto
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
@@ -19,8 +18,9 @@ from pydantic import (
 )
 
 from sparseft.errors import InputError, one_line
-from sparseft.study.grid import SEEDS
 
+# Every seed is smaller, because torch's generator on a CPU takes 32 bits of it.
+SEEDS = 2**32
 # The largest count. A larger one is a typing error, and would overflow an int64 or a float somewhere.
 LARGEST = 10**9
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -57,33 +57,6 @@ def spelled(place: str, info: SerializationInfo) -> str:
 Place = Annotated[str, PlainSerializer(spelled)]
 
 
-class Role(Flag):
-    """Say what a key of the configuration is. A key without a role is a setting: it decides the results of its
-    stage."""
-
-    # It changes the time or the memory of a training, and no bit of its adapter.
-    SAVING = auto()
-    # It looks at a training, and changes no step of it.
-    WATCHING = auto()
-    # Without effect on the adapter.
-    WITHOUT_EFFECT = SAVING | WATCHING
-    # Only the backend torch has it.
-    TORCH = auto()
-    # The section `throughput` decides it for a measurement.
-    MEASUREMENT = auto()
-    # The section `reconstruction` decides it for each decoder layer.
-    LAYERS = auto()
-    # Only a training of adapters, or only one of the weights themselves, has it.
-    ADAPTER = auto()
-    FULL = auto()
-    # It narrows the key of `grid` that has its name.
-    AXIS = auto()
-    # It says where and when a job on the appliance runs.
-    PLACE = auto()
-    # It is an argument of cerebras-pytorch's ClusterConfig.
-    CLUSTER = auto()
-
-
 class Section(BaseModel):
     """Check one section of the configuration. An unknown key is refused, so that a typing error is no silent default.
 
@@ -103,19 +76,10 @@ class Section(BaseModel):
     def __pydantic_init_subclass__(cls, **_: object) -> None:
         """Put the description of each key on one line, and add the keys to KEYS."""
         # The sections of scripts have flags of their own.
-        if cls.__module__.startswith("sparseft.study."):
+        if not cls.__module__.startswith("sparseft.stages."):
             KEYS.update(cls.model_fields)
         for field in cls.model_fields.values():
             field.description = field.description and one_line(field.description)
-
-    @classmethod
-    def keys_of(cls, roles: Role) -> set[str]:
-        """Return the keys that have one of these roles. The definition of a key has its role."""
-        return {
-            name
-            for name, field in cls.model_fields.items()
-            if any(isinstance(part, Role) and part & roles for part in field.metadata)
-        }
 
     def contradictions(self) -> Faults:
         """Return what may be wrong with the keys taken together, and whether it is."""
