@@ -2,6 +2,7 @@
 flags."""
 
 import re
+from collections.abc import Collection
 from difflib import get_close_matches
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
@@ -34,8 +35,6 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Faults = dict[str, object]
 # Pattern of a text -> what to write, if an error can say it better than the pattern.
 IN_WORDS: dict[str, str] = {}
-# The keys of the configuration.
-KEYS: set[str] = set()
 
 
 def _not_fraction(value: object) -> object:
@@ -74,10 +73,7 @@ class Section(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
-        """Put the description of each key on one line, and add the keys to KEYS."""
-        # The sections of scripts have flags of their own.
-        if not cls.__module__.startswith("sparseft.stages."):
-            KEYS.update(cls.model_fields)
+        """Put the description of each key on one line."""
         for field in cls.model_fields.values():
             field.description = field.description and one_line(field.description)
 
@@ -133,13 +129,15 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
         return section.model_validate(raw)
     except ValidationError as error:
         faults: dict[tuple, str] = {}
+        sections = [schema := section.model_json_schema(), *schema.get("$defs", {}).values()]
+        keys = {key for described in sections for key in described.get("properties", ())}
         for fault in error.errors():
             place = tuple(part for part in fault["loc"] if part != "[key]")
             known = place if fault["type"] == "missing" else place[: _depth(raw, place)]
             # A default that follows from a wrong key has no fault of its own. A value of several types has one fault
             # per type.
             if fault["type"] != "default_factory_not_called":
-                faults.setdefault(known, _text(fault, known))
+                faults.setdefault(known, _text(fault, known, keys))
         raise InputError(f"{name}: {'; '.join(faults.values())}", "config/schema.json describes every key") from None
 
 
@@ -160,11 +158,11 @@ def first_fault(error: ValidationError) -> str:
     return _text(fault, tuple(part for part in fault["loc"] if part != "[key]"))
 
 
-def _text(fault: Any, place: tuple) -> str:
-    """Return a fault of a section with its place."""
+def _text(fault: Any, place: tuple, keys: Collection[str] = ()) -> str:
+    """Return a fault of a section with its place. `keys` are those of the configuration."""
     key = str(place[-1]) if place else ""
     # A key of another section is in the wrong place, and not misspelled.
-    nearest = [] if key in KEYS else get_close_matches(key, KEYS, 1)
+    nearest = [] if key in keys else get_close_matches(key, keys, 1)
     messages = {
         "extra_forbidden": "unknown key" + "".join(f" (the nearest is {name})" for name in nearest),
         "list_type": f"write a list, [{fault['input']}]",
