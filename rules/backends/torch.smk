@@ -2,7 +2,11 @@
 
 PROCESSES = STUDY.resources.processes
 # What starts a training of several processes.
-SHARED = f"python -m sparseft.training.processes --standalone --nproc_per_node={PROCESSES}" if PROCESSES > 1 else "python"
+STARTED_TOGETHER = f"python -m sparseft.training.processes --standalone --nproc_per_node={PROCESSES}"
+# What the training of a run continues, and the model that teaches it.
+continued = lambda w: PATHS.trained(STUDY.start_of(run_of(w)))
+schedule_of = lambda w: STUDY.training_of(w.task, grid.training_name(w.training))
+teacher_of = lambda w: original_of(w) if schedule_of(w).distillation else []
 
 
 use rule run_script as train_adapter with:
@@ -21,7 +25,7 @@ use rule run_script as train_adapter with:
         mode="|".join(set(grid.TASK_MODES) - set(grid.FULL_MODES)),
     threads: STUDY.resources.threads * PROCESSES
     params:
-        **running("train", "training", command=SHARED),
+        **running("train", "training", command=STARTED_TOGETHER if PROCESSES > 1 else "python"),
 
 
 # Train the kept weights of one run themselves.
@@ -41,7 +45,7 @@ use rule run_script as train_weights with:
         mode="|".join(grid.FULL_MODES),
     threads: STUDY.resources.threads * PROCESSES
     params:
-        **running("train", "training", command=SHARED),
+        **running("train", "training", command=STARTED_TOGETHER if PROCESSES > 1 else "python"),
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
