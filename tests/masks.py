@@ -16,7 +16,7 @@ from sparseft.masks.mask_file import Mask, MaskWriter, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.storage.bits import to_float32
 from sparseft.study.grid import PassFiles
 from sparseft.study.mask_settings import Masks

@@ -17,7 +17,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
@@ -77,4 +77,4 @@ def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedW
             yield writer
         # The writer of the mask reads it when it writes the mask.
         all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
-        write_report(folder, masks, all_meta, writer_of_mask, writer.rows)
+        write_report(folder, files, all_meta, writer_of_mask, writer.rows)

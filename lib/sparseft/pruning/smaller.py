@@ -19,7 +19,7 @@ from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.checkpoints.rewriting import Cut, write_manifest, write_smaller
 from sparseft.masks.mask_file import MaskWriter
 from sparseft.patterns.pattern import Units
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.mask_report import write_report
 from sparseft.pruning.unit_scores import score_units
 from sparseft.records.manifests import MaskReport, PrunedManifest
@@ -59,7 +59,7 @@ def remove_units(masks: MaskPass) -> None:
         for layer, (length, cols) in left.items():
             writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), (1, length)))
         rows = [{"scores": own.tolist(), "removed": gone} for own, gone in zip(scores, removed, strict=True)]
-        write_report(folder, masks, meta, writer, units=rows)
+        write_report(folder, files, meta, writer, units=rows)
 
 
 def _cut_of(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:

@@ -21,7 +21,7 @@ from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
 from sparseft.progress import show
 from sparseft.pruning.calibration import decoder_layers, run_layer
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 
 
 @dataclass(frozen=True)

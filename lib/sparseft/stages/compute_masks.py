@@ -42,7 +42,7 @@ from sparseft.study.mask_settings import Masks, whole_percent
 from sparseft.study.sources import Choice
 
 if TYPE_CHECKING:
-    from sparseft.pruning.mask_pass import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
 
@@ -134,7 +134,7 @@ def run(
             report_{method}_sparsity{XX}.json
     """
     from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-    from sparseft.pruning.mask_pass import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass
 
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
     methods = methods_of(method, importance)
