@@ -72,20 +72,17 @@ def read_mask(path: Path | str) -> Mask:
     Raises InputError if the file is missing, damaged, of another version or inconsistent, or if it has a name of the
     workflow and holds another mask."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
         shape = {layer: (int(rows), int(cols)) for layer, (rows, cols) in content["shape"].items()}
         mask = Mask(dict(content["meta"]), dict(content["bits"]), shape)
-        is_sound = content["format_version"] == FORMAT_VERSION and _is_consistent(mask)
+        if content["format_version"] != FORMAT_VERSION or not _is_consistent(mask):
+            raise ValueError("it is of another version, or damaged")
     # A file may hold anything, and its readers raise many kinds of errors.
     except Exception as error:
         if "Cannot allocate memory" in str(error):
             raise MemoryError(str(error)) from error
         raise InputError(f"{path}: not a mask file ({one_line(error)})", remake_advice(path)) from error
-    if not is_sound:
-        raise InputError(f"{path}: mask file of another version, or damaged", remake_advice(path))
     name = _WORKFLOW_NAME.fullmatch(path.name)
     method = mask.meta.get("method")
     sparsity = mask.meta.get("sparsity")
