@@ -167,7 +167,7 @@ def test_an_expert_that_no_token_reaches_scores_zero(tiny_models, name):
         assert not any(values[layer].any() for layer in idle)
 
 
-SENTENCES = ["The river rises in the hills behind the village.", "In spring it carries much water."]
+SENTENCES = [{"text": "The river rises in the hills behind the village."}, {"text": "In spring it carries much water."}]
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,7 @@ SENTENCES = ["The river rises in the hills behind the village.", "In spring it c
     [
         (TASK, TASK.generate("train", 40, 0), "hellaswag_mini has only 40 training rows"),
         # Of a text, sequences are drawn and not documents.
-        (
-            text.task_of("wiki", {"kind": "text", "length": 8}),
-            [{"text": line} for line in SENTENCES],
-            "training sequences",
-        ),
+        (text.task_of("wiki", {"kind": "text", "length": 8}), SENTENCES, "training sequences"),
     ],
 )
 def test_examples_are_drawn_by_the_seed(tiny_llama, task, rows, words):
@@ -260,9 +256,6 @@ def test_short_documents_are_joined_by_blank_lines():
     assert all("".join(map(chr, window)) in whole for window in windows)
     firsts = (choose_windows(documents, letters, settings(seed=seed), PLACE)[0] for seed in range(200))
     assert {whole[:10], whole[4:14], whole[-10:]} <= {"".join(map(chr, window)) for window in firsts}
-
-
-def test_a_text_with_fewer_tokens_than_its_windows_is_refused():
     with pytest.raises(InputError, match="^text.jsonl: its documents are too short for 4 windows of 10 tokens; give"):
         choose_windows(["a" * 10, "b" * 27], letters, settings(), PLACE)
 

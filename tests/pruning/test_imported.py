@@ -36,19 +36,14 @@ def base_with_zeros(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16
     return Checkpoint(folder)
 
 
-def wanda(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prune half of each row as locuslab/wanda's prune_wanda does; return the mask (True = pruned) and the weights."""
+def wanda_and_adapter(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prune half of each row as locuslab/wanda's prune_wanda does, and merge a LoRA product under W != 0, as SQFT's
+    SparsePEFT does. Return the mask (True = pruned) and the weights."""
     scaler_row = (x.float() ** 2).mean(0)  # (cols,)
     metric = W.float().abs() * scaler_row.sqrt().reshape(1, -1)
-    pruned = torch.zeros_like(metric, dtype=torch.bool)
     indices = torch.sort(metric, dim=-1, stable=True)[1][:, : W.shape[1] // 2]
-    pruned.scatter_(1, indices, True)
-    return pruned, W.masked_fill(pruned, 0)
-
-
-def merged_adapter(W: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prune as wanda, and merge a LoRA product under W != 0, as SQFT's SparsePEFT does."""
-    pruned, sparse = wanda(W, x)
+    pruned = torch.zeros_like(metric, dtype=torch.bool).scatter_(1, indices, True)
+    sparse = W.masked_fill(pruned, 0)
     A, B = 0.1 * torch.randn(4, W.shape[1]), 0.1 * torch.randn(W.shape[0], 4)
     return pruned, (sparse.float() + (B @ A) * (sparse != 0)).to(W.dtype)
 
@@ -86,7 +81,7 @@ def imported(base: Checkpoint, pruned: Path, out: Path) -> dict:
 def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_path, name):
     base = base_with_zeros(name, tmp_path / "base")
     # The two may be divided into files in different ways.
-    kept_by_tool = prune_with(merged_adapter, base, tmp_path / "pruned", max_shard_size="40KB")
+    kept_by_tool = prune_with(wanda_and_adapter, base, tmp_path / "pruned", max_shard_size="40KB")
     saved = Checkpoint(tmp_path / "pruned")
     assert len(saved.files) > 1
     said = succeed("import_pruned.py", **imported(base, saved.folder, tmp_path))
@@ -119,20 +114,6 @@ def test_minus_zero_is_zero():
     assert counts == {"natural_zeros": 2, "changed_weights": 1}
 
 
-def test_without_a_parent_every_zero_is_pruned(tmp_path):
-    prune_with(two_of_four, base_with_zeros("mixtral", tmp_path / "base"), tmp_path / "pruned")
-    saved = Checkpoint(tmp_path / "pruned")
-    flags = imported(saved, tmp_path, tmp_path)
-    del flags["source"]
-    succeed("import_pruned.py", **flags)
-    mask = read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt")
-    for layer in mask.shape:
-        np.testing.assert_array_equal(mask.kept(layer), read_float32(saved, f"{layer}.weight") != 0)
-    # Nothing tells them from pruned weights.
-    assert "natural_zeros" not in mask.meta
-    assert mask.meta["original"] == mask.meta["source_digest"] == saved.digest
-
-
 @pytest.mark.parametrize("from_parent", [True, False])
 def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_breaks_it(tmp_path, from_parent):
     base = base_with_zeros("llama", tmp_path / "base")
@@ -144,8 +125,10 @@ def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_br
     said = succeed("import_pruned.py", **pair)
     assert ("natural zeros pruned" in said) == from_parent
     mask = read_mask(tmp_path / "masks/masks_sparsity50_imported_tool.pt")
-    assert mask.meta["stated_pattern"] == "2:4"
     saved = Checkpoint(tmp_path / "pruned")
+    assert (mask.meta["stated_pattern"], mask.meta["source_digest"]) == ("2:4", saved.digest)
+    # Without a parent, nothing tells natural zeros from pruned weights.
+    assert ("natural_zeros" in mask.meta) == from_parent
     for layer, kept in kept_by_tool.items():
         np.testing.assert_array_equal(mask.kept(layer), kept & (read_float32(saved, f"{layer}.weight") != 0))
     with edited(tmp_path / "pruned") as weights:
@@ -159,7 +142,7 @@ def test_a_stated_pattern_prunes_natural_zeros_and_names_the_first_group_that_br
 def halved(tmp_path_factory) -> Path:
     """Return a folder with a base with zeros and its checkpoint that wanda pruned."""
     folder = tmp_path_factory.mktemp("halved")
-    prune_with(wanda, base_with_zeros("llama", folder / "base"), folder / "pruned")
+    prune_with(wanda_and_adapter, base_with_zeros("llama", folder / "base"), folder / "pruned")
     return folder
 
 

@@ -180,7 +180,7 @@ class MaskWriter:
         self.shape = shape
         self.kept = {layer: np.zeros(len(paths), np.int64) for layer in shape}
         ends = np.cumsum([0, *(rows * row_bytes(cols) for rows, cols in shape.values())]).tolist()
-        self._places = dict(zip(shape, pairwise(ends), strict=True))
+        self._spans = dict(zip(shape, pairwise(ends), strict=True))
         self.bits = [_disk_array(path.parent, ends[-1]) for path in paths]
 
     def write(self, layer: str, offset: int, packed: np.ndarray, levels: Sequence[int] = ()) -> None:
@@ -188,14 +188,14 @@ class MaskWriter:
         all.
 
         Blocks may come in any order. The blocks of one layer must come from one thread."""
-        start = self._places[layer][0] + offset
+        start = self._spans[layer][0] + offset
         for level, block in zip(levels or range(len(self.paths)), packed, strict=True):
             self.bits[level][start : start + block.size] = block
             self.kept[layer][level] += count_kept(block)
 
     def mask(self, layer: str, level: int) -> np.ndarray:
         """Return a mask of a layer that was written, bool (rows, cols)."""
-        start, end = self._places[layer]
+        start, end = self._spans[layer]
         rows, _ = shape = self.shape[layer]
         return unpack(self.bits[level][start:end].reshape(rows, -1), shape)
 
@@ -222,7 +222,7 @@ class MaskWriter:
         whole = torch.from_numpy(bits)
         layers = {
             layer: whole[start:end].view(-1, row_bytes(self.shape[layer][1]))
-            for layer, (start, end) in self._places.items()
+            for layer, (start, end) in self._spans.items()
         }
         content |= {"bits": layers, "shape": {layer: list(shape) for layer, shape in self.shape.items()}}
         # An open file gets the same bytes under any name, and says why it cannot be written.
@@ -232,7 +232,7 @@ class MaskWriter:
     def _write_safetensors(self, path: Path, content: dict, bits: np.ndarray) -> None:
         """Write the layers as tensors, and the rest as JSON in the header's metadata."""
         tensors = []
-        for layer, (start, end) in self._places.items():
+        for layer, (start, end) in self._spans.items():
             rows, cols = self.shape[layer]
             tensors.append(Tensor(layer, path, "U8", (rows, row_bytes(cols)), start, end - start))
         metadata = {"sparseft": json.dumps(content | {"shape": self.shape})}

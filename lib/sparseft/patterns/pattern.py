@@ -23,23 +23,23 @@ class Units:
 
     key      the number of units, as the architectures name it
     title    the units in words, for messages
-    places   a pattern of the tensors of a unit, with the number of the unit as `unit`, and that of its decoder layer as
+    tensors  a pattern of the tensors of a unit, with the number of the unit as `unit`, and that of its decoder layer as
              `group` if each decoder layer has units of its own
 
     The same number of units is removed from each group, and at least one stays."""
 
     key: str
     title: str
-    places: str
+    tensors: str
 
-    def place(self, name: str) -> tuple[int, int] | None:
+    def unit_of(self, name: str) -> tuple[int, int] | None:
         """Return the group and the unit that a tensor or a layer belongs to; None if it belongs to none."""
-        match = re.match(self.places, name)
+        match = re.match(self.tensors, name)
         return (int(match.groupdict().get("group") or 0), int(match["unit"])) if match else None
 
     def renamed(self, name: str, number: int) -> str:
         """Return the name that a tensor of a unit has as a tensor of unit `number`."""
-        match = re.match(self.places, name)
+        match = re.match(self.tensors, name)
         assert match, f"{name} belongs to no unit"
         return f"{name[: match.start('unit')]}{number}{name[match.end('unit') :]}"
 
@@ -59,7 +59,7 @@ class Units:
         sparsity."""
         number = self.number(model)
         sizes = {layer: math.prod(shape) for layer, shape in model.shapes.items()}
-        unit = Fraction(sum(size for layer, size in sizes.items() if self.place(layer)), number * sum(sizes.values()))
+        unit = Fraction(sum(size for layer, size in sizes.items() if self.unit_of(layer)), number * sum(sizes.values()))
         numbers: dict[int, int] = {}
         for percent in filter(None, percents):
             asked = Fraction(percent, 100)

@@ -97,13 +97,13 @@ def change_weights(
     The report gets the damping, and the error of the layer's output over all tokens of the examples. The metadata gets
     each damping that is not the one of the settings."""
     new = update(layer, weight.float(), hessian)
-    dtype = writer.original.tensors[f"{layer}.weight"].dtype
+    dtype = writer.masks.checkpoint.tensors[f"{layer}.weight"].dtype
     values = new.weights.contiguous().cpu().numpy().reshape(-1).view(np.uint32)
     bits = converted(values, "F32", dtype).view(BITS[dtype]).reshape(weight.shape)
     stored = torch.from_numpy(to_float32(bits, dtype)).to(weight.device)
     error = output_error(weight.float(), stored, hessian)
     writer.write(layer, new.kept.cpu().numpy(), bits, damping=new.damping, output_error=error)
     more = writer.meta.setdefault("more_damping", {})
-    if new.damping != writer.settings.damping:
+    if new.damping != writer.masks.settings.damping:
         more[layer] = new.damping
     weight.copy_(stored)

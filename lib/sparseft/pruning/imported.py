@@ -95,7 +95,7 @@ def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None
             kept, counts = infer_mask(base.read(f"{layer}.weight") if source else None, bits, stated)
             writer.write(layer, kept, bits)
             totals.update(counts)
-        reached = writer.masks.reached(0)
+        reached = writer.mask_writer.reached(0)
         if abs(reached - percent / 100) > TOLERANCE:
             raise InputError(
                 f"{place}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",

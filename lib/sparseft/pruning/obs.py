@@ -139,7 +139,7 @@ def _prune_group(
     weights: layer -> (rows, cols)
     hessian: of the inputs of the last part, whose columns are updated
     units: those that are kept, bool (units,); None if `obs` chooses them"""
-    (*heads, last), settings = parts, writer.settings
+    (*heads, last), settings = parts, writer.masks.settings
     weight = weights[last.layer]
     if units is None:
         diagonal = hessian.diagonal()
@@ -151,5 +151,5 @@ def _prune_group(
     for part in heads:
         kept = units.repeat_interleave(part.width)[:, None]
         weights[part.layer].mul_(kept)
-        bits = writer.original.read(f"{part.layer}.weight")
+        bits = writer.masks.checkpoint.read(f"{part.layer}.weight")
         writer.write(part.layer, kept.expand_as(weights[part.layer]).cpu().numpy(), bits)

@@ -64,8 +64,8 @@ def remove_units(masks: MaskPass) -> None:
 
 def _cut_of(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:
     """Return what is kept of a tensor; None if its unit is removed."""
-    if place := units.place(tensor.name):
-        group, unit = place
+    if numbers := units.unit_of(tensor.name):
+        group, unit = numbers
         return Cut(units.renamed(tensor.name, kept[group].index(unit))) if unit in kept[group] else None
     # Each row belongs to a unit, as in the router of a decoder layer with experts.
     if architecture.rows_of(tensor.name) == units.key:
