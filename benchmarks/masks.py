@@ -28,13 +28,9 @@ from sparseft.grid import PassFiles
 from sparseft.masks.mask_file import zero_pruned
 from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.selection import kernels
-from sparseft.selection.groups import by_group
-from sparseft.selection.ranking import Ranking
-from sparseft.selection.rows import by_row
-from sparseft.selection.together import by_layer
+from sparseft.selection.ranking import Ranking, by_group, by_layer, by_row
 from sparseft.storage.bits import unpack
 from torch.nn.utils.prune import L1Unstructured
 

@@ -31,8 +31,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train

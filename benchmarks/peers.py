@@ -37,8 +37,7 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate_on_text, choose_windows
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.pruning.sparsegpt import prune_weights
 from sparseft.tasks.task import DOCUMENT_BREAK
 from torch import Tensor, nn

@@ -35,8 +35,7 @@ from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.calibration_examples import text_examples
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.updates import UPDATES
 from sparseft.storage.hashes import sha256

@@ -18,7 +18,7 @@ from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.storage.bits import to_float32
 from sparseft.tasks import BY_NAME
 from torch import Tensor, nn

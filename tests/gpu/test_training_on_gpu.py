@@ -16,8 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.grid import PassFiles
 from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.storage.hashes import sha256
 
 TRAIN = ROOT / "workflow/scripts/train.py"

@@ -71,7 +71,6 @@ LONG = f"{{models: {{{'m' * 190}: {{source: 'path:model'}}}}, grid: {{models: [{
         ("models: {mine: {source: 'mdl:x.mdl@model'}}", "models.mine: x.mdl: no such file"),
         ("models: {mine: {source: 'path:gpt'}}", "models.mine: architecture GPT2LMHeadModel"),
         ("grid: {methods: [experts_random], sparsities: [50]}", "LlamaForCausalLM has no experts"),
-        ("grid: {methods: [layers_random], sparsities: [50, 51]}", "models.mine: 50 % and 51 % both remove 16 of 32"),
         (
             MISSING,
             "tasks.own: rows/train.jsonl: no such file, .*, masks.calibration.story.text: story.txt: .*,"

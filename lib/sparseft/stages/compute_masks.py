@@ -42,7 +42,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 
 if TYPE_CHECKING:
-    from sparseft.pruning.mask_pass import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass
 from sparseft import grid
 from sparseft.study import targets
 from sparseft.study.config import Config
@@ -135,7 +135,7 @@ def run(
             report_{method}_sparsity{XX}.json
     """
     from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-    from sparseft.pruning.mask_pass import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass
 
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
     methods = methods_of(method, importance)

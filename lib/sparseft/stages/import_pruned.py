@@ -61,7 +61,7 @@ def run(
     """
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.pruning.imported import import_pruned
-    from sparseft.pruning.mask_pass import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass
 
     method = get_method(f"{IMPORTED.name}_{name}")
     percent = whole_percent(sparsity)
