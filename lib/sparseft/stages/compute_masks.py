@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import Field
 
+from sparseft import grid
 from sparseft.command import Flags, Threads
 from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text, has_windows
@@ -40,12 +41,12 @@ from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
+from sparseft.study import targets
+from sparseft.study.config import Config
 
 if TYPE_CHECKING:
     from sparseft.pruning.mask_generator import MaskPass
-from sparseft import grid
-from sparseft.study import targets
-from sparseft.study.config import Config
+
 
 # Raise it when the results change.
 VERSION = 1

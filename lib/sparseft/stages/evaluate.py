@@ -34,21 +34,21 @@ from sparseft.data.settings import OWN_CONTEXT, Perplexity
 from sparseft.data.texts import each_document, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
-from sparseft.grid import Run
+from sparseft.grid import RUN_ID, WIKITEXT2, Run
 from sparseft.lora.merge_record import check_model
 from sparseft.records.record_file import write
 from sparseft.section import refuse
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
+from sparseft.study import targets
+from sparseft.study.config import Config
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
-from sparseft.grid import RUN_ID, WIKITEXT2
-from sparseft.study import targets
-from sparseft.study.config import Config
+
 
 # Raise it when the results change.
 VERSION = 1
