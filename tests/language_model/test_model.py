@@ -9,10 +9,11 @@ import torch
 from sparseft.architectures.llama import LLAMA
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.language_model.model import SDPA, empty_model, load_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights
 from tiny_models import change_json, edited, save_tiny
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 CPU = torch.device("cpu")
 NORM = "model.norm.weight"
@@ -91,11 +92,13 @@ def test_a_model_for_another_device_is_read_weight_by_weight(tiny_models, monkey
     assert len(weights) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_attention_is_that_of_the_architecture(tiny_models, monkeypatch, attention):
+@pytest.mark.parametrize(("attention", "name"), [("sdpa", SDPA), ("eager", "eager")])
+def test_the_attention_is_that_of_the_architecture(tiny_models, monkeypatch, attention, name):
     monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (replace(LLAMA, attention=attention),))
     model, _ = load_model(tiny_models["llama"], CPU)
-    assert model.config._attn_implementation == attention
+    assert model.config._attn_implementation == name
+    # Models that others load in this process keep the attention of transformers.
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
 
 
 @pytest.mark.parametrize(("dtype", "tokens", "grouped"), [
@@ -113,5 +116,7 @@ def test_grouped_heads_in_float32_are_repeated_where_torch_would_keep_all_scores
         hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2
     )
     with torch.device("meta"):
-        AutoModelForCausalLM.from_config(config, dtype=dtype)(torch.zeros(1, tokens, dtype=torch.long))
+        AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=SDPA)(
+            torch.zeros(1, tokens, dtype=torch.long)
+        )
     assert calls == [(2, 2, True) if grouped else (4, 4, False)]

@@ -13,6 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -34,6 +35,9 @@ from sparseft.language_model.weights import TORCH_DTYPES, fused_experts
 from sparseft.storage.reading import read_json
 
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
+# The name of `attend` in transformers, whose own "sdpa" stays as it is. transformers checks a class for sdpa if "sdpa"
+# is in the name.
+SDPA = "sparseft_sdpa"
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *arguments, **options) -> tuple[Tensor, None]:
@@ -49,8 +53,10 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *argume
     return sdpa_attention_forward(module, query, key, value, *arguments, **options)
 
 
-AttentionInterface.register("sdpa", attend)
-# Without a mask and a cache, transformers looks for several texts in a row, and waits for the GPU to find none.
+AttentionInterface.register(SDPA, attend)
+AttentionMaskInterface.register(SDPA, masking_utils.sdpa_mask)
+# Without a mask and a cache, transformers looks for several texts in a row, and waits for the GPU to find none. It has
+# no setting for this, so the function is replaced for the whole process.
 masking_utils.find_packed_sequence_indices = lambda _: None
 
 
@@ -154,7 +160,8 @@ def model_config(folder: Path) -> PretrainedConfig:
         config.rope_theta = rope["rope_theta"]
         config.rope_scaling = scaling if scaling["rope_type"] != "default" else None
     # The plans count its memory. config.json cannot choose, because it may even name code on the hub.
-    config._attn_implementation = find_architecture(config.architectures, folder).attention
+    attention = find_architecture(config.architectures, folder).attention
+    config._attn_implementation = SDPA if attention == "sdpa" else attention
     return config
 
 
