@@ -49,10 +49,8 @@ class Expert(nn.Module):
         super().__init__()
         self.names = names
         for name, weight in ((names.gate, gate), (names.down, down), (names.up, up)):
-            linear = Linear(*weight.T.shape, bias=False, device="meta")
             # The very weight, which takes no gradient.
-            linear.weight = nn.Parameter(weight, requires_grad=False)
-            self.add_module(name, linear)
+            self.add_module(name, Linear(nn.Parameter(weight, requires_grad=False)))
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
