@@ -208,7 +208,7 @@ def test_log_likelihoods_that_are_not_finite_are_refused(folder):
     model, tokenizer = load_model(folder, CPU)
     model.lm_head.weight.data[tokenizer.encode("n")] = math.nan
     task = BY_NAME["boolq_mini"]
-    with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, .*number 1"):
+    with pytest.raises(InputError, match="evaluation loss is nan"):
         evaluate(model, tokenizer, task, rows_of(task, 4), batch_size=4)
 
 
