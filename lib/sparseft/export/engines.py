@@ -23,7 +23,7 @@ from pydantic import Field
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.scoring import LARGEST_LOSS
-from sparseft.export.engine_call import call_engine, engine_version
+from sparseft.export.engine_call import call_engine, read_version
 from sparseft.export.gguf_file import GGUF, write_gguf
 from sparseft.records.engine_record import EngineResult, EngineUse
 from sparseft.records.manifests import ExportManifest
@@ -48,7 +48,7 @@ class Answer(EngineUse):
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
     """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
     pythons = {REFERENCE: sys.executable, **settings.pythons}
-    return {name: (python, engine_version(name, python, {}, settings)) for name, python in pythons.items()}
+    return {name: (python, call_engine(name, python, {}, settings, read_version)) for name, python in pythons.items()}
 
 
 def check_measured(run_id: str, dense: Path, export: Path) -> ExportManifest:
