@@ -1,6 +1,5 @@
 """The evaluation agrees with plain forward passes, scikit-learn and lm-eval's own task files."""
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -108,11 +107,7 @@ def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recor
     record = evaluate(*load_model(folder, CPU), task, rows_of(task), batch_size=5)
     plain = records["gsm8k_mini"]
     assert record["generation_config"] == plain["generation_config"] | {"repetition_penalty": 3.0}
-    assert plain["generation_config"]["eos_token_id"] == 258
     assert record["generations"] != plain["generations"]
-    json.dumps(record["generation_config"], allow_nan=False)
-    # Nothing is generated to choose an answer.
-    assert "generation_config" not in records["boolq_mini"]
 
 
 @pytest.mark.process

@@ -59,15 +59,15 @@ def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not
     length = len(encode([row], BOOLQ, tokenizer, 512)[0].ids)
     assert len(encode([row, row], BOOLQ, tokenizer, length)) == 2
     longer = [{**row, "passage": "p" * letters} for letters in (2, 4, 3)]
-    fault = f"boolq_mini: examples: 3 of 4 .*{length} .*number 2"
-    with pytest.raises(InputError, match=f"^{fault}.*{length + 3}"):
+    fault = f"boolq_mini: examples have more than {length} tokens .*{length + 3}.* in 3 of 4 rows, .*number 2"
+    with pytest.raises(InputError, match=f"^{fault}"):
         encode([row, *longer], BOOLQ, tokenizer, length)
 
 
 RESPONSES = instruction.task_of("mine", {"kind": "instruction", "format": "response"})
 
 
-@pytest.mark.parametrize(("prompt", "response"), [("Q?", " yes"), ("Q?\n", "yes"), ("Q?  \n\n", "\n no "), ("Q", "A")])
+@pytest.mark.parametrize(("prompt", "response"), [("Q?  \n\n", "\n no "), ("Q", "A")])
 def test_a_response_follows_its_prompt_as_both_are_written_and_ends(tiny_models, prompt, response):
     tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
     (example,) = encode([{"prompt": prompt, "response": response}], RESPONSES, tokenizer, 512)

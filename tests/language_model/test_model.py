@@ -58,10 +58,8 @@ FIT = r"m: it does not fit its config\.json: .*"
 
 @pytest.mark.parametrize(("tensors", "keys", "fault"), [
     ({NORM: None}, {}, rf"{FIT}model\.norm\.weight.*; repair or replace"),
-    ({NORM: torch.ones(33)}, {}, rf"{FIT}model\.norm\.weight is .*33.*; repair or"),
-    ({"model.more": torch.ones(2)}, {}, rf"{FIT}model\.more.*; repair or replace"),
-    ({NORM: torch.ones(32)}, {}, r"m: model\.norm\.weight is in F32, .* in bfloat16; prepare the model"),
-    ({}, {"dtype": "float32"}, "is in BF16, but its config.json describes a model in float32"),
+    ({NORM: torch.ones(32)}, {}, r"m: model\.norm\.weight is in F32, .* in torch\.bfloat16; prepare the model"),
+    ({}, {"dtype": "float32"}, r"is in BF16, but its config.json describes a model in torch\.float32"),
     ({}, {"model_type": "mistral"}, "its model_type makes transformers load MistralForCausalLM"),
 ])  # fmt: skip
 def test_a_model_that_does_not_fit_its_files_is_refused(tmp_path, tensors, keys, fault):

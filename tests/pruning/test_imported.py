@@ -219,7 +219,7 @@ REFUSED = [
     ({}, config(rope_parameters={"rope_type": "default", "rope_theta": 5e5}), "rope_parameters .*500000"),
     ({}, config(num_hidden_layers=1), "tensors unknown to it"),
     ({}, config(auto_map={"AutoConfig": "code.Config"}, model_type="mine"),
-     "asks for code of its own, which is never run"),
+     "contains custom code"),
     ({}, config(architectures=["GPT2LMHeadModel"]), "GPT2LMHeadModel"),
     ({}, weight(NORM, 2.0), f"{NORM} differs from .*; give the model that the tool pruned"),
     ({}, weight(f"{UP}.weight", float("inf")), f"{UP}: its new weights are not finite"),

@@ -43,12 +43,12 @@ def read_dense_windows(path: Path, dense: Checkpoint, calibration: Iterable[Path
     rows = read_rows(path, SCORED_WINDOW)
     digest = sha256(path)
     source = recorded_source(path, digest) or {}
-    seen = [text for text in calibration if _has_window(text, rows)]
+    calibrated = [text for text in calibration if _has_window(text, rows)]
     faults = {
         f"it was not sampled by {dense.folder}, but by another model": source.get(MODEL) != dense.digest,
         "it was not sampled at temperature 1": source.get("sampled", {}).get("temperature") != 1,
         f"it has {len(rows)} window, which has no standard error": len(rows) < 2,
-        f"the model was calibrated on windows of it ({', '.join(map(str, seen))})": seen,
+        f"the model was calibrated on windows of it ({', '.join(map(str, calibrated))})": calibrated,
     }
     for fault in filter(faults.get, faults):
         raise InputError(f"{path}: {fault}", "sample one for the divergence only (sample_text.py)")

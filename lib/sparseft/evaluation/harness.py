@@ -113,10 +113,11 @@ class StrictLM(HFLM):
         answered."""
         name = requests[0].task_name
         texts, settings = zip(*(request.args for request in requests), strict=True)
-        rooms = [normalize_gen_kwargs(setting, self.max_gen_toks)["max_gen_toks"] for setting in settings]
+        new_tokens = [normalize_gen_kwargs(setting, self.max_gen_toks)["max_gen_toks"] for setting in settings]
         prompts = [self.tok_encode(text) for text in texts]
-        what = f"{name}: validation prompts with their worked examples and {max(rooms)} tokens for the answer"
-        refuse_longer(what, [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)], self.max_length)
+        what = f"{name}: validation prompts with their worked examples and {max(new_tokens)} tokens for the answer"
+        lengths = [len(prompt) + number for prompt, number in zip(prompts, new_tokens, strict=True)]
+        refuse_longer(what, lengths, self.max_length)
         # Any answer can stand here, because only the tokens of the prompt are compared.
         wholes = [self.tok_encode(f"{text} 1") for text in texts]
         refuse_indivisible(name, [continues(*pair) for pair in zip(prompts, wholes, strict=True)])

@@ -153,8 +153,8 @@ def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
     """Return an answer with a value for each prompt, and for each of its tokens. Raises InputError if it is not
     sound."""
     answer, prompts, new = read_record_file(path, Answer), request["prompts"], request["new_tokens"]
-    made = [list(map(len, rows)) for rows in (answer.tokens, answer.log_likelihoods)]
-    asked = [[new for _ in prompts], [len(prompt) - 1 + new for prompt in prompts]]
-    if made != asked or [one.at_once for one in answer.loads] != request["load"]:
+    lengths = [list(map(len, rows)) for rows in (answer.tokens, answer.log_likelihoods)]
+    expected = [[new for _ in prompts], [len(prompt) - 1 + new for prompt in prompts]]
+    if lengths != expected or [one.at_once for one in answer.loads] != request["load"]:
         raise InputError(f"{path.name}: not {new} tokens for each of {len(prompts)} prompts", ADVICE)
     return answer

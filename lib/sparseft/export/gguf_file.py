@@ -38,8 +38,9 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
     how many zeros are still zeros.
 
     Raises InputError if the converter or the quantiser fails, or writes something else."""
-    if settings.gguf not in QUANTIZED:
-        _convert(settings, folder, output, name, str(settings.gguf))
+    kind = str(settings.gguf)
+    if kind not in QUANTIZED:
+        _convert(settings, folder, output, name, kind)
         return
     checkpoint = Checkpoint(folder)
     ask_quantizer = partial(call_engine, LLAMA_CPP, settings.pythons[LLAMA_CPP], settings=settings)
@@ -48,12 +49,12 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".gguf") as scratch:
         exact = Path(scratch, GGUF)
         _convert(settings, folder, exact, name, _SAME[str(checkpoint.config["dtype"])])
-        request = {"model": str(exact), "quantized": str(output), "format": settings.gguf, "threads": 1}
-        ask_quantizer(request, read=lambda _: check_gguf(output, checkpoint, settings.gguf))
+        request = {"model": str(exact), "quantized": str(output), "format": kind, "threads": 1}
+        ask_quantizer(request, read=lambda _: check_gguf(output, checkpoint, kind))
         kept = kept_zeros(exact, output)
-    formats = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in format_shares(output).items())
+    formats = ", ".join(f"{100 * share:.1f} % {name}" for name, share in format_shares(output).items())
     zeros = "" if kept is None else f"; {100 * kept:.2f} % of the zeros of its matrices are still zeros"
-    print(f"{output.name}: {settings.gguf}: of the weights, {formats}{zeros}", file=sys.stderr)
+    print(f"{output.name}: {kind}: of the weights, {formats}{zeros}", file=sys.stderr)
 
 
 def _convert(settings: Export, folder: Path, output: Path, name: str, kind: str) -> None:
