@@ -10,14 +10,10 @@ from sparseft.evaluation.evaluate import evaluate, token_perplexity
 from sparseft.language_model.loss import TEXT_ROWS
 from sparseft.language_model.model import load_model
 from sparseft.tasks import instruction, text
-from tiny_models import CHAT_TEMPLATE, save_tiny
+from tiny_models import save_tiny
 
 IGNORED = -100
 PAIRS = [{"prompt": f"Question {n}: what is {n} + 1?\n", "response": f"It is {n + 1}." * (n + 1)} for n in range(5)]
-CHATS = [
-    {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]}
-    for row in PAIRS
-]
 DOCUMENTS = [{"text": f"Document {n} says that {n} is less than {n + 1}. " * 4} for n in range(3)]
 # 414 tokens.
 TEXT = "The cat sat on the mat, and then it ran away. " * 9
@@ -25,10 +21,8 @@ TEXT = "The cat sat on the mat, and then it ran away. " * 9
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Return a tiny model in float32 and its tokenizer, which has a chat template."""
-    folder = save_tiny("llama", tmp_path_factory.mktemp("by_loss") / "m", torch.float32)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    return load_model(folder, torch.device("cpu"))
+    """Return a tiny model in float32 and its tokenizer."""
+    return load_model(save_tiny("llama", tmp_path_factory.mktemp("by_loss") / "m", torch.float32), torch.device("cpu"))
 
 
 def evaluated(loaded, task, rows: list[dict], batch_size: int = 4) -> dict:
@@ -64,18 +58,6 @@ def test_only_the_tokens_of_the_response_and_the_last_one_count(loaded):
     starts = [len(tokenizer.encode(row["prompt"])) for row in PAIRS]
     check(record, model, [([*ids, tokenizer.eos_token_id], start) for ids, start in zip(whole, starts, strict=True)])
     assert record["distinct_prompts"] == record["examples"] == 5
-
-
-def test_of_a_conversation_only_the_last_message_counts(loaded):
-    model, tokenizer = loaded
-    task = instruction.task_of("chats", {"kind": "instruction", "format": "messages"})
-    record = evaluated(loaded, task, CHATS, 3)
-    texts = []
-    for row in CHATS:
-        options = {"tokenize": True, "return_dict": False}
-        prompt = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, **options)
-        texts.append((tokenizer.apply_chat_template(row["messages"], **options), len(prompt)))
-    check(record, model, texts)
 
 
 def test_of_a_text_every_token_but_the_first_of_a_sequence_counts_and_it_is_its_perplexity(loaded):

@@ -4,7 +4,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -155,17 +154,6 @@ def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_pa
     finally:
         os.umask(umask)
     assert (tmp_path / "sparseft-GPU-aa.lock").stat().st_mode & 0o777 == 0o666
-
-
-@pytest.mark.process
-@pytest.mark.long
-def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
-    holder = "from sparseft.language_model.gpus import take; from pathlib import Path; import os, subprocess; "
-    holder += f"take(1, ['GPU-aa'], locks=Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
-    subprocess.run([sys.executable, "-c", holder], check=True)
-    begin = time.monotonic()
-    take(1, ["GPU-aa"], locks=tmp_path)
-    assert time.monotonic() - begin > 0.9
 
 
 def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(tmp_path):

@@ -23,8 +23,7 @@ def results(model, tokenizer) -> list:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["llama", "mixtral"])
+@pytest.mark.parametrize(("name", "dtype"), [("llama", torch.float32), ("mixtral", torch.bfloat16)])
 def test_an_evaluation_of_a_model_in_its_files_has_the_bits_of_the_whole_model(tmp_path, name, dtype):
     folder = save_tiny(name, tmp_path, dtype, {"num_hidden_layers": 4}, max_shard_size="40KB")
     change_json(folder / "generation_config.json", repetition_penalty=3.0)

@@ -86,5 +86,5 @@ def test_a_model_that_samples_only_the_end_of_text_is_refused_in_one_line(tmp_pa
         model.lm_head.weight.zero_()
         model.lm_head.weight[end] = 100 * state
     model.save_pretrained(folder)
-    said = refused(tmp_path, "sample_text.py", model_path=folder, output=tmp_path / "self.jsonl")
-    assert f"{folder}: 100 % of the tokens that the model samples are </s>, which ends a text; calibrate on" in said
+    line = refused(tmp_path, "sample_text.py", model_path=folder, output=tmp_path / "self.jsonl", length=16)
+    assert f"{folder}: 100 % of the tokens that the model samples are </s>" in line

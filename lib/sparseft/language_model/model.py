@@ -56,7 +56,8 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *argume
 AttentionInterface.register(SDPA, attend)
 AttentionMaskInterface.register(SDPA, masking_utils.sdpa_mask)
 # Without a mask and a cache, transformers looks for several texts in a row, and waits for the GPU to find none. It has
-# no setting for this, so the function is replaced for the whole process.
+# no setting or public hook for this, because it looks before it asks for the mask of an attention. So the function is
+# replaced for the whole process.
 masking_utils.find_packed_sequence_indices = lambda _: None
 
 
