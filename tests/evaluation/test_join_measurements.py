@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from project import refused, succeed
-from sparseft.errors import InputError
 from sparseft.evaluation.throughput_record import MeasurementRecord, read_measurements
 from sparseft.records.record_file import write
 from sparseft.training.settings import MEASURED_KEYS, Training
@@ -52,17 +51,9 @@ def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path, four):
     assert hashes == ["hash of 8", "hash of 8", "hash of 64", "hash of 64"]
     assert (measured.device, measured.processes, measured.steps, measured.repeats) == ("CSX", 2, 100, 2)
     assert (measured.memory_limit_bytes, measured.memory_limit_kind, measured.sequence_length) == (None, None, None)
-    with pytest.raises(InputError, match="again"):
-        read_measurements([path, path])
-    other = path.rename(tmp_path / f"{CELL.replace('m-t', 'm-u')}.json")
-    with pytest.raises(InputError, match=f"belongs to cell {CELL}"):
-        read_measurements([other])
 
 
-@pytest.mark.parametrize("condition", [
-    {"device": "CSX software backend on CPU"}, {"versions": {"torch": "2.5.0"}}, {"inputs": INPUTS | {"model": "b"}},
-    {"lora_r": 4},
-])  # fmt: skip
+@pytest.mark.parametrize("condition", [{"versions": {"torch": "2.5.0"}}, {"inputs": INPUTS | {"model": "b"}}])
 def test_what_was_measured_under_other_conditions_is_not_joined(tmp_path, four, condition):
     write_repeat(tmp_path, 8, 2, **condition)
     line = refused(tmp_path, "join_measurements.py", records=four, output=tmp_path / "cell.json")

@@ -18,7 +18,7 @@ from sparseft.planning import requests
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, Requests
 from sparseft.planning.sizes import NAMED, described
-from sparseft.pruning.obs import by_rounds, refit
+from sparseft.pruning.obs import refit
 from sparseft.pruning.sparsegpt import inverse_factor
 from sparseft.training.settings import Training
 from sparseft.training.trained_part import model_to_train

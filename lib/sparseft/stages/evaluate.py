@@ -212,17 +212,17 @@ def load(
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.language_model.hardware import choose_device
     from sparseft.language_model.model import load_model
-    from sparseft.language_model.placement import device_rooms
+    from sparseft.language_model.placement import available_memory
     from sparseft.lora.adapted_model import trained_model
     from sparseft.masks.mask_file import read_checked_mask
 
     checkpoint = Checkpoint(folder)
     if adapter and mask_path:
         mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, run)
-        device, rooms = choose_device(), device_rooms(checkpoint)
+        device, rooms = choose_device(), available_memory(checkpoint)
         model, tokenizer, digest = trained_model(checkpoint, mask, mask_sha256, adapter, device, run, rooms)
         return model, tokenizer, {"model": checkpoint.digest, "mask": mask_sha256, "adapter": digest}
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
-    return *load_model(checkpoint.folder, choose_device(), device_rooms(checkpoint)), {"model": hashes}
+    return *load_model(checkpoint.folder, choose_device(), available_memory(checkpoint)), {"model": hashes}
