@@ -17,7 +17,6 @@ from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, Requests
 from sparseft.planning.sizes import NAMED, described
 from sparseft.pruning.obs import by_rounds, refit
-from sparseft.pruning.sparsegpt import inverse_factor
 from sparseft.study.mask_settings import Masks
 from sparseft.study.schedule import Training
 from sparseft.study.sources import Model
@@ -86,7 +85,7 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
     assert 0.7 * DISTILLED * FP32_LOGITS * words < counted <= DISTILLED * FP32_LOGITS * words
 
 
-@pytest.mark.parametrize(("r", "reads"), [(16, 1), (64, 2), (65, 0), (256, 0)])
+@pytest.mark.parametrize(("r", "reads"), [(16, 1), (64, 2), (65, 0)])
 def test_a_gradient_is_read_at_most_twice_and_its_parts_are_planned(r, reads, monkeypatch):
     """Above rank 64 it is masked once, and cuBLAS multiplies it. The meta device only counts."""
     triton_weights = pytest.importorskip("sparseft.lora.triton_weights", reason="Triton is only on Linux with x86-64")
@@ -119,21 +118,11 @@ def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twic
     assert peaks[stage] <= estimated - CUDA <= 2 * peaks[stage]
 
 
-def test_the_factor_of_a_hessian_needs_two_matrices_of_the_three_that_are_planned():
-    inputs = torch.randn(64, 256)
-    hessian = inputs.T @ inputs
-    with Peak() as peak:
-        inverse_factor("layer", hessian, 0.01)
-    # The Hessian is counted, too.
-    assert peak.peak == pytest.approx((4 + 2 / 3 * FACTORS) * 256**2, rel=0.05)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_removed_channels_need_at_most_three_matrices_beside_their_hessian(share):
+def test_removed_channels_need_at_most_three_matrices_beside_their_hessian():
     weights, inputs = torch.randn(8, 256), torch.randn(300, 256)
     hessian = inputs.T @ inputs
     with Peak() as peak:
-        kept = by_rounds(Masks(), Part("layer", 1, 1, "intermediate_size"), weights, hessian, round(256 * share))
+        kept = by_rounds(Masks(), Part("layer", 1, 1, "intermediate_size"), weights, hessian, 128)
         refit("layer", weights, hessian, kept, 0.01)
     planned = (4 + FACTORS) * 256**2
     assert 0.6 * planned < peak.peak <= 1.05 * planned

@@ -10,13 +10,10 @@ from project import call_script, refused, succeed, tree
 from sparseft.training.progress import SavedState
 
 RUN, OTHER = RUNS
-BLOCK = 512
 DAMAGES: dict[str, Callable[[bytes, bytes], bytes]] = {
     "cut in half": lambda content, other: content[: len(content) // 2],
-    "one bit flipped": lambda content, other: _changed(content, bytes([content[len(content) // 2] ^ 4])),
+    "one bit flipped": lambda content, other: flip_a_bit(content),
     "another run's file": lambda content, other: other,
-    "emptied": lambda content, other: b"",
-    "a block of zeros": lambda content, other: _changed(content, bytes(BLOCK)),
 }
 # what is damaged -> the scripts that read it; all of them must refuse it
 READERS = {
@@ -39,9 +36,10 @@ ARTEFACTS = [
 ]
 
 
-def _changed(content: bytes, part: bytes) -> bytes:
-    place = len(content) // 2
-    return content[:place] + part + content[place + len(part) :]
+def flip_a_bit(content: bytes) -> bytes:
+    """Return a content with another bit in its middle."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
 
 
 def folder_of(box: Path, name: str, run: str) -> Path:

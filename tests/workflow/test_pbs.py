@@ -97,7 +97,6 @@ def loaded(name: str) -> dict:
 
 
 @pytest.mark.parametrize(("printed", "state"), [
-    ("Job Id: 1.s\n    job_state = Q\n", "running"),
     ("Job Id: 1.s\n    job_state = R\n    comment = Exit_status = 0\n", "running"),
     ("Job Id: 1.s\n    job_state = F\n    Exit_status = 0\n", "success"),
     ("Job Id: 1.s\n    job_state = F\n    Exit_status = 271\n", "failed"),
