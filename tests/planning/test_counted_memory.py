@@ -1,6 +1,8 @@
 """The estimated memory of a GPU beside what torch counts on the meta device, where tensors have shapes but no
 memory."""
 
+import json
+
 import pytest
 import torch
 from peak import Peak
@@ -38,14 +40,14 @@ def flash(q, k, v, *_, is_causal=False, enable_gqa=False, **__):
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
 
 
-def counted(monkeypatch, settings: Training, length: int, examples: int) -> dict[str, int]:
+def counted(monkeypatch, sizes: dict, settings: Training, length: int, examples: int) -> dict[str, int]:
     """Return the peak bytes of a training with its optimizer, and of a batch of its evaluation, on text."""
     monkeypatch.setattr(effective_weight, "build", lambda out, *_: out)
     monkeypatch.setattr(masked_lora, "initial_factor", lambda r, columns, device: torch.empty(r, columns))
     monkeypatch.setattr(F, "scaled_dot_product_attention", flash)
-    for sizes in (ROWS, EVALUATED_ROWS, BLOCK):
-        monkeypatch.setitem(sizes, "meta", sizes["cuda"])
-    config = AutoConfig.for_model(**NAMED[SOURCE], dtype=torch.bfloat16)
+    for rows in (ROWS, EVALUATED_ROWS, BLOCK):
+        monkeypatch.setitem(rows, "meta", rows["cuda"])
+    config = AutoConfig.for_model(**sizes, dtype=torch.bfloat16)
 
     def batch(size: int) -> Batch:
         answers = torch.zeros(size * (length - 1), dtype=torch.long)
@@ -105,15 +107,21 @@ def test_a_gradient_is_read_at_most_twice_and_its_parts_are_planned(r, reads, mo
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("settings", "stage"), [({}, "training"), ({"gradient_checkpointing": True, "eval_every": 1}, "evaluation")]
+    ("settings", "stage", "layers"),
+    [({}, "training", 20), ({"gradient_checkpointing": True, "eval_every": 1}, "evaluation", 4)],
 )
-def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twice_as_much(monkeypatch, settings, stage):
+def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twice_as_much(
+    tmp_path, monkeypatch, settings, stage, layers
+):
+    """All of its 32 decoder layers are alike, so that fewer are counted."""
+    sizes = NAMED[SOURCE] | {"num_hidden_layers": layers}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
     settings = {"batch_size": 32, "micro_batch_size": 1, **settings}
     tasks = {"own": {"kind": "text", "hub": "a/b", "length": 2048}}
-    sections = {"models": {"llama": {"source": SOURCE}}, "tasks": tasks, "training": settings, "resources": {"gpus": 1}}
-    config = laid_over(sections)
+    models = {"llama": {"source": f"path:{tmp_path}"}}
+    config = laid_over({"models": models, "tasks": tasks, "training": settings, "resources": {"gpus": 1}})
     estimated, _ = Requests(config).bytes_of(JobKind("training", "llama", "own"))
-    peaks = counted(monkeypatch, Training(**settings), 2048, config.evaluation_batch_size)
+    peaks = counted(monkeypatch, sizes, Training(**settings), 2048, config.evaluation_batch_size)
     assert peaks[stage] == max(peaks.values())
     assert peaks[stage] <= estimated - CUDA <= 2 * peaks[stage]
 

@@ -1,7 +1,7 @@
 """The names of the study: those of runs and cells, and where their files are."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparseft.errors import InputError
 from sparseft.methods import get_method
@@ -15,6 +15,7 @@ TRAINING = st.from_regex(rf"(?:{grid.TRAINING})?", fullmatch=True)
 CELLS = st.builds(Cell, **AXES, mode=TRAINED, training=TRAINING) | st.builds(Cell, **AXES, mode=st.just(NO_FINETUNE))
 
 
+@settings(max_examples=30)
 @given(CELLS, st.integers(0, SEEDS - 1))
 def test_a_name_parses_back_to_what_it_is_the_name_of(cell, seed):
     run = Run(**vars(cell), seed=seed)

@@ -12,9 +12,7 @@ from box import RUNS, flags
 from project import call_script
 
 PAGE = 4096
-STAGES = ("compute_masks.py", "compute_masks.py --pruned_dir", "import_pruned.py", "train.py", "reconstruct.py",
-          "merge.py",
-          "validate_sparsity.py", "evaluate.py --adapter", "evaluate.py", "evaluate.py --split selection",
+STAGES = ("compute_masks.py --pruned_dir", "train.py", "reconstruct.py", "merge.py", "evaluate.py",
           "measure_throughput.py", "analyze_results.py", "export_run.py", "export_modelzoo.py")  # fmt: skip
 
 
