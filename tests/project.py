@@ -166,20 +166,22 @@ class Study:
         """Run snakemake in the folder; returns what it printed."""
         address = job_server(self.python)
         words = ["snakemake", *arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
-        # The shell of a job takes the function `python` from this variable.
-        client = shlex.join([self.python, "-I", "-S", str(JOBS), address])
-        environment = self.environment() | {"BASH_FUNC_python%%": f'() {{ {client} "$@"; }}'}
         with tempfile.TemporaryFile("w+") as said, open(os.devnull) as nothing:
             files = [nothing.fileno(), said.fileno(), said.fileno()]
-            code = Process(address, words, files, str(self.folder), environment).wait()
+            code = Process(address, words, files, str(self.folder), self.environment(forks_jobs=True)).wait()
             said.seek(0)
             text = said.read()
         assert code == expect, text[-4000:]
         return text
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, *, forks_jobs: bool = False) -> dict[str, str]:
         """Return the environment of the project whose Snakefile runs: its own library is found first."""
-        return {**os.environ, "PYTHONPATH": str(self.root / "lib")}
+        environment = {**os.environ, "PYTHONPATH": str(self.root / "lib")}
+        if forks_jobs:
+            client = shlex.join([self.python, "-I", "-S", str(JOBS), job_server(self.python)])
+            # The shell of a job takes the function `python` from this variable.
+            environment["BASH_FUNC_python%%"] = f'() {{ {client} "$@"; }}'
+        return environment
 
     def planned(self, *targets: str) -> dict[str, int]:
         """Rule -> number of jobs that snakemake would run for `targets`."""
