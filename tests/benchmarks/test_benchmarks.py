@@ -117,12 +117,12 @@ def test_a_benchmark_writes_its_tables(tmp_path, name):
     for split, number in (("train", 128), ("validation", 8)):
         rows = BY_NAME["hellaswag_mini"].generate(split, number, 0)
         write(tmp_path / f"{split}.jsonl", [row | {"text": "A page of words. " * 20} for row in rows])
-    code, said = forks.call(run, name, tmp_path)
-    assert code == 0, said
+    code, output = forks.call(run, name, tmp_path)
+    assert code == 0, output
     tables = [path.read_text() for path in (tmp_path / "results").glob("*")]
     assert bool(tables) == (name not in OF_GPUS)
-    assert "\n| --- |" in said
-    assert all(table in said for table in tables)
+    assert "\n| --- |" in output
+    assert all(table in output for table in tables)
 
 
 def time_layers(name: str, folder: Path) -> None:
@@ -145,9 +145,9 @@ def time_layers(name: str, folder: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["lora", "lora_gpu"])
 def test_the_row_whose_effective_weight_is_kept_builds_it_once_while_it_is_timed(tmp_path, name):
-    code, said = forks.call(time_layers, name, tmp_path)
-    assert code == 0, said
-    timed = [int(number) for number in said.split("builds ")[1].split()]
+    code, output = forks.call(time_layers, name, tmp_path)
+    assert code == 0, output
+    timed = [int(number) for number in output.split("builds ")[1].split()]
     # The MB that it keeps are counted after that, in a single forward pass.
     assert timed[0] == 2 and timed[1] > 4, timed
 
@@ -163,5 +163,5 @@ def calibrate(folder: Path) -> None:
 
 
 def test_a_model_of_a_benchmark_is_not_written_into_the_folder_of_the_system(tmp_path):
-    code, said = forks.call(calibrate, tmp_path)
-    assert code == 0, said
+    code, output = forks.call(calibrate, tmp_path)
+    assert code == 0, output

@@ -148,6 +148,10 @@ BACKENDS = ("cerebras", "modelzoo")
     ({"tasks": {"mine": TEXT}, "training": {"recover_on": "mine"},
       "grid": {"tasks": ["mine"], "methods": ["unstructured"], "modes": ["reconstruct_to_sparse"]}},
      "recover_on mine: reconstruct_to_sparse starts from reconstruct"),
+    ({"grid": {"modes": ["reconstruct_to_sparse"], "trainings": {"good": {}, "bad": {"lora_dropout": 0.1}}}},
+     "grid.trainings.bad, for .*: training.lora_dropout 0.1: in reconstruct"),
+    *(({"backend": backend, "training": {"cache_weights": True}}, r"training\.cache_weights True: Cerebras")
+      for backend in BACKENDS),
     *(({"backend": backend, "grid": {"methods": ["unstructured_sparsegpt"]}},
        "unstructured_sparsegpt: Cerebras' backends start from the model, and this method has a pruned base")
       for backend in BACKENDS),
@@ -157,19 +161,6 @@ BACKENDS = ("cerebras", "modelzoo")
 def test_sections_that_do_not_fit_each_other_are_refused(sections, line):
     with pytest.raises(InputError, match=line):
         laid_over(sections)
-
-
-@pytest.mark.parametrize(("keys", "sections", "line"), [
-    ({"lora_dropout": 0.1}, {}, "training.lora_dropout 0.1: in reconstruct"),
-    ({"micro_batch_size": 4}, {"resources": {"processes": 2}, "training": {"batch_size": 4, "micro_batch_size": 2}},
-     "resources.processes: 2 processes cannot share 1 micro-batches"),
-    *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights True: Cerebras") for name in BACKENDS),
-])  # fmt: skip
-def test_an_impossible_training_of_the_grid_is_refused_in_one_line_with_its_place(keys, sections, line):
-    modes = {"modes": ["sparse_to_dense"]} if "backend" in sections else {"modes": ["reconstruct_to_sparse"]}
-    with pytest.raises(InputError, match=f"grid.trainings.bad, for .*: {line}") as caught:
-        laid_over({"grid": {**modes, "trainings": {"good": {}, "bad": keys}}, **sections})
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)

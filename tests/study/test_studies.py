@@ -57,8 +57,8 @@ def test_every_published_number_has_a_cell_in_its_study(name, monkeypatch, tmp_p
     (tmp_path / f"models/{model}").mkdir(parents=True)
     (tmp_path / f"models/{model}/config.json").write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
-    said = succeed("estimate.py", configfile=FOLDER / f"{name}.yaml")
-    assert f"{len(runs(config))} runs; " in said
+    printed = succeed("estimate.py", configfile=FOLDER / f"{name}.yaml")
+    assert f"{len(runs(config))} runs; " in printed
 
 
 # Task -> the answer of a row, and texts that a model generates for it with whether they are right.

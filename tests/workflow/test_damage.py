@@ -105,10 +105,10 @@ def damage(box: Path, name: str, kind: str) -> Path:
 @pytest.mark.parametrize(("name", "script", "kind"), ARTEFACTS)
 def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, kind, script):
     path = damage(box, name, kind)
-    said = refused(box, script, **flags(box, RUN, script, box / "out"))
+    output = refused(box, script, **flags(box, RUN, script, box / "out"))
     named = path if name == "mask" or name == "merged model" else path.parent
-    assert str(named) in said
-    assert "snakemake" in said or "run's own mask" in said, "no command that rebuilds it"
+    assert str(named) in output
+    assert "snakemake" in output or "run's own mask" in output, "no command that rebuilds it"
 
 
 @pytest.mark.slow
@@ -116,8 +116,8 @@ def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole, name, kind):
     path, (script,) = damage(box, name, kind), READERS[name]
-    said = succeed(script, **flags(box, RUN, script, path.parent))
+    output = succeed(script, **flags(box, RUN, script, path.parent))
     reason = "of other code, inputs or settings" if kind == "another run's file" else "damaged"
-    assert f"{path} is {reason}: the training starts from its beginning" in said
+    assert f"{path} is {reason}: the training starts from its beginning" in output
     folder, expected = (folder_of(place, name, RUN) / "adapter" for place in (box, whole))
     assert tree(folder) == tree(expected)

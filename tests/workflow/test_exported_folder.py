@@ -160,8 +160,8 @@ def test_a_model_that_changes_while_it_is_measured_is_refused(box, tmp_path):
     change = f'grep -q model "$4" && echo >> {export}/tokenizer_config.json'
     python = program(tmp_path / "python", f'#!/bin/sh\n{change}\nexec {sys.executable} "$@"\n')
     given = flags(box, RANDOM, "check_engines.py", tmp_path) | FEW | {"engines": f"transformers:{python}"}
-    code, said = call_script("check_engines.py", **given)
-    assert (code, "export: not the model that" in said) == (2, True), said
+    code, output = call_script("check_engines.py", **given)
+    assert (code, "export: not the model that" in output) == (2, True), output
     assert not (tmp_path / "engines.json").exists()
 
 

@@ -45,10 +45,10 @@ def test_a_bad_file_is_one_line(tmp_path, made, is_cut, method, line):
     file = box / "cs" / CHECKPOINT
     file.write_bytes(file.read_bytes()[: -1 if is_cut else None])
     data = {} if is_cut else {"task": "boolq_mini", "data_dir": box}
-    said = refused(
+    output = refused(
         box, "compute_masks.py", model_path=file, output_dir=box / "out", sparsity=0.5, method=method, **data
     )
-    assert re.match(f"error: {line.format(file=file)}", said)
+    assert re.match(f"error: {line.format(file=file)}", output)
 
 
 def test_a_study_is_planned_with_an_export_per_mask(tmp_path, tiny_models):

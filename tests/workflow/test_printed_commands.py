@@ -65,8 +65,8 @@ def test_the_printed_analysis_writes_the_same_tables_and_pages(own_study):
 
 def test_the_memo_s_commands_merge_and_validate_one_run_again(own_study):
     merge, validation = commands(own_study, "correctness_memo.md")
-    said = type_in(own_study, merge, own_study.folder)
-    assert "Job stats:" in said
-    assert "train_adapter" not in said
+    output = type_in(own_study, merge, own_study.folder)
+    assert "Job stats:" in output
+    assert "train_adapter" not in output
     type_in(own_study, validation, own_study.folder)
     assert own_study.json("report.json")["passed"] is True

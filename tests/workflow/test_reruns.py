@@ -173,8 +173,8 @@ def test_a_prepared_file_that_was_edited_is_refused_with_its_date_kept(own_sourc
     # As an editor does it that writes in place.
     file.write_bytes(old[:-1] + b" ")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    said = own_sources.snakemake("--dry-run", expect=2)
-    assert f"error: {file.relative_to(own_sources.folder)}: not the file that " in said
+    output = own_sources.snakemake("--dry-run", expect=2)
+    assert f"error: {file.relative_to(own_sources.folder)}: not the file that " in output
 
 
 KEPT = "keep_merged: true"
@@ -230,9 +230,9 @@ def test_two_versions_in_one_workflow_are_refused(copied_study):
         for name, root in (("first", ROOT), ("second", copied_study.root))
     ]
     (copied_study.folder / "Snakefile").write_text("".join(modules))
-    said = Study(copied_study.folder, copied_study.folder).snakemake("--dry-run", expect=2)
+    output = Study(copied_study.folder, copied_study.folder).snakemake("--dry-run", expect=2)
     places = f"{ROOT / 'lib/sparseft'}, and the jobs {copied_study.root / 'lib/sparseft'}"
-    assert f"error: the plan would use {places}; import one version of SparseFT only" in said
+    assert f"error: the plan would use {places}; import one version of SparseFT only" in output
 
 
 def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_masks_that_are_there(own_study):

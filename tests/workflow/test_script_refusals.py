@@ -221,6 +221,6 @@ def test_one_altered_weight_fails_the_proof_with_code_1(box):
         tensors[UP].view(-1)[int((tensors[UP].view(-1) == 0).nonzero()[0])] = 1e-6
     # It records the file as it was.
     (box / FOLDER / "merge.json").unlink()
-    code, said = call_script("validate_sparsity.py", **flags(box, RUN, "validate_sparsity.py", box / "out"))
+    code, printed = call_script("validate_sparsity.py", **flags(box, RUN, "validate_sparsity.py", box / "out"))
     report = json.loads((box / "out/validation_report.json").read_text())
-    assert (code, report["passed"], report["violations"], "FAILED" in said) == (1, False, 1, True)
+    assert (code, report["passed"], report["violations"], "FAILED" in printed) == (1, False, 1, True)
