@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ OF_GPUS = ("lora_gpu", "lora_model_gpu")
 # their own sizes, which take little time with a tiny model.
 TINY = {
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
-    "engines": {"STRUCTURED": (50,), "LAYERS": (50,), "EXPERTS": 45}
+    "engines": {"STRUCTURED": (50,), "LAYERS": (), "EXPERTS": 45}
     | {"MIXTRAL": lambda module: module.MIXTRAL | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}},
     "distillation": {
         "PRUNINGS": (("layers_block_influence_on_task", 50),),
@@ -39,7 +40,7 @@ TINY = {
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
     "lora": {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1},
     "lora_gpu": {},
-    "lora_model_gpu": {},
+    "lora_model_gpu": {"measured_apart": lambda module: measured_here(module)},
     "lora_model": {
         "REPEATS": 1,
         "DTYPES": lambda module: {"bf16": module.torch.bfloat16},
@@ -47,7 +48,11 @@ TINY = {
     },
     "masks": {"SIDE": 64, "HIDDEN": 64, "CHANNELS": 96, "BLOCKS": (1,), "THREADS": (1,), "REPEATS": 1},
     "measures": {"ROWS": (24,), "WINDOWS": (16,)},
-    "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}},
+    "modes": {
+        "PERCENTS": (50,),
+        "SETTINGS": {"hellaswag_mini": Training(steps=2)},
+        "SIZES": {"hellaswag_mini": (24, 8)},
+    },
     "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
     "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}
     | {"PLANS": lambda module: {"one mask": module.PLANS["one mask"]}},
@@ -83,6 +88,12 @@ ARGUMENTS = {
     "peers": ["{0}/model", "--wikitext", "{0}"],
     "structured": ["{0}/model", "--hellaswag", "{0}", "--wikitext", "{0}", "--work", "{0}_work"],
 }
+
+
+def measured_here(module: ModuleType) -> Callable[[str], dict]:
+    """Return a function that measures the first case in a process of its own, and every other case in this one."""
+    apart, device = module.measured_apart, torch.device("cpu")
+    return lambda case: apart(case) if case == module.PEFT else module.measure(case, "tiny", 1, 16, device)
 
 
 def test_every_benchmark_has_a_tiny_size():
