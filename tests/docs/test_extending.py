@@ -96,8 +96,8 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     config = SmolLM3Config(**copy.deepcopy(SIZES), no_rope_layer_interval=2)
     SmolLM3ForCausalLM(config).bfloat16().save_pretrained(model)
     study = Study(tmp_path / "study", root=extended)
-    table = made(study, model, {"methods": ["unstructured_peaks", "columns", "structured"]}, backend="deterministic")
-    assert len(table) == 2 + 3 * 2  # the dense runs, and two of each method
+    table = made(study, model, {"methods": ["unstructured_peaks", "columns"]}, backend="deterministic")
+    assert len(table) == 2 + 2 * 2  # the dense runs, and two of each method
     settings = study.table(f"{RESULTS}/analysis/settings.csv")
     assert {row["training.backend"] for row in settings} == {"", "deterministic"}
     # Fine-tuned runs have an adapter.
