@@ -52,6 +52,7 @@ TINY = {
         "PERCENTS": (50,),
         "SETTINGS": {"hellaswag_mini": Training(steps=2)},
         "SIZES": {"hellaswag_mini": (24, 8)},
+        "PROCESSES": 1,
     },
     "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
     "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}

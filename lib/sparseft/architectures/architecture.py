@@ -31,6 +31,8 @@ HEAD = "lm_head.weight"
 _EXPERTS = "num_local_experts"
 _OTHER_NAMES = {_EXPERTS: "num_experts"}
 _OPTIONAL_SIZES = (KEY_VALUE_HEADS, "head_dim", "max_position_embeddings")
+# No published model has as many. Those of DeepSeek-V3 are about 45,000: 58 layers have 256 experts of 3 matrices each.
+_MOST_TENSORS = 250_000
 
 
 class AttentionHeads(NamedTuple):
@@ -221,7 +223,7 @@ class Architecture:
         """Return the shape of each tensor of the model that `config` describes.
 
         Raises InputError, naming `place`, if a size is missing or is not a positive integer, or if a key of `fixed` has
-        another value."""
+        another value. Raises it too, before any shape is built, if no model has so many tensors."""
         self._check(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
@@ -241,6 +243,10 @@ class Architecture:
             if type(size) is not int or size < 1:
                 what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+        experts = size_of(_EXPERTS, config) if self.experts else 1
+        number = config["num_hidden_layers"] * sum(experts if "{expert}" in name else 1 for name in self.layer_tensors)
+        if number > _MOST_TENSORS:
+            raise InputError(f"{place}: config.json describes {number} tensors", "give the model's own config.json")
         for name, value in self.fixed.items():
             if (config.get(name, value) or None) != (value or None):
                 raise InputError(
