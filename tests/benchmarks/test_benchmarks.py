@@ -1,12 +1,13 @@
 """Every benchmark ends with its tables at a tiny size, so that a change of the library cannot break one unseen."""
 
+import multiprocessing
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import forks
 import pytest
@@ -22,6 +23,8 @@ from tiny_models import save_tiny
 FOLDER = ROOT / "benchmarks"
 # On a CPU, these only print their tables.
 OF_GPUS = ("lora_gpu", "lora_model_gpu")
+# The processes of a benchmark are forks, so that they have its tiny size too.
+FORKS = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
 # Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have
 # their own sizes, which take little time with a tiny model.
 TINY = {
@@ -34,7 +37,7 @@ TINY = {
         "CALIBRATION": 4,
         "REPEATS": 1,
     }
-    | {"SETTINGS": Training(steps=4)},
+    | {"SETTINGS": Training(steps=4), "multiprocessing": FORKS},
     "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,), "POWER_EXAMPLES": (20,), "LEVELS": (0.7,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
@@ -52,7 +55,7 @@ TINY = {
         "PERCENTS": (50,),
         "SETTINGS": {"hellaswag_mini": Training(steps=2)},
         "SIZES": {"hellaswag_mini": (24, 8)},
-        "PROCESSES": 1,
+        "multiprocessing": FORKS,
     },
     "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
     "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}
