@@ -48,8 +48,8 @@ def configure(folder: Path, model: Path) -> Study:
 def start(study: Study) -> subprocess.Popen:
     """Start Snakemake in the study's folder. All that it prints goes to a file there."""
     command = [study.python, "-m", "snakemake", "--snakefile", study.root / "Snakefile", "--configfile", "study.yaml"]
-    with open(study.folder / "said", "a") as said:
-        return subprocess.Popen(command, cwd=study.folder, stdout=said, stderr=said)
+    with open(study.folder / "output", "a") as output:
+        return subprocess.Popen(command, cwd=study.folder, stdout=output, stderr=output)
 
 
 def running(study: Study) -> list[psutil.Process]:
