@@ -22,9 +22,9 @@ from pathlib import Path
 import pandas as pd
 import psutil
 from project import TINY_STUDY, Study, tiny_grid
+from sparseft import grid
 from sparseft.command import run
 from sparseft.storage.record import trained_digest
-from sparseft.study import grid
 from tiny_models import save_tiny
 
 KINDS = ("a job", "snakemake", "everything")
@@ -48,8 +48,8 @@ def configure(folder: Path, model: Path) -> Study:
 def start(study: Study) -> subprocess.Popen:
     """Start Snakemake in the study's folder. All that it prints goes to a file there."""
     command = [study.python, "-m", "snakemake", "--snakefile", study.root / "Snakefile", "--configfile", "study.yaml"]
-    with open(study.folder / "said", "a") as said:
-        return subprocess.Popen(command, cwd=study.folder, stdout=said, stderr=said)
+    with open(study.folder / "output", "a") as output:
+        return subprocess.Popen(command, cwd=study.folder, stdout=output, stderr=output)
 
 
 def running(study: Study) -> list[psutil.Process]:

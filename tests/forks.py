@@ -26,13 +26,13 @@ def script(name: str, *words: object) -> None:
 
 
 def call(function: Callable, *arguments: object, number: int = 1) -> tuple[int, str]:
-    """Call function(*arguments) in `number` processes. Return their exit code, and all that they said."""
-    with tempfile.NamedTemporaryFile("r") as said:
-        code = wait(start(Path(said.name), function, *arguments, number=number))
-        return code, said.read()
+    """Call function(*arguments) in `number` processes. Return their exit code, and all that they output."""
+    with tempfile.NamedTemporaryFile("r") as output:
+        code = wait(start(Path(output.name), function, *arguments, number=number))
+        return code, output.read()
 
 
-def start(said: Path, function: Callable, *arguments: object, number: int = 1) -> list[Process]:
+def start(output: Path, function: Callable, *arguments: object, number: int = 1) -> list[Process]:
     """Start `number` processes that call function(*arguments), and that add what they say to a file.
 
     Several processes can talk to one another, as those that torchrun starts."""
@@ -43,7 +43,7 @@ def start(said: Path, function: Callable, *arguments: object, number: int = 1) -
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     places = [torchrun_s_variables(rank, number, port) if number > 1 else {} for rank in range(number)]
-    with open(os.devnull) as nothing, open(said, "a") as file:
+    with open(os.devnull) as nothing, open(output, "a") as file:
         files = [nothing.fileno(), file.fileno(), file.fileno()]
         address = job_server(sys.executable)
         return [Process(address, words, files, str(Path.cwd()), environment | place) for place in places]

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 import yaml
 from jobs import Process
+from sparseft.section import parse_section
 from sparseft.storage import locks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
-from sparseft.study.section import parse_section
 
 ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "tests/jobs.py"
@@ -49,16 +49,16 @@ def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int, str]:
-    """A script in this process, which has imported torch already; returns its exit code and all that it said.
+    """A script in this process, which has imported torch already; returns its exit code and all that it output.
 
     What follows the script in `name` only says how it is called."""
-    argv, said = sys.argv, io.StringIO()
+    argv, output = sys.argv, io.StringIO()
     sys.argv = [str(ROOT / "workflow/scripts" / name.split()[0]), *map(str, arguments), *words_of(flags)]
     try:
-        with redirect_stderr(said), redirect_stdout(said):
+        with redirect_stderr(output), redirect_stdout(output):
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
-        return end.code or 0, said.getvalue()
+        return end.code or 0, output.getvalue()
     finally:
         # As at the end of a process.
         sys.argv = argv
@@ -71,10 +71,10 @@ def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int,
 
 
 def succeed(name: str, /, **flags: object) -> str:
-    """Call a script that must succeed; returns all that it said."""
-    code, said = call_script(name, **flags)
-    assert code == 0, said
-    return said
+    """Call a script that must succeed; returns all that it output."""
+    code, output = call_script(name, **flags)
+    assert code == 0, output
+    return output
 
 
 def copy_project(root: Path, *others: str) -> Path:
@@ -111,9 +111,9 @@ def refused(folder: Path, name: str, /, *arguments: object, **flags: object) -> 
 
     On a busy machine, lines before it may say how far it is."""
     before = tree(folder)
-    code, said = call_script(name, *arguments, **flags)
-    lines = [line for line in said.splitlines() if not re.search(r" \d+ of \d+, \d+ s$", line)]
-    assert (code, len(lines)) == (2, 1), said
+    code, output = call_script(name, *arguments, **flags)
+    lines = [line for line in output.splitlines() if not re.search(r" \d+ of \d+, \d+ s$", line)]
+    assert (code, len(lines)) == (2, 1), output
     assert re.match("error: .*; ", lines[0])
     assert tree(folder) == before
     return lines[0]
@@ -166,20 +166,22 @@ class Study:
         """Run snakemake in the folder; returns what it printed."""
         address = job_server(self.python)
         words = ["snakemake", *arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
-        # The shell of a job takes the function `python` from this variable.
-        client = shlex.join([self.python, "-I", "-S", str(JOBS), address])
-        environment = self.environment() | {"BASH_FUNC_python%%": f'() {{ {client} "$@"; }}'}
-        with tempfile.TemporaryFile("w+") as said, open(os.devnull) as nothing:
-            files = [nothing.fileno(), said.fileno(), said.fileno()]
-            code = Process(address, words, files, str(self.folder), environment).wait()
-            said.seek(0)
-            text = said.read()
+        with tempfile.TemporaryFile("w+") as output, open(os.devnull) as nothing:
+            files = [nothing.fileno(), output.fileno(), output.fileno()]
+            code = Process(address, words, files, str(self.folder), self.environment(forks_jobs=True)).wait()
+            output.seek(0)
+            text = output.read()
         assert code == expect, text[-4000:]
         return text
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, *, forks_jobs: bool = False) -> dict[str, str]:
         """Return the environment of the project whose Snakefile runs: its own library is found first."""
-        return {**os.environ, "PYTHONPATH": str(self.root / "lib")}
+        environment = {**os.environ, "PYTHONPATH": str(self.root / "lib")}
+        if forks_jobs:
+            client = shlex.join([self.python, "-I", "-S", str(JOBS), job_server(self.python)])
+            # The shell of a job takes the function `python` from this variable.
+            environment["BASH_FUNC_python%%"] = f'() {{ {client} "$@"; }}'
+        return environment
 
     def planned(self, *targets: str) -> dict[str, int]:
         """Rule -> number of jobs that snakemake would run for `targets`."""

@@ -14,7 +14,7 @@ from sparseft.patterns.semistructured import SEMISTRUCTURED
 from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
 from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
-from sparseft.study.backends import BACKENDS
+from sparseft.trainers.backends import BACKENDS
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_method_on_a_text_is_the_method_but_for_its_examples(base):
         own == "task", False, other == "task"
     )  # fmt: skip
     assert get_method(f"{base}_on_{other}").name == f"{base}_on_{other}"
-    with pytest.raises(InputError, match=f"{base} looks at {own} already; write {base}$"):
+    with pytest.raises(InputError, match=f"{base}_on_{own}. is unknown; did you mean {base}[?]"):
         get_method(f"{base}_on_{own}")
     # Of such a text the examples of the task are a part.
     assert get_method(f"{base}_on_taskc4").uses_task
@@ -87,10 +87,8 @@ def test_an_imported_method_updates_weights_and_looks_at_no_examples():
 
 
 REFUSED = (
-    "structured_ria structured_obs_refit unstructured_ random_wanda unstructured_refit"
-    " Unstructured structured_owl random_owl unstructured_owl_wanda dense_on_c4"
-    " unstructured_on_c4 random_on_c4 unstructured_wanda_on_ unstructured_wanda_on_c4_on_pile unstructured_wanda_on_C4"
-    " imported imported_ imported_A imported_a_on_c4 experts layers experts_magnitude layers_reap experts_random_on_c4"
+    "structured_ria unstructured_ random_wanda unstructured_refit structured_owl unstructured_on_c4"
+    " unstructured_wanda_on_c4_on_pile unstructured_wanda_on_C4 imported_A imported_a_on_c4 experts layers_reap"
 )
 
 
@@ -111,7 +109,6 @@ def test_methods_are_sorted_with_their_variants_and_imported_ones_last():
     ("name", "meant"),
     [
         ("wanda", "unstructured_wanda or structured_wanda or semistructured_wanda or semistructured8_wanda"),
-        ("magnitude", "unstructured or structured or semistructured or semistructured8"),
         ("unstructred_ria", "unstructured_ria or "),
     ],
 )

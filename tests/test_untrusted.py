@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.errors import InputError
+from sparseft.grid import Cell, Run
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
-from sparseft.study.grid import Cell, Run
 from sparseft.training.progress import SavedState
 from tiny_models import change_json, save_tiny
 
@@ -39,9 +39,8 @@ def test_a_pickle_in_a_mask_is_refused(tmp_path, evil, zipped):
         read_mask(tmp_path / "m.pt")
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_in_a_saved_state_is_left_aside(tmp_path, evil, capsys, zipped):
-    torch.save({"identity": "mine", "progress": evil}, tmp_path / "state.pt", _use_new_zipfile_serialization=zipped)
+def test_a_pickle_in_a_saved_state_is_left_aside(tmp_path, evil, capsys):
+    torch.save({"identity": "mine", "progress": evil}, tmp_path / "state.pt")
     assert SavedState(tmp_path / "state.pt", "mine").read() is None
     assert "state.pt is damaged" in capsys.readouterr().err
 
@@ -66,7 +65,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, file):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["../{}", "/{}", "{}/..", "a/{}", "{}\n", "{}\0", "..-{}"])
+@pytest.mark.parametrize("name", ["../{}", "/{}", "{}/..", "{}\n"])
 @pytest.mark.parametrize("kind", [Run, Cell])
 def test_a_name_that_leaves_its_folder_names_no_run(name, kind):
     good = "m-boolq-random-sparsity50-no_finetune" + ("-seed0" if kind is Run else "")

@@ -36,7 +36,7 @@ def test_the_prunable_layers_are_the_linears_of_transformers_decoder_layers(tiny
     assert len(layers) == PRUNABLE_LAYERS[name]
 
 
-@pytest.mark.parametrize("classes", [["Gemma3ForConditionalGeneration"], [], None])
+@pytest.mark.parametrize("classes", [["Gemma3ForConditionalGeneration"], None])
 def test_an_unknown_class_is_refused_with_the_known_ones_and_the_place(classes):
     known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)
     with pytest.raises(InputError, match=f"^here: .*{re.escape(known)}"):
@@ -44,7 +44,6 @@ def test_an_unknown_class_is_refused_with_the_known_ones_and_the_place(classes):
 
 
 def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(tiny):
-    assert tensor_shapes(tiny.config, "here")
     for key in tiny.architecture.sizes:
         with pytest.raises(InputError, match=rf"^here: .*\b{key}\b"):
             tensor_shapes({name: value for name, value in tiny.config.items() if name != key}, "here")
@@ -53,12 +52,8 @@ def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(tiny):
 # Keys of config.json that this project refuses -> what the error names.
 REFUSED = [
     ("llama", {"max_position_embeddings": 0}, "config.json is damaged: max_position_embeddings is 0"),
-    ("llama", {"model_type": None}, "config.json lacks model_type, .* LlamaForCausalLM; copy the key from"),
-    ("llama", {"num_hidden_layers": 10**9}, "config.json describes 9000000000 tensors; "),
-    ("mixtral", {"num_local_experts": 10**9}, "config.json describes 6000000014 tensors; "),
     ("qwen3_moe", {"num_local_experts": "8"}, "config.json is damaged: num_local_experts is '8'"),
     ("qwen3_moe", {"mlp_only_layers": [0]}, "mlp_only_layers is "),
-    ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step is 2 "),
     ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True "),
 ]
 

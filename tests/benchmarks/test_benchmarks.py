@@ -1,11 +1,13 @@
 """Every benchmark ends with its tables at a tiny size, so that a change of the library cannot break one unseen."""
 
+import multiprocessing
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import forks
 import pytest
@@ -14,18 +16,20 @@ from hub_cache import write
 from project import ROOT
 from sparseft.command import parse
 from sparseft.lora import effective_weight
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
+from sparseft.training.settings import Training
 from tiny_models import save_tiny
 
 FOLDER = ROOT / "benchmarks"
 # On a CPU, these only print their tables.
 OF_GPUS = ("lora_gpu", "lora_model_gpu")
+# The processes of a benchmark are forks, so that they have its tiny size too.
+FORKS = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
 # Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have
 # their own sizes, which take little time with a tiny model.
 TINY = {
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
-    "engines": {"STRUCTURED": (50,), "LAYERS": (50,), "EXPERTS": 45}
+    "engines": {"STRUCTURED": (50,), "LAYERS": (), "EXPERTS": 45}
     | {"MIXTRAL": lambda module: module.MIXTRAL | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}},
     "distillation": {
         "PRUNINGS": (("layers_block_influence_on_task", 50),),
@@ -33,13 +37,13 @@ TINY = {
         "CALIBRATION": 4,
         "REPEATS": 1,
     }
-    | {"SETTINGS": Training(steps=4)},
+    | {"SETTINGS": Training(steps=4), "multiprocessing": FORKS},
     "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,), "POWER_EXAMPLES": (20,), "LEVELS": (0.7,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
     "lora": {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1},
     "lora_gpu": {},
-    "lora_model_gpu": {},
+    "lora_model_gpu": {"measured_apart": lambda module: measured_here(module)},
     "lora_model": {
         "REPEATS": 1,
         "DTYPES": lambda module: {"bf16": module.torch.bfloat16},
@@ -47,7 +51,12 @@ TINY = {
     },
     "masks": {"SIDE": 64, "HIDDEN": 64, "CHANNELS": 96, "BLOCKS": (1,), "THREADS": (1,), "REPEATS": 1},
     "measures": {"ROWS": (24,), "WINDOWS": (16,)},
-    "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}},
+    "modes": {
+        "PERCENTS": (50,),
+        "SETTINGS": {"hellaswag_mini": Training(steps=2)},
+        "SIZES": {"hellaswag_mini": (24, 8)},
+        "multiprocessing": FORKS,
+    },
     "peers": {"EXAMPLES": 2, "LENGTH": 32, "WINDOWS": 2},
     "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}}
     | {"PLANS": lambda module: {"one mask": module.PLANS["one mask"]}},
@@ -85,6 +94,12 @@ ARGUMENTS = {
 }
 
 
+def measured_here(module: ModuleType) -> Callable[[str], dict]:
+    """Return a function that measures the first case in a process of its own, and every other case in this one."""
+    apart, device = module.measured_apart, torch.device("cpu")
+    return lambda case: apart(case) if case == module.PEFT else module.measure(case, "tiny", 1, 16, device)
+
+
 def test_every_benchmark_has_a_tiny_size():
     assert TINY.keys() == {path.stem for path in FOLDER.glob("*.py")} - {"bench"}
 
@@ -117,12 +132,12 @@ def test_a_benchmark_writes_its_tables(tmp_path, name):
     for split, number in (("train", 128), ("validation", 8)):
         rows = BY_NAME["hellaswag_mini"].generate(split, number, 0)
         write(tmp_path / f"{split}.jsonl", [row | {"text": "A page of words. " * 20} for row in rows])
-    code, said = forks.call(run, name, tmp_path)
-    assert code == 0, said
+    code, output = forks.call(run, name, tmp_path)
+    assert code == 0, output
     tables = [path.read_text() for path in (tmp_path / "results").glob("*")]
     assert bool(tables) == (name not in OF_GPUS)
-    assert "\n| --- |" in said
-    assert all(table in said for table in tables)
+    assert "\n| --- |" in output
+    assert all(table in output for table in tables)
 
 
 def time_layers(name: str, folder: Path) -> None:
@@ -145,9 +160,9 @@ def time_layers(name: str, folder: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["lora", "lora_gpu"])
 def test_the_row_whose_effective_weight_is_kept_builds_it_once_while_it_is_timed(tmp_path, name):
-    code, said = forks.call(time_layers, name, tmp_path)
-    assert code == 0, said
-    timed = [int(number) for number in said.split("builds ")[1].split()]
+    code, output = forks.call(time_layers, name, tmp_path)
+    assert code == 0, output
+    timed = [int(number) for number in output.split("builds ")[1].split()]
     # The MB that it keeps are counted after that, in a single forward pass.
     assert timed[0] == 2 and timed[1] > 4, timed
 
@@ -163,5 +178,5 @@ def calibrate(folder: Path) -> None:
 
 
 def test_a_model_of_a_benchmark_is_not_written_into_the_folder_of_the_system(tmp_path):
-    code, said = forks.call(calibrate, tmp_path)
-    assert code == 0, said
+    code, output = forks.call(calibrate, tmp_path)
+    assert code == 0, output

@@ -15,7 +15,7 @@ MEASURED = {"script": "measure_cerebras.py", "batch_size": 6, "micro_batch_size"
 @pytest.mark.parametrize(("options", "line"), [
     ({"patch": OTHER_RELEASE}, "error: cerebras-pytorch 2.5.0; .*2.6.0 or 2.10.0"),
     ({}, "error: ClusterConfigError: .*mgmt_address.*; run on the appliance's user node"),
-    ({"sequence_length": 40}, "examples: 44 of 44 .* 40 .*number 1"),
+    ({"sequence_length": 40}, "examples have more than 40 .* 44 of 44 rows, .*number 1"),
     ({"sequence_length": 513}, "error: cerebras.sequence_length 513: .*512 tokens"),
     ({"compile_only": True, "target": "CPU"}, "error: cerebras.target CPU "),
     (MEASURED, "error: throughput.steps 4: .* 100 steps"),

@@ -105,14 +105,14 @@ def without_profiles(words: list[str]) -> list[str]:
 
 def snakemake(words: list[str]) -> str:
     """Run snakemake in this process and return what it printed."""
-    before, printed, said = sys.argv, io.StringIO(), io.StringIO()
+    before, printed, errors = sys.argv, io.StringIO(), io.StringIO()
     sys.argv = ["snakemake", *words, "--snakefile", str(ROOT / "Snakefile")]
     try:
-        with redirect_stdout(printed), redirect_stderr(said), pytest.raises(SystemExit) as end:
+        with redirect_stdout(printed), redirect_stderr(errors), pytest.raises(SystemExit) as end:
             cli.main(sys.argv[1:])
     finally:
         sys.argv = before
-    assert not end.value.code, said.getvalue()[-3000:] + printed.getvalue()[-3000:]
+    assert not end.value.code, errors.getvalue()[-3000:] + printed.getvalue()[-3000:]
     return printed.getvalue()
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
 from sparseft.export.engines import find_engines, measure
 from sparseft.export.gguf_file import format_shares, kept_zeros, write_gguf
-from sparseft.study.export_settings import Export
-from sparseft.study.sources import Model
+from sparseft.export.settings import Export
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 PROMPTS = [list(range(100, 116)), list(range(7000, 7016))]
@@ -43,10 +43,17 @@ def models(tmp_path_factory) -> dict[str, Path]:
     for name, (kind, config, changes) in MODELS.items():
         torch.manual_seed(0)
         made = kind(config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, **SIZES | changes))
-        made.save_pretrained(folder / f"{name}_source")
-        tokenizer.save_pretrained(folder / f"{name}_source")
-        prepare_model(Model(source=f"path:{folder / name}_source", dtype="float32"), folder / name)
+        prepared(made, tokenizer, folder / name)
     return {name: folder / name for name in MODELS}
+
+
+def prepared(model: torch.nn.Module, tokenizer, folder: Path) -> Path:
+    """Return the folder of a model that was saved and prepared."""
+    source = folder.with_name(f"{folder.name}_source")
+    model.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    prepare_model(Model(source=f"path:{source}", dtype="float32"), folder)
+    return folder
 
 
 def settings_of(kind: str, engine: str = "llama_cpp", **others: object) -> Export:
@@ -69,15 +76,12 @@ def test_an_engine_computes_what_transformers_does(models, engine):
 @pytest.fixture(scope="module")
 def zeros(models, tmp_path_factory) -> Path:
     """Return the folder of a model with rows of 256 and of 96 weights, of which every second one is zero."""
-    folder, tokenizer = tmp_path_factory.mktemp("zeros"), AutoTokenizer.from_pretrained(models["llama"])
+    tokenizer = AutoTokenizer.from_pretrained(models["llama"])
     made = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES | {"hidden_size": 256}))
     for layer in made.model.layers:
         for weight in (layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight, layer.self_attn.k_proj.weight):
             weight.data[:, ::2] = 0
-    made.save_pretrained(folder / "source")
-    tokenizer.save_pretrained(folder / "source")
-    prepare_model(Model(source=f"path:{folder}/source", dtype="float32"), folder / "model")
-    return folder / "model"
+    return prepared(made, tokenizer, tmp_path_factory.mktemp("zeros") / "model")
 
 
 # The number formats of each file's blocks, and the one in which a zero is not a zero.

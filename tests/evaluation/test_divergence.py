@@ -20,19 +20,6 @@ TASK = BY_NAME["boolq_mini"]
 FIELDS = ("divergence", "divergence_standard_error", "same_top_tokens", "divergences")
 
 
-# What somebody may have changed in a window.
-FORGED = {
-    "shorter": lambda row: row["log_p"].pop(),
-    "foreign": lambda row: row["ids"].__setitem__(5, 10**6),
-    "negative": lambda row: row["ids"].__setitem__(5, -1),
-    "words": lambda row: row["log_p"].__setitem__(0, "likely"),
-    "likelier": lambda row: row["log_p"].__setitem__(0, 0.5),
-    "endless": lambda row: row["log_p"].__setitem__(0, -float("inf")),
-    "missing": lambda row: row["log_p"].__setitem__(0, float("nan")),
-    "empty": lambda row: row.update(ids=[], log_p=[], top=[]),
-}
-
-
 @pytest.fixture(scope="module")
 def box(tmp_path_factory) -> Path:
     """Return a folder with a tiny model in float32, a pruned one, rows of a task, and texts that the models have
@@ -55,13 +42,6 @@ def box(tmp_path_factory) -> Path:
     succeed("sample_text.py", **sampled, output=box / "texts/self.jsonl", examples=8, seed=1)
     succeed("sample_text.py", **sampled, output=box / "texts/single.jsonl", examples=1)
     succeed("sample_text.py", **sampled, output=box / "texts/cold.jsonl", examples=4, temperature=0.9)
-    for name, change in FORGED.items():
-        forged = box / f"texts/{name}.jsonl"
-        rows = [json.loads(line) for line in (box / "texts/self.jsonl").open()]
-        change(rows[0])
-        write_rows(forged, rows)
-        source = json.loads((box / "texts/self.jsonl.json").read_text())
-        Path(f"{forged}.json").write_text(json.dumps(source | {"sha256": sha256(forged)}))
     mixed = {"text": box / "texts/self.jsonl", "windows": 3, "output": box / "texts/mix.jsonl"}
     succeed("mix_texts.py", model_path=box / "dense", **mixed)
     return box
@@ -69,9 +49,9 @@ def box(tmp_path_factory) -> Path:
 
 def evaluated(box: Path, output: Path, checkpoint: str, **flags: object) -> dict:
     """Return the record of a checkpoint."""
-    own = {"divergence": box / "texts/own.jsonl", "dense": box / "dense"}
+    flags = {"divergence": box / "texts/own.jsonl", "dense": box / "dense"} | flags
     data = {"task": TASK.name, "data_dir": box / "data", "output": output}
-    succeed("evaluate.py", checkpoint=box / checkpoint, **data, **own | flags)
+    succeed("evaluate.py", checkpoint=box / checkpoint, **data, **flags)
     return read_record(output)
 
 
@@ -115,11 +95,7 @@ def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, 
     ({"dense": "pruned"}, "own.jsonl: it was not sampled by .*pruned, but by another model; sample one"),
     ({"divergence": "texts/cold.jsonl"}, "cold.jsonl: it was not sampled at temperature 1; sample one"),
     ({"divergence": "texts/single.jsonl"}, "single.jsonl: it has 1 window, which has no standard error; sample one"),
-    *(({"divergence": f"texts/{name}.jsonl"}, f"{name}.jsonl: its windows are not as sample_text.py writes them; ")
-      for name in FORGED),
     ({"divergence": "texts/mix.jsonl"}, "mix.jsonl, line 1: field 'log_p' is missing"),
-    ({"divergence": "data/train.jsonl"}, "train.jsonl, line 1: field 'text' is missing"),
-    ({"divergence": "texts/none.jsonl"}, "none.jsonl: no such file"),
     ({"calibration": "texts/own.jsonl"}, r"own.jsonl: the model was calibrated on windows of it \(.*own.jsonl\); "),
     ({"calibration": "texts/short.jsonl"}, r"own.jsonl: the model was calibrated on windows of it \(.*short.jsonl\); "),
     ({"divergence": "texts/short.jsonl", "calibration": "texts/own.jsonl"},
@@ -127,7 +103,6 @@ def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, 
     ({"divergence": "texts/self.jsonl", "calibration": "texts/mix.jsonl"},
      r"self.jsonl: the model was calibrated on windows of it \(.*mix.jsonl\); "),
     ({"dense": None}, "--divergence and --dense belong together; give both, or none"),
-    ({"divergence": None}, "--divergence and --dense belong together; give both, or none"),
 ])  # fmt: skip
 def test_windows_that_give_no_divergence_are_refused_in_one_line(box, flags, fault):
     flags = {"divergence": "texts/own.jsonl", "dense": "dense"} | flags

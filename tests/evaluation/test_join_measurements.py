@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 from project import refused, succeed
-from sparseft.errors import InputError
+from sparseft.evaluation.throughput_record import MeasurementRecord, read_measurements
 from sparseft.records.record_file import write
-from sparseft.records.throughput_record import MeasurementRecord, read_measurements
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
+from sparseft.training.settings import MEASURED_KEYS, Training
 
 CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
 # The digests of what was measured.
@@ -19,7 +17,7 @@ INPUTS = {"model": "a", "mask": "b", "train": "c"}
 def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
     """What measure_cerebras.py writes: 100 steps at 10 * size + seed samples a second."""
     samples = 100 * size
-    training = Training().model_dump(exclude=Training.keys_of(Role.MEASUREMENT))
+    training = Training().model_dump(exclude=MEASURED_KEYS)
     content = {
         **training,
         **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2},
@@ -53,17 +51,9 @@ def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path, four):
     assert hashes == ["hash of 8", "hash of 8", "hash of 64", "hash of 64"]
     assert (measured.device, measured.processes, measured.steps, measured.repeats) == ("CSX", 2, 100, 2)
     assert (measured.memory_limit_bytes, measured.memory_limit_kind, measured.sequence_length) == (None, None, None)
-    with pytest.raises(InputError, match="again"):
-        read_measurements([path, path])
-    other = path.rename(tmp_path / f"{CELL.replace('m-t', 'm-u')}.json")
-    with pytest.raises(InputError, match=f"belongs to cell {CELL}"):
-        read_measurements([other])
 
 
-@pytest.mark.parametrize("condition", [
-    {"device": "CSX software backend on CPU"}, {"versions": {"torch": "2.5.0"}}, {"inputs": INPUTS | {"model": "b"}},
-    {"lora_r": 4},
-])  # fmt: skip
+@pytest.mark.parametrize("condition", [{"versions": {"torch": "2.5.0"}}, {"inputs": INPUTS | {"model": "b"}}])
 def test_what_was_measured_under_other_conditions_is_not_joined(tmp_path, four, condition):
     write_repeat(tmp_path, 8, 2, **condition)
     line = refused(tmp_path, "join_measurements.py", records=four, output=tmp_path / "cell.json")

@@ -1,4 +1,4 @@
-"""Test what is said of a GGUF file before it is written, which files are refused, and what is read of its blocks."""
+"""Test which GGUF files are refused, and what is read of the blocks of one."""
 
 import sys
 from contextlib import nullcontext
@@ -10,48 +10,20 @@ import pytest
 import torch
 from project import program
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.export.gguf_file import check_rows, format_shares, kept_zeros, write_gguf
-from sparseft.study.export_settings import Export
+from sparseft.export.gguf_file import format_shares, kept_zeros, write_gguf
+from sparseft.export.settings import Export
 from tiny_models import save_tiny
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
 NARROW = {"intermediate_size": 96}
 
 
-@pytest.mark.parametrize(
-    ("changes", "kind", "note"),
-    [
-        ({}, "q4_k_m", ""),
-        (NARROW, "q4_k_m", "rows of 96, no multiple of 256, so llama.cpp writes"),
-        (NARROW, "q4_0", ""),
-    ],
-)
-def test_rows_without_whole_blocks_are_said_before_the_file_is_written(tmp_path, capsys, changes, kind, note):
-    check_rows(Checkpoint(save_tiny("llama", tmp_path / "model", changes=WIDE | changes)), kind)
-    printed = capsys.readouterr().err
-    assert note in printed
-    assert printed.count("\n") == bool(note)
-
-
-def test_rows_without_any_blocks_are_refused(tmp_path):
-    model = Checkpoint(save_tiny("llama", tmp_path / "model", changes=WIDE | {"intermediate_size": 100}))
-    with pytest.raises(InputError, match=r"down_proj.weight have 100 weights, no multiple of 32; ask for f16 or bf16"):
-        check_rows(model, "q4_0")
-
-
-@pytest.mark.parametrize(("settings", "fault"), [
-    # The quantiser is looked for before the conversion.
-    ({"gguf": "q4_0", "converter": "/nowhere/converter", "engines": [f"llama_cpp:{sys.executable}"]},
-     f"llama_cpp:{sys.executable}: .*no package llama-cpp-python; "),
-    ({"gguf": "f32", "converter": "true"},
-     "converter: true: model.gguf: not the model in f32: it is .* no file; it printed last: nothing; name a Python"),
-])  # fmt: skip
-def test_a_file_that_cannot_be_written_is_refused(tmp_path, settings, fault):
+def test_a_quantiser_that_is_missing_is_named_before_the_conversion(tmp_path):
     model = save_tiny("llama", tmp_path / "model", changes=WIDE)
-    with pytest.raises(InputError, match=fault):
-        write_gguf(Export(**settings), model, tmp_path / "model.gguf", "model")
+    settings = Export(gguf="q4_0", converter="/nowhere/converter", engines=[f"llama_cpp:{sys.executable}"])
+    with pytest.raises(InputError, match=f"llama_cpp:{sys.executable}: .*no package llama-cpp-python; "):
+        write_gguf(settings, model, tmp_path / "model.gguf", "model")
 
 
 # How llama.cpp names the tensors of a decoder layer of a LLaMA.
@@ -63,6 +35,15 @@ LAYER = {
 OUTER = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
 
 
+def finished(writer: gguf.GGUFWriter, file: Path) -> Path:
+    """Write the file of a writer, and return its path."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
 def converted(model: Path, file: Path) -> Path:
     """Write a tiny LLaMA as a GGUF file in float32, and return its path."""
     writer = gguf.GGUFWriter(file, "llama")
@@ -70,11 +51,7 @@ def converted(model: Path, file: Path) -> Path:
         layer, _, rest = name.removeprefix("model.layers.").partition(".")
         own = OUTER.get(name) or f"blk.{layer}.{LAYER[rest.removesuffix('.weight')]}.weight"
         writer.add_tensor(own, tensor.float().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
+    return finished(writer, file)
 
 
 # It copies the file that it is to quantise.
@@ -87,16 +64,14 @@ json.dump({{"version": "1.0"}}, open(sys.argv[5], "w"))
 """
 
 
-# How a converter writes its output from the model's own file or that of a wider model, and what the error says.
+# How a converter writes its output from the file of the model or of a wider one, and what the error says.
 @pytest.mark.parametrize(("command", "kind", "fault"), [
     ("cp {own} $5", "f32", None),
-    ("cp {own} $5", "bf16", "its tensors have other names, shapes or formats"),
-    ("cp {own} $5", "q4_0", "its tensors have other names, shapes or formats"),
-    ("cp {wider} $5", "f32", "its tensors have other names, shapes or formats"),
+    ("cp {own} $5", "bf16", "not the model in bf16: its tensors"),
+    ("cp {own} $5", "q4_0", "not the model in q4_0: its tensors"),
+    ("cp {wider} $5", "f32", "not the model in f32: its tensors"),
     ("head -c 99999 {own} > $5", "f32", ""),
-    ("head -c 99999 /dev/urandom > $5", "f32", ""),
-    (": > $5", "f32", ""),
-    ("ln -s {own} $5", "f32", "it is a link, or no file"),
+    ("true", "f32", "No such file"),
 ])  # fmt: skip
 def test_a_file_that_is_not_the_model_is_refused(tmp_path, command, kind, fault):
     model = save_tiny("llama", tmp_path / "model", torch.float32, WIDE | NARROW)
@@ -106,8 +81,11 @@ def test_a_file_that_is_not_the_model_is_refused(tmp_path, command, kind, fault)
     settings = Export(
         gguf=kind, converter=str(program(tmp_path / "convert", f"#!/bin/sh\n{script}\n")), engines=engines
     )
-    words = f"model.gguf: not the model in {kind}: {fault}"
-    with nullcontext() if fault is None else pytest.raises(InputError, match=words):
+    with (
+        nullcontext()
+        if fault is None
+        else pytest.raises(InputError, match=f"(converter|llama_cpp).*{fault}.*; it printed last")
+    ):
         write_gguf(settings, model, tmp_path / "model.gguf", "model")
 
 
@@ -116,11 +94,7 @@ def written(path: Path, weights: np.ndarray, kind: gguf.GGMLQuantizationType) ->
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("matrix", gguf.quants.quantize(weights, kind), raw_dtype=kind)
     writer.add_tensor("vector", np.zeros(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finished(writer, path)
 
 
 def test_the_zeros_that_stay_are_counted_in_the_blocks_of_the_file(tmp_path):

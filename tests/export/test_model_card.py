@@ -5,13 +5,13 @@ from contextlib import nullcontext
 import pytest
 from huggingface_hub import ModelCard
 from records.sound_records import CONTENTS
+from sparseft.checkpoints.manifests import ModelManifest
 from sparseft.errors import InputError
+from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.licence import Terms, check_derivatives, stated_licence, terms_of
 from sparseft.export.model_card import model_card
-from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.manifests import ModelManifest
-from sparseft.records.validation_record import ValidationRecord
-from sparseft.study.grid import Run
+from sparseft.grid import Run
+from sparseft.masks.validation_record import ValidationRecord
 
 MANIFEST = ModelManifest.model_construct(source="hub:somebody/tiny", revision=None)
 
@@ -24,15 +24,12 @@ def card(licence: dict[str, str] | None = None, method: str = "layers_block_infl
     return model_card(run, MANIFEST, licence or {}, records, None)
 
 
-def test_a_card_of_a_model_without_layers_does_not_say_that_nothing_was_left_out():
+def test_a_card_says_what_the_files_leave_out_and_whether_pruned_weights_are_zeros():
     text = card(removed_weights=500, actual_sparsity=0.2).text
     assert "20.00 % of the 2,500 prunable weights of the dense model were left out." in text
     assert "3. The files lack the experts or decoder layers that were left out." in text
-    assert "Nothing" not in text
-
-
-def test_a_card_of_a_model_whose_mask_was_lifted_does_not_say_that_pruned_weights_are_zeros():
-    assert "3. The files have every weight.\n" in card(expected_sparsity=0.0, method="unstructured").text
+    lifted = card(expected_sparsity=0.0, method="unstructured").text
+    assert "3. The files have every weight.\n" in lifted
 
 
 # What the base states, the words of the card, the beginning of the name, and that of the sentence in Notice.
@@ -42,9 +39,6 @@ def test_a_card_of_a_model_whose_mask_was_lifted_does_not_say_that_pruned_weight
     ({"license": "other", "license_name": "llama3"}, "Built with Meta Llama 3.", "Llama-3-m-t-",
      "Meta Llama 3 is licensed under the Meta Llama 3 Community License, "),
     ({"license": "llama2"}, None, "m-t-", None),
-    ({"license": "Llama3.1"}, "Built with Llama.", "Llama-m-t-",
-     "Llama 3.1 is licensed under the Llama 3.1 Community License, "),
-    ({"license": "mit"}, None, "m-t-", None),
 ])  # fmt: skip
 def test_what_a_licence_of_meta_wants_is_in_the_card(licence, words, name, notice):
     written, terms = card(licence), terms_of(licence)
@@ -55,12 +49,11 @@ def test_what_a_licence_of_meta_wants_is_in_the_card(licence, words, name, notic
 
 
 @pytest.mark.parametrize(("name", "text", "found"), [
-    ("README.md", "---\nlicense: cc-by-nc-nd-4.0\n---\n", "by-nc-nd"),
-    ("README.md", "---\nlicense: CC BY ND 4.0\n---\n", "by-nd"),
+    ("README.md", "---\nlicense: CC BY NC ND 4.0\n---\n", "by-nc-nd"),
     ("README.md", "---\nlicense: other\nlicense_link: https://creativecommons.org/licenses/by-nd/4.0/\n---\n", "by-nd"),
-    *((name, "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0\n",
-       "attribution-noncommercial-noderivatives") for name in ("LICENSE.txt", "LICENCE", "License.md", "COPYING")),
-    ("license", "Attribution - NoDerivatives 4.0", "attribution-noderivatives"),
+    ("Licence.md", "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0\n",
+     "attribution-noncommercial-noderivatives"),
+    ("COPYING", "Attribution - NoDerivatives 4.0", "attribution-noderivatives"),
     ("LICENSE", "Attribution-NoDerivatives 4.0".encode("utf-16"), "attribution-noderivatives"),
     ("README.md", "---\nlicense: cc-by-nc-sa-4.0\n---\n", None),
     ("LICENSE", f"Apache License\n{'-' * 600} Attribution-NoDerivatives", None),
@@ -71,20 +64,15 @@ def test_a_licence_that_forbids_a_changed_model_is_refused(tmp_path, name, text,
         check_derivatives(tmp_path, stated_licence(tmp_path))
 
 
-WITHOUT = [b"", b"No metadata.", b"---\n---\n", b"---\nlicense:\n---\n", b"---\nlanguage: en\n---\n"]
-UNREADABLE = {
-    "a list of licences": b"---\nlicense: [cc-by-nc-nd-4.0]\n---\n",
-    "not YAML": b"---\nlicense: [\n---\n",
-    "a list": b"---\n- license\n---\n",
-    "not UTF-8": b"---\nlicense: \xff\n---\n",
-    "a number": b"---\nlicense: 3\n---\n",
-    "a mapping": b"---\nlicense: {name: mit}\n---\n",
-    "code": b"---\nlicense: !!python/object/apply:os.getcwd []\n---\n",
-    "no date": b"---\nlicense: mit\ndate: 2024-13-45\n---\n",
-}
+WITHOUT = [b"No metadata.", b"---\nlicense:\n---\n", b"---\nlanguage: en\n---\n"]
+UNREADABLE = [
+    b"---\nlicense: [cc-by-nc-nd-4.0]\n---\n",
+    b"---\nlicense: [\n---\n",
+    b"---\nlicense: !!python/object/apply:os.getcwd []\n---\n",
+]
 
 
-@pytest.mark.parametrize("content", [*UNREADABLE.values(), *WITHOUT], ids=str)
+@pytest.mark.parametrize("content", [*UNREADABLE, *WITHOUT], ids=str)
 def test_a_base_that_states_no_licence_gives_none_and_metadata_that_cannot_be_read_are_refused(tmp_path, content):
     (tmp_path / "README.md").write_bytes(content)
     fault = rf"^{tmp_path}/README.md: .*; .* export.license"

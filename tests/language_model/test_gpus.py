@@ -4,7 +4,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -41,11 +40,8 @@ def machine(tmp_path, monkeypatch):
 @pytest.mark.process
 @pytest.mark.parametrize(("listed", "asked", "found"), [
     (TWO, None, ["GPU-aa", "GPU-bb"]),
-    (TWO, "1", ["GPU-bb"]),
     (TWO, "1,0", ["GPU-bb", "GPU-aa"]),
     (TWO, "0,0,GPU-aa", ["GPU-aa"]),
-    (TWO, "GPU-bb", ["GPU-bb"]),
-    (TWO, "", []),
     (TWO, "-1", []),
     (TWO, "0,7,1", ["GPU-aa"]),
     (DIVIDED, None, ["MIG-1", "MIG-2", "GPU-bb"]),
@@ -61,9 +57,7 @@ def test_what_a_process_may_use_is_what_the_driver_and_the_environment_say(machi
     (TWO, None, 24564 << 20),
     (TWO, "0", 81559 << 20),
     (DIVIDED, None, 5 * 10**9),
-    (DIVIDED, "2", 24564 << 20),
     (TWO, "-1", None),
-    ("", None, None),
 ])  # fmt: skip
 def test_the_memory_of_a_gpu_is_that_of_the_smallest_visible_one(machine, listed, asked, size):
     machine(listed, "GPU-aa, 81559\nGPU-bb, 24564\n", visible=asked)
@@ -120,8 +114,7 @@ def test_jobs_that_share_a_device_run_at_once_and_one_that_needs_it_whole_waits(
 
 
 @pytest.mark.parametrize(("shares", "fit"), [
-    ((2, 2), True), ((2, 2, 2), False), ((2, 1), False), ((1, 2), False), ((2, 3), True), ((3, 2), True),
-    ((2, 3, 3), False), ((3, 3, 2), False), ((2, 4, 4), True), ((4, 3, 2), False), ((7,) * 7, True),
+    ((2, 2), True), ((2, 2, 2), False), ((2, 1), False), ((2, 3), True), ((2, 3, 3), False), ((2, 4, 4), True),
 ])  # fmt: skip
 def test_the_shares_of_studies_with_other_numbers_of_jobs_do_not_overlap(monkeypatch, tmp_path, shares, fit):
     def wait(_: float) -> None:
@@ -141,27 +134,16 @@ def test_the_shares_of_studies_with_other_numbers_of_jobs_do_not_overlap(monkeyp
     assert bool(waits) == (not fit)
 
 
-@pytest.mark.parametrize("requested", ["x", "-1", "1.5"])
-def test_a_number_of_gpus_that_is_none_is_refused(monkeypatch, requested):
-    monkeypatch.setenv("SPARSEFT_GPUS", requested)
-    monkeypatch.setattr(gpus, "take", lambda *_: [])
-    with pytest.raises(InputError, match=f"SPARSEFT_GPUS is {requested}, "):
-        gpus.take_requested()
-
-
-@pytest.mark.parametrize(
-    ("requested", "jobs", "number", "places", "left"),
-    [("2", "1", 2, 1, "1"), ("1", "3", 1, 3, "3"), ("3", "3", 1, 1, "1")],
-)
-def test_a_job_with_all_places_of_a_gpu_shares_it_with_no_other(monkeypatch, requested, jobs, number, places, left):
+@pytest.mark.parametrize(("requested", "jobs", "taken"), [("2", "1", (2, 1)), ("1", "3", (1, 3)), ("3", "3", (1, 1))])
+def test_a_job_with_all_places_of_a_gpu_shares_it_with_no_other(monkeypatch, requested, jobs, taken):
     monkeypatch.setenv("SPARSEFT_GPUS", requested)
     monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", jobs)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(gpus, "take", lambda *asked: taken.append(asked) or ["GPU-aa"])
-    taken = []
+    calls = []
+    monkeypatch.setattr(gpus, "take", lambda number, _, jobs: calls.append((number, jobs)) or ["GPU-aa"])
     gpus.take_requested()
-    assert taken == [(number, [], places)]
-    assert gpus.sharing_jobs() == int(left)
+    assert calls == [taken]
+    assert gpus.sharing_jobs() == taken[1]
 
 
 def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_path):
@@ -174,22 +156,9 @@ def test_the_next_user_can_open_the_lock_file_of_one_with_a_private_umask(tmp_pa
     assert (tmp_path / "sparseft-GPU-aa.lock").stat().st_mode & 0o777 == 0o666
 
 
-@pytest.mark.process
-@pytest.mark.long
-def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
-    holder = "from sparseft.language_model.gpus import take; from pathlib import Path; import os, subprocess; "
-    holder += f"take(1, ['GPU-aa'], locks=Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
-    subprocess.run([sys.executable, "-c", holder], check=True)
-    begin = time.monotonic()
-    take(1, ["GPU-aa"], locks=tmp_path)
-    assert time.monotonic() - begin > 0.9
-
-
-@pytest.mark.parametrize("devices", [["MIG-1", "MIG-2"], ["MIG-1", "MIG-2", "GPU-bb"]])
-def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(devices, tmp_path):
-    whole = sum(device.startswith("GPU") for device in devices)
-    fault = rf"needs 2 GPUs, and this machine has {whole} for it .*, and 2 parts .*at most 1$"
-    with pytest.raises(InputError, match=fault):
+def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(tmp_path):
+    devices = ["MIG-1", "MIG-2", "GPU-bb"]
+    with pytest.raises(InputError, match=r"needs 2 GPUs, and this machine has 1 for it .*, and 2 parts .*at most 1$"):
         take(2, devices, locks=tmp_path)
     assert take(1, devices, locks=tmp_path) == ["MIG-1"]
 

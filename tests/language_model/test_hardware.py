@@ -96,41 +96,24 @@ def test_a_stage_that_multiplies_sets_the_precision_and_loads_torch_when_it_runs
     assert not multiplies or re.search(r"\b(limit_threads|start)\(", text) or stage.stem in WRITERS
 
 
-@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles"])
+@pytest.mark.parametrize("visible", ["", "NoDevFiles"])
 def test_a_job_without_a_gpu_runs_on_the_cpu(monkeypatch, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert choose_device() == torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    ("capability", "built", "runs"),
-    [
-        ((9, 0), ["sm_80", "sm_90"], True),
-        ((8, 9), ["sm_80", "sm_90"], True),
-        ((7, 0), ["sm_75", "sm_80"], False),
-        ((12, 0), ["sm_80", "sm_100"], False),
-        ((12, 0), ["sm_80", "compute_80"], True),
-        ((9, 0), ["sm_100", "compute_120"], False),
-        ((9, 4), ["gfx90a", "gfx942"], True),
-    ],
-)
-def test_a_gpu_for_which_torch_has_no_kernels_is_refused(monkeypatch, capability, built, runs):
-    stubs = {"is_available": True, "device_count": 1, "get_device_name": "a card", "get_arch_list": built}
-    for name, value in (stubs | {"get_device_capability": capability}).items():
-        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    if runs:
-        limits = []
-        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (7e9, 8e9))
-        assert choose_device() == torch.device("cuda")
-        monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", "4")
-        assert choose_device() == torch.device("cuda")
-        # A quarter of 8 GB, without a CUDA context of 0.6 GB.
-        assert limits == [pytest.approx(1.4 / 8)]
-        assert device_name(choose_device()) == "GPU: a card, shared by 4 jobs"
-    else:
-        with pytest.raises(InputError, match=f"a card: .* capability {capability[0]}.{capability[1]}, only {built[0]}"):
-            choose_device()
+def test_a_job_that_shares_a_gpu_gets_its_share_of_the_memory(monkeypatch):
+    limits = []
+    stubs = {"is_available": lambda: True, "get_device_name": lambda _: "a card", "mem_get_info": lambda *_: (7e9, 8e9)}
+    for name, stub in (stubs | {"set_per_process_memory_fraction": limits.append}).items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    assert choose_device() == torch.device("cuda")
+    assert limits == []
+    monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", "4")
+    assert choose_device() == torch.device("cuda")
+    # A quarter of 8 GB, without a CUDA context of 0.6 GB.
+    assert limits == [pytest.approx(1.4 / 8)]
+    assert device_name(torch.device("cuda")) == "GPU: a card, shared by 4 jobs"
 
 
 def test_the_peak_memory_is_that_of_all_gpus_of_the_process(monkeypatch):
@@ -140,9 +123,7 @@ def test_the_peak_memory_is_that_of_all_gpus_of_the_process(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")
-@pytest.mark.parametrize("visible", ["0", "GPU-aa,GPU-bb"])
-def test_a_job_whose_gpu_torch_cannot_use_is_refused(monkeypatch, visible):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
-    with pytest.raises(InputError, match=f"^CUDA_VISIBLE_DEVICES is {visible}, .* it is built {built}; install"):
+def test_a_job_whose_gpu_torch_cannot_use_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,GPU-bb")
+    with pytest.raises(InputError, match="^CUDA_VISIBLE_DEVICES is GPU-aa,GPU-bb, but torch .* sees no GPU"):
         choose_device()

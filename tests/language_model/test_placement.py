@@ -5,7 +5,7 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
 from sparseft.language_model.model import empty_model, load_model
-from sparseft.language_model.placement import DISK, StoredWeights, place, placement, places_of
+from sparseft.language_model.placement import DISK, StoredWeights, device_map, place, placement
 from sparseft.tasks import BY_NAME
 from tiny_models import change_json, save_tiny
 
@@ -23,8 +23,7 @@ def results(model, tokenizer) -> list:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["llama", "mixtral"])
+@pytest.mark.parametrize(("name", "dtype"), [("llama", torch.float32), ("mixtral", torch.bfloat16)])
 def test_an_evaluation_of_a_model_in_its_files_has_the_bits_of_the_whole_model(tmp_path, name, dtype):
     folder = save_tiny(name, tmp_path, dtype, {"num_hidden_layers": 4}, max_shard_size="40KB")
     change_json(folder / "generation_config.json", repetition_penalty=3.0)
@@ -58,4 +57,4 @@ def test_a_model_takes_room_only_where_its_weights_are_copied(tmp_path):
     ],
 )
 def test_layers_fill_the_devices_in_order_and_the_first_keeps_room_for_two_that_are_on_none(rooms, places):
-    assert places_of([10] * 4, 5, rooms) == places.split()
+    assert device_map([10] * 4, 5, rooms) == places.split()

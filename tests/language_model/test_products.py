@@ -29,8 +29,8 @@ def test_a_product_in_fp32_is_rounded_once(slow, dtype, tokens, block, monkeypat
 
 @pytest.mark.parametrize("dtype", EPSILON)
 def test_a_linear_layer_has_the_outputs_of_torch_and_its_gradients_to_their_rounding(slow, dtype):
-    ours, torchs = (layer(70, 30, dtype=dtype) for layer in (Linear, torch.nn.Linear))
-    torchs.load_state_dict(ours.state_dict())
+    torchs = torch.nn.Linear(70, 30, dtype=dtype)
+    ours = Linear(*map(torch.nn.Parameter, (torchs.weight.detach(), torchs.bias.detach())))
     x, dy = torch.randn(2, 5, 70, dtype=dtype), torch.randn(2, 5, 30, dtype=dtype)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     outputs = [layer(own) for layer, own in zip((ours, torchs), inputs, strict=True)]

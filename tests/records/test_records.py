@@ -9,16 +9,15 @@ import pytest
 from project import read_record
 from records.sound_records import CONTENTS, changed, digest
 from sparseft.errors import InputError
-from sparseft.records.engine_record import EnginesRecord
-from sparseft.records.evaluation_record import EvaluationRecord, SelectionRecord
-from sparseft.records.merge_record import MergeRecord
+from sparseft.evaluation.evaluation_record import EvaluationRecord
+from sparseft.evaluation.throughput_record import ThroughputRecord
+from sparseft.export.engine_record import EnginesRecord
+from sparseft.lora.merge_record import MergeRecord
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.records.record_file import RecordPart, files_digest, read_record_file, write
-from sparseft.records.throughput_record import ThroughputRecord
-from sparseft.records.training_record import TrainingRecord
-from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.record import check_record
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
+from sparseft.training.settings import Effort, Training
+from sparseft.training.training_record import TrainingRecord
 
 
 def reason_of(schema: type[RecordPart], path: Path) -> str:
@@ -55,9 +54,7 @@ def test_a_record_is_read_as_it_was_written(schema, tmp_path):
     check_record(path, record.record)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("", "json"), ("{", "json"), ("[]", "object"), ("{}", "required"), ("\xff", "json")]
-)
+@pytest.mark.parametrize(("text", "words"), [("{", "json"), ("[]", "object"), ("{}", "required"), ("\xff", "json")])
 def test_a_malformed_file_is_refused(tmp_path, text, words):
     path = tmp_path / "evaluation.json"
     path.write_text(text, encoding="latin-1")
@@ -73,24 +70,14 @@ def test_a_key_that_no_version_wrote_and_a_record_of_another_kind_are_refused(sc
 
 DAMAGE = [
     (EvaluationRecord, {"same_top_tokens": 1.5}, "same_top_tokens 1"),
-    (EvaluationRecord, {"value": "0.5"}, "value number"),
     (EvaluationRecord, {"value": float("nan")}, "value finite"),
     (EvaluationRecord, {"outcomes": [1.0, 0.0, 1.0, 2.0]}, "outcomes 3 1"),
-    (EvaluationRecord, {"losses": [-1.0, 3.0, 2.0, 6.0]}, "losses 0"),
     (EvaluationRecord, {"log_likelihoods": [[0.1, -1.0]] * 4}, "log_likelihoods 0"),
-    (SelectionRecord, {"split": "validation"}, "split selection"),
     (MergeRecord, {"outputs": {}}, "outputs 1"),
-    (TrainingRecord, {"train_seconds": -10.0}, "train_seconds 0"),
     (TrainingRecord, {"tokens_per_second": 1e300}, "tokens_per_second 1000000000"),
-    (TrainingRecord, {"lora_dropout": 1.5}, "lora_dropout 1"),
-    (EnginesRecord, {"results__0__tokens_per_second": 1e-9}, "results 0 tokens_per_second 0"),
-    (EnginesRecord, {"results__1__cpu_share": 400.0}, "results 1 cpu_share 10"),
     (EnginesRecord, {"results__1__clock": "wall"}, "results CPU wall compared"),
-    (ValidationRecord, {"sparsity_within_tolerance": 1.5}, "sparsity_within_tolerance 1"),
     (ValidationRecord, {"mask__sparsity": 50}, "mask sparsity 1"),
     (ThroughputRecord, {"batches__0__status": "lost"}, "batches 0 status measured"),
-    (ThroughputRecord, {"batches__0__repeats__0__seconds": 1e-300}, "batches repeats seconds 0"),
-    (ThroughputRecord, {"batches": []}, "batches 1"),
 ]
 
 
@@ -132,7 +119,7 @@ def test_every_key_of_the_training_is_in_its_record_and_those_that_decide_the_ad
     content = changed(TrainingRecord, reconstruction=reconstruction | {"layers": layers}, cerebras={"target": "CPU"})
     record = TrainingRecord(**content)
     assert Training.model_fields.keys() <= TrainingRecord.model_fields.keys()
-    without_effect = Training.keys_of(Role.SAVING | Role.WATCHING)
+    without_effect = {*Effort.model_fields, "eval_every"}
     assert record.settings.keys() & Training.model_fields.keys() == Training.model_fields.keys() - without_effect
     assert (record.settings["reconstruction.seed"], record.settings["cerebras.target"]) == (1, "CPU")
     assert (record.final_task_loss, TrainingRecord(**CONTENTS[TrainingRecord]).final_task_loss) == (None, 2.0)
@@ -165,15 +152,11 @@ LEFT = {"passed": False, "layers_checked": 0, "layers": [], "expected_sparsity":
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"passed": False, "violations": 3, "max_abs_violation": 1e-6}, "failed.* 3 weights violate .*1e-06"),
-    ({"passed": False}, "failed"),
     (LEFT, "failed.* 0 of 2 layers"),
     ({"violations": 1}, "says passed.* 1 weights violate .*totals"),
-    ({"layers_checked": 1}, "says passed.* 1 of 2 layers .*totals.* 2 layer rows"),
     ({"mask_of_base": False}, "says passed.*another base"),
     ({"tensors_outside_changed": ["a", "b"]}, "says passed.*outside the mask: a, b"),
     ({"layers__0__violations": 3}, "says passed.*totals .* 3 violations"),
-    ({"expected_sparsity": 0.25}, "says passed.*expected_sparsity 0.25 .* 1,000 of 2,000"),
-    ({"removed_weights": 2000}, "says passed.*expected_sparsity 0.5 .* 3,000 of 4,000"),
     ({"actual_sparsity": 0.25}, "says passed.*actual_sparsity 0.25 .* 1,000 of 2,000"),
 ])  # fmt: skip
 def test_a_report_that_fails_or_that_says_more_than_its_rows_show_has_a_fault(changes, words):

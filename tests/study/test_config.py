@@ -10,15 +10,15 @@ import jsonschema
 import pytest
 from project import DEFAULT, ROOT, laid_over
 from sparseft.errors import InputError, one_line
+from sparseft.masks.mask_record import MaskMeta
+from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import get_method
 from sparseft.planning.inputs import check_sources
-from sparseft.records.manifests import MaskMeta
+from sparseft.section import parse_section
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete
-from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.schedule import Distillation
-from sparseft.study.section import parse_section
 from sparseft.study.yaml_file import read_sections
+from sparseft.training.settings import Distillation
 
 FILES = sorted((ROOT / "config").glob("*.yaml"))
 TEXT = {"kind": "text", "local": "x"}
@@ -38,21 +38,13 @@ def changed(path: str, value: object) -> dict:
 # Texts under masks.calibration, and what is wrong with them.
 TEXTS = [
     ({"c4": {"text": "c4.csv"}}, "c4.text: write a .jsonl file .*, not 'c4.csv'"),
-    ({"c4": {"text": "hub:c4.txt"}}, "c4.text: write a .jsonl file"),
     ({"self": WEB}, "self: this name is that of the text that the model samples"),
     ({"divergence": {"text": "self"}}, "divergence: evaluation.divergence has a text of this name"),
-    ({"tasks": WEB}, "tasks: the name of a mixture with the part task begins"),
-    ({"mix": {"text": ["self", "task"]}}, "mix: the name of a mixture with the"),
     ({"mix": {"text": ["self", "web"]}}, "mix: web is not a text under"),
-    ({"mix": {"text": ["self"]}}, "mix.text: "),
-    ({"mix": {"text": ["self", "self"]}}, "mix: text lists a value twice"),
     ({"web": WEB, "mix": MIXED, "big": {"text": ["self", "mix"]}}, "big: mix is not a text .* or is itself a mixture"),
     ({"web": WEB, "mix": MIXED | {"shares": [1]}}, "mix: shares needs a number per"),
-    ({"web": WEB, "mix": MIXED | {"shares": [1, 0]}}, "mix.shares.1: .*greater than 0"),
-    ({"web": WEB, "mix": MIXED | {"examples": 1}}, "mix: examples 1 are too few"),
     ({"web": WEB, "mix": MIXED | {"examples": 130}}, "mix takes 65 windows of self, which has 64; raise masks.cal"),
     ({"web": WEB | {"temperature": 2}}, "web: temperature belongs to text: self"),
-    ({"self": {"text": "self", "choice": "get_c4"}}, "self: choice belongs to documents"),
 ]
 OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semistructured": [20]}}
 
@@ -60,52 +52,31 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
 @pytest.mark.parametrize(("path", "value", "line"), [
     # keys and types
     ("grid.sparsitys", [0], r"grid.sparsitys: unknown key \(the nearest is sparsities\);"),
-    ("steps", 3, "steps: unknown key, not 3;"),
     ("grid.sparsities", [0.5], "grid.sparsities.0: 0.5 is a fraction; write it in percent: 50;"),
     ("grid.seeds", [True], "grid: seeds cannot be .True."),
-    ("training.steps", True, "training: steps cannot be True"),
     ("models.a\n", {"source": "path:x"}, "'a.n' ends in a line break"),
-    ("grid.models", ["smollm2\n"], "'smollm2.n' ends in a line break"),
-    ("masks.imported", {"a": {50: "path:x\n"}}, "'path:x.n' ends in a line break"),
     ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100, not 100"),
-    ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
     ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
     ("grid.seeds", 2, r"grid.seeds: write a list, \[2\], not 2;"),
     ("training", None, "training: .*dictionary"),
-    ("training.steps", "many", "training.steps: .*integer.*'many'"),
-    ("training.steps", 10**9 + 1, "training.steps: .* 1000000000, .*1000000001"),
     ("training.learning_rate", float("nan"), "training.learning_rate: .*, not nan"),
     ("training.lora_targets", ["qproj"], "training.lora_targets.0: .*'q_proj'.*'qproj'"),
-    ("masks.seed", 2**32, "masks.seed: .*4294967296"),
-    ("backend", "tpu", "backend: .*'torch', 'cerebras'.* or '.*', not 'tpu'"),
     # names
     ("models.a-b", {"source": "path:x"}, "models.a-b: .*pattern"),
     ("grid.trainings", {"seed0": {}}, "grid.trainings.seed0: .*pattern"),
-    ("grid.trainings", {"a/b": {}}, "grid.trainings.a/b: .*pattern"),
     ("results", "results/runs", "results: .*pattern .*, not 'results/runs'"),
-    ("results", "/tmp/a", "results: .*pattern"),
-    ("results", "results/" + 300 * "a", "results: .*pattern"),
     # sources
     ("models.smollm2.source", "org/name", "models.smollm2.source: write hub:ORG/NAME .*, not 'org/name'"),
     ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
-    ("models.smollm2.source", "path:x", "models.smollm2: sha256 .*wheel.* path:x"),
-    ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: .*pattern"),
     ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub"),
-    ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub"),
     ("evaluation.divergence", 1, "evaluation: divergence 1: one window has no standard error"),
-    ("evaluation.divergence", -1, "evaluation.divergence: .*greater than or equal to 0, not -1"),
-    ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
     ("masks.imported_pattern", {"a": "2:4"}, "masks: imported_pattern.a: imported has no checkpoint of this name"),
     # tasks
     ("tasks.squad", {}, "tasks.squad is not built in.* boolq, hellaswag, gsm8k"),
     ("tasks.boolq", {"lm_eval": "boolq"}, "tasks.boolq is built in"),
-    ("tasks.mine", TEXT | {"lm_eval": "piqa"}, "tasks.mine: lm_eval and kind"),
     ("tasks.mine", TEXT | {"metric": "acc"}, "tasks.mine: metric and answer belong to"),
-    ("tasks.mine", {"kind": "instruction", "local": "x", "length": 64}, "tasks.mine: length belongs to"),
     ("tasks.mine", {"kind": "instruction", "hub": "a/b"}, "tasks.mine: a task of kind instruction .*local"),
-    ("tasks.mine", {"kind": "text"}, "tasks.mine: a task of kind text needs"),
     ("tasks.boolq_mini.train_examples", None, "tasks.boolq_mini is generated"),
-    ("tasks.boolq_mini.training", {"step": 3}, "tasks.boolq_mini.training: step: unknown key"),
     # methods
     ("grid.methods", ["wandering"], "grid.methods.0: method 'wandering' is unknown; docs/methods.md"),
     ("grid.methods", ["dense"], "grid.methods.0: 'dense' .*grid.sparsities"),
@@ -115,17 +86,13 @@ OWN = DEFAULT["grid"] | {"methods": ["semistructured"], "sparsities_of": {"semis
     # references
     ("grid.models", ["llama"], "grid.models asks for 'llama', which is none of smollm2"),
     ("analysis.against", "experts", "analysis.against asks for 'experts', which is none of unstructured"),
-    ("reconstruction.calibration", "c4", "reconstruction.calibration asks for 'c4', which is none of self"),
     ("reconstruction", {"calibration": "self", "examples": 65}, "reconstruction.examples 65: self has fewer"),
-    ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which is none of 0, 50"),
     # schedules
     ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),
-    ("training.distillation", {"weight": 1.5}, "training.distillation.weight: .*less than or equal to 1, not 1.5"),
     ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
     ("training", {"shard_model": True, "cache_weights": True}, "training: shard_model .*cache_weights"),
     ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
     ("resources", {"processes": 2, "gpus": 1}, "resources: gpus 1, processes 2: .*; set gpus to 2 or 0"),
-    ("resources.gpus", 8, "resources: gpus 8, processes 1: .*; set gpus to 1 or 0"),
     *(("masks.calibration", texts, f"masks(?:: |.)calibration.{line}") for texts, line in TEXTS),
 ])  # fmt: skip
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
@@ -164,27 +131,15 @@ BACKENDS = ("cerebras", "modelzoo")
      r"training\.shard_model: reconstruct needs the whole model"),
     ({"backend": "cerebras", "training": {"batch_size": 4, "micro_batch_size": 1}, "cerebras": {"num_csx": 3}},
      r"cerebras\.num_csx 3 .*batch_size 4\b"),
-    ({"backend": "cerebras", "training": {"batch_size": 6, "micro_batch_size": 1}, "cerebras": {"num_csx": 3},
-      "evaluation_batch_size": 4}, r"cerebras\.num_csx 3 .*evaluation_batch_size 4\b"),
     ({"grid": {"modes": ["reconstruct"], "methods": ["layers_random"]}},
      r"grid\.modes: .*nothing to learn with \['layers_random'\]"),
     ({"models": {"part": {"source": "pruned:other/sparsity50_layers_random"}}},
      r"models\.part: other is not a model of this study"),
-    ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_perplexity_on_task"}}},
-     r"models\.part: layers_perplexity_on_task has no pruned base at this place; write"
-     r" .*pruned:MODEL/TASK/sparsityXX_MET"),
     ({"models": {"part": {"source": "pruned:smollm2/sparsity50_unstructured"}}},
      r"models\.part: unstructured has no pruned base"),
-    ({"models": {"part": {"source": "pruned:smollm2/mine/sparsity50_layers_perplexity_on_task"}}},
-     r"models\.part: mine is not a task"),
     ({"models": {"part": {"source": "pruned:part/sparsity50_layers_random"}}}, r"models\.part is made from itself"),
-    ({"models": {"part": {"source": "pruned:smollm2/sparsity50_layers_random"}}, "grid": {"models": ["part"]},
-      "analysis": {"wished_speedup": 1.3}},
-     r"analysis\.wished_speedup compares part with smollm2, .* list it in grid\.models"),
     ({"grid": {"sparsities": [50]}, "analysis": {"wished_speedup": 1.3}},
      r"analysis\.wished_speedup is a multiple of the dense model's speed: list 0 in grid\.sparsities"),
-    ({"training": {"recover_on": "boolq_mini"}, "grid": {"tasks": ["boolq_mini"]}},
-     r"recover_on boolq_mini: name a task of kind text that is in grid\.tasks"),
     ({"tasks": {"mine": TEXT}, "training": {"recover_on": "mine"}, "grid": {"methods": ["unstructured"]}},
      r"recover_on mine: name a task of kind text that is in grid\.tasks"),
     ({"tasks": {"mine": TEXT}, "training": {"recover_on": "mine"},
@@ -193,6 +148,10 @@ BACKENDS = ("cerebras", "modelzoo")
     ({"tasks": {"mine": TEXT}, "training": {"recover_on": "mine"},
       "grid": {"tasks": ["mine"], "methods": ["unstructured"], "modes": ["reconstruct_to_sparse"]}},
      "recover_on mine: reconstruct_to_sparse starts from reconstruct"),
+    ({"grid": {"modes": ["reconstruct_to_sparse"], "trainings": {"good": {}, "bad": {"lora_dropout": 0.1}}}},
+     "grid.trainings.bad, for .*: training.lora_dropout 0.1: in reconstruct"),
+    *(({"backend": backend, "training": {"cache_weights": True}}, r"training\.cache_weights True: Cerebras")
+      for backend in BACKENDS),
     *(({"backend": backend, "grid": {"methods": ["unstructured_sparsegpt"]}},
        "unstructured_sparsegpt: Cerebras' backends start from the model, and this method has a pruned base")
       for backend in BACKENDS),
@@ -202,23 +161,6 @@ BACKENDS = ("cerebras", "modelzoo")
 def test_sections_that_do_not_fit_each_other_are_refused(sections, line):
     with pytest.raises(InputError, match=line):
         laid_over(sections)
-
-
-@pytest.mark.parametrize(("keys", "sections", "line"), [
-    ({"step": 3}, {}, "step: unknown key"),
-    ({"micro_batch_size": 3}, {}, "micro_batch_size 3 does not divide"),
-    ({"lora_dropout": 0.1}, {}, "training.lora_dropout 0.1: in reconstruct"),
-    ({"micro_batch_size": 4}, {"resources": {"processes": 2}, "training": {"batch_size": 4, "micro_batch_size": 2}},
-     "resources.processes: 2 processes cannot share 1 micro-batches"),
-    *(({"cache_weights": True}, {"backend": name}, r"training\.cache_weights True: Cerebras") for name in BACKENDS),
-    *(({"distillation": {"weight": 0}}, {"backend": name}, r"training\.distillation weight=0\.0 .*: Cerebras")
-      for name in BACKENDS),
-])  # fmt: skip
-def test_an_impossible_training_of_the_grid_is_refused_in_one_line_with_its_place(keys, sections, line):
-    modes = {"modes": ["sparse_to_dense"]} if "backend" in sections else {"modes": ["reconstruct_to_sparse"]}
-    with pytest.raises(InputError, match=f"grid.trainings.bad, for .*: {line}") as caught:
-        laid_over({"grid": {**modes, "trainings": {"good": {}, "bad": keys}}, **sections})
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -246,9 +188,7 @@ def test_each_layer_of_a_schedule_lies_over_those_before_it(training, own, named
 
 @pytest.mark.parametrize(("training", "task", "named", "size"), [
     ({"batch_size": 4}, "boolq_mini", {}, 4),  # below the default of 8
-    ({"batch_size": "12"}, "boolq_mini", {}, 6),
     ({"batch_size": 8}, "hellaswag_mini", {}, 4),  # the task's suggestion divides it
-    ({"batch_size": 6}, "hellaswag_mini", {}, 3),
     ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24}, 12),
     ({"batch_size": 32, "micro_batch_size": 16}, "boolq_mini", {"batch_size": 24, "micro_batch_size": 4}, 4),
 ])  # fmt: skip
@@ -271,11 +211,9 @@ def test_a_reconstruction_has_its_own_steps_and_no_teacher_as_a_measurement_has_
 def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     masks = Masks(scope="global", sparsegpt_block=64)
     assert masks.scope_of(get_method("unstructured_sparsegpt"), [50]) == "block"
-    assert masks.scope_of(get_method("semistructured_sparsegpt"), [50]) == "group"
     own = {"sparsegpt_block": 64, "damping": 0.01}
     task = {"calibration_examples": 128, "calibration_seed": 0}
     assert masks.used_by(get_method("unstructured_sparsegpt")) == own | task
-    assert masks.used_by(get_method("semistructured_sparsegpt")) == own | task
     assert "sparsegpt_block" not in masks.used_by(get_method("unstructured_wanda"))
     # The analysis compares these settings between runs.
     assert own.keys() <= MaskMeta.model_fields.keys()
@@ -283,10 +221,7 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
 
 @pytest.mark.parametrize(("tasks", "asked", "windows"), [
     ({"boolq": 200}, None, 16),
-    ({"boolq": None}, None, 16),
     ({"boolq": 199}, None, 0),
-    ({"hellaswag": 1000, "boolq": 199}, None, 0),
-    ({"own": 200}, None, 16),
     # How many there are is not known.
     ({"own": None}, None, 0),
     ({"boolq": 199}, 64, 64),
@@ -299,13 +234,7 @@ def test_the_divergence_is_measured_by_default_if_every_task_has_200_validation_
     assert config.divergence_windows == windows
     # Nothing calibrates on its text, whose seed no other text has by accident.
     assert config.texts.keys() - config.masks.texts.keys() == ({"divergence"} if windows else set())
-    assert ("divergence" in config.texts_read()) == (windows > 0)
-    if windows:
-        text = config.texts["divergence"]
-        own = text.text, text.examples, text.length, text.temperature, text.seed
-        assert own == ("self", windows, 512, 1, 2**32 - 1)
-        with pytest.raises(InputError, match="on_divergence calibrates on divergence, which masks.calib"):
-            config.masks.text_of(get_method("unstructured_wanda_on_divergence"))
+    assert not windows or config.texts["divergence"].seed == 2**32 - 1
 
 
 def test_a_key_that_no_run_uses_is_said():
@@ -314,14 +243,9 @@ def test_a_key_that_no_run_uses_is_said():
     assert sentence.startswith("training.steps 3 is used by no run")
     raw["grid"]["tasks"] = ["hellaswag_mini", "boolq_mini"]
     assert parse_section(Config, raw, "configuration").unused_training() == []
-    raw["grid"]["modes"] = ["full_sparse_to_sparse"]
-    (sentence,) = parse_section(Config, raw, "configuration").unused_training()
-    assert sentence == "training.lora_r 4 is used by no run, because no mode of grid.modes has it"
 
 
-@pytest.mark.parametrize(
-    ("text", "percent"), [("0.29", 29), ("0", 0), ("1/2", 50), ("1", None), ("0.005", None), ("x", None)]
-)
+@pytest.mark.parametrize(("text", "percent"), [("0.29", 29), ("1/2", 50), ("1", None), ("0.005", None)])
 def test_a_sparsity_is_a_whole_percent_exactly(text, percent):
     with pytest.raises(InputError, match=f"--sparsity {text}") if percent is None else nullcontext():
         assert whole_percent(text) == percent

@@ -51,24 +51,17 @@ def test_the_complete_configuration_laid_over_the_default_gives_the_same_study(w
     assert again == complete(study, tmp_path)
     assert complete_text(again, tmp_path) == text
     assert with_normal_places(again, tmp_path).models == with_normal_places(study, tmp_path).models
-    assert [again.training_of(task) for task in study.tasks] == [study.training_of(task) for task in study.tasks]
 
 
 @pytest.mark.parametrize(
     ("place", "normal"),
     [
-        ("path:source/x", "path:source/x"),
         ("path:./source/../source/x/", "path:source/x"),
         ("path:{folder}/link/x", "path:source/x"),
-        ("path:{folder}", "path:."),
         ("path:..", "path:{parent}"),
-        ("path:/elsewhere/x", "path:/elsewhere/x"),
         ("mdl:{folder}/a/b.mdl", "mdl:a/b.mdl"),
-        ("mdl:a/b.mdl@./a", "mdl:a/b.mdl"),
         ("mdl:a/b.mdl@{folder}/hf", "mdl:a/b.mdl@hf"),
         ("mdl:/home/me@here/b.mdl@/c@d", "mdl:/home/me@here/b.mdl@/c@d"),
-        ("mdl:a.mdl/b.mdl@./a.mdl", "mdl:a.mdl/b.mdl"),
-        ("hub:a/b@main", "hub:a/b@main"),
     ],
 )
 def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, normal):
@@ -91,13 +84,9 @@ def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, 
     [
         ("training:\n  steps: 3\n  steps: 4", "line 3: steps is given twice; correct it"),
         ("grid: {sparsities: [0, 050]}", "line 1: YAML reads 050 as 40"),
-        ("resources: {minutes: 1:30}", "line 1: YAML reads 1:30 as 90"),
         ("grid:\n\tseeds: [1]", "line 2: found character '\\t' that cannot start any token"),
-        ("grid:\n  seeds: !!python/object/apply:os.system [id]", "line 2: could not determine a constructor"),
-        ("a: 2020-13-01", "month must be in 1..12"),
         ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("- a list", "holds no sections"),
-        ("training: 3\ngrid: &a\n  models: [*a]", "line 2: an alias stands in what it names"),
         (
             "x0: &x0 [a, a]\n" + "".join(f"x{n}: &x{n} [{10 * f'*x{n - 1}, '}]\n" for n in range(1, 9)),
             "line 5: an alias stands in what it names, or makes 100,000 values of them",
@@ -126,8 +115,6 @@ def test_values_of_the_command_lie_over_the_files(write):
     file = write("grid: {seeds: [0, 1]}\nkeep_merged: true")
     study = read_configuration([file], ["grid={seeds: [7], sparsities: [0, 50]}", "grid={sparsities: [60]}"])
     assert (study.grid.seeds, study.grid.sparsities, study.keep_merged) == ([7], [60], True)
-    with pytest.raises(InputError, match=r"grid\.seeds: "):
-        read_configuration([file], ["grid={seeds: 2}"])
     with pytest.raises(InputError, match="^--config grid, line 1: "):
         read_configuration([file], ["grid={seeds: ["])
 
@@ -141,13 +128,11 @@ def test_two_digits_of_a_sparsity_are_what_they_say(write):
     [
         ("--config a=1 -n -C b=2", "--config is given 2 times"),
         ("--configfile good.yaml --configfiles=good.yaml", "--configfile is given 2 times"),
-        ("--configfile gone.yaml", "gone.yaml: no such file; .* write targets in front of it"),
         ("--configfile good.yaml analyze", "analyze: no such file"),
         (
             "--configfile good.yaml summary.csv",
             "summary.csv: its name does not end in .yaml, .* targets in front of it",
         ),
-        ("--configfile=bad.yaml", "bad.yaml, line 2: "),
         ("-n --configfiles good.yaml bad.yaml -q", "bad.yaml, line 2: "),
         ("train --configfile good.yaml good.yaml --config training={steps:3} backend=torch", None),
         # Behind "=" there is one word, so the next one is a target.
@@ -174,7 +159,4 @@ def test_every_mistake_is_told_in_one_line(write):
 def test_mistakes_between_sections_are_told_together(write):
     text = "grid: {models: [llama], tasks: [none]}"
     with pytest.raises(InputError, match=r"grid.models asks for 'llama', .*; also: grid.tasks asks for 'none'"):
-        read_configuration([write(text)])
-    text = "grid: {methods: [semistructured], sparsities: [20], modes: [reconstruct]}\nbackend: cerebras"
-    with pytest.raises(InputError, match=r"semistructured: 20 % of a group of 4 .*; also: mode reconstruct"):
         read_configuration([write(text)])

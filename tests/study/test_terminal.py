@@ -12,7 +12,6 @@ from sparseft.study.terminal import failure, findings, progress
         (b"traceback | error: inner\n\xff\nerror: one; do it\nerror: two; do that\nE0000 failed\n", "two; do that"),
         (b"step 1 of 3\ninterrupted\n", "interrupted; give the same command again to go on"),
         (b'environment: line 1: 11213 Killed         CUDA_VISIBLE_DEVICES= "${@:2}"\n', "the job was killed, "),
-        (b"Killed\n", "it failed"),
         (None, "it failed"),
     ],
 )

@@ -14,8 +14,8 @@ from project import call_script, program, read_record, refused, succeed
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.storage.hashes import sha256
-from sparseft.study.sources import Model
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 
@@ -69,46 +69,33 @@ def test_any_other_run_is_exported_as_it_is(box):
     assert "only in part" in read_record(exported / "manifest.json")["why_not_smaller"]
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_the_manifest_has_the_hash_of_every_file_but_the_card(box, run):
-    _, exported = folders(box, run)
+def test_the_manifest_has_the_hash_of_every_file_but_the_card_and_the_terms_of_the_base_come_along(box):
+    _, exported = folders(box, STRUCTURED)
     manifest = read_record(exported / "manifest.json")
     recorded = {name: entry["sha256"] for name, entry in (manifest["files"] | manifest["others"]).items()}
     files = {path.name for path in exported.iterdir()} - {"README.md", "manifest.json"}
     assert recorded == {name: sha256(exported / name) for name in files}
     # So the folder is a source of another study: its digest is checked as that of a prepared model.
     assert Checkpoint(exported).digest == manifest["digest"]
+    assert {name: (exported / name).read_text() for name in TERMS} == {name: f"the text of {name}" for name in TERMS}
 
 
-@pytest.mark.parametrize(("run", "words"), [
-    (STRUCTURED, "The pruned channels and heads, all of them zero, are left out: "),
-    (RANDOM, "The files have every weight. The pruned ones are zeros."),
-])  # fmt: skip
-def test_the_model_card_has_the_results_the_base_its_licence_the_proof_and_what_the_files_leave_out(box, run, words):
-    merged, exported = folders(box, run)
+def test_the_model_card_has_the_results_the_base_its_licence_the_proof_and_what_the_files_leave_out(box):
+    merged, exported = folders(box, STRUCTURED)
     card = ModelCard.load(exported / "README.md")
     evaluation = read_record(merged.parent / "evaluation.json")
     proof = read_record(merged.parent / "validation_report.json")
     found = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
     measured = evaluation["metrics"] | {"eval_loss": evaluation["eval_loss"]}
     assert found == {("hellaswag_mini", name): value for name, value in measured.items() if "_stderr" not in name}
-    assert (card.data.model_name, card.data.base_model) == (f"Llama-{run}", "somebody/tiny")
+    assert (card.data.model_name, card.data.base_model) == (f"Llama-{STRUCTURED}", "somebody/tiny")
     assert (card.data.license, card.data.license_name, card.data.license_link) == ("other", "llama3.2", "LICENSE")
     # As far as huggingface_hub validates a card without the hub.
     assert ModelCardData(**card.data.to_dict()).to_dict() == card.data.to_dict()
     validate_repo_id(f"somebody/{card.data.model_name}")
     assert f"{proof['layers_checked']} of {proof['layers_expected']} layers, 0 violations" in card.text
-    assert proof["inputs"]["mask"] in card.text and words in card.text
-    assert "Nothing was left out" not in card.text and "model.layers" not in card.text
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_the_terms_of_the_base_come_along_and_are_recorded(box, run):
-    _, exported = folders(box, run)
-    assert {name: (exported / name).read_text() for name in TERMS} == {name: f"the text of {name}" for name in TERMS}
-    assert read_record(exported / "manifest.json")["others"].keys() >= set(TERMS)
-    # The base has the file that the licence wants, under this name.
-    assert [file.name for file in exported.iterdir() if file.name.casefold() == "notice"] == ["NOTICE"]
+    assert proof["inputs"]["mask"] in card.text
+    assert "The pruned channels and heads, all of them zero, are left out: " in card.text
 
 
 def test_a_merged_model_has_the_terms_of_its_base(box, tmp_path):
@@ -118,24 +105,17 @@ def test_a_merged_model_has_the_terms_of_its_base(box, tmp_path):
     assert Checkpoint(tmp_path / "model_dir").hashes() == Checkpoint(folders(box, RANDOM)[0]).hashes()
 
 
-@pytest.mark.parametrize(("name", "text", "fault"), [
-    ("NOTICE", "another text", "prepared/NOTICE: not the file that manifest.json records"),
-    ("README.md", "---\nlicense: cc-by-nd-4.0\n---\n",
-     "prepared/README.md: the licence of the dense model (by-nd) forbids"),
+@pytest.mark.parametrize(("change", "fault"), [
+    (lambda base: (base / "NOTICE").write_text("another text"), "NOTICE: not the file that manifest.json records"),
+    (lambda base: (base / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n"),
+     "README.md: the licence of the dense model (by-nd) forbids"),
+    (lambda base: change_json(base / "manifest.json", digest="0" * 64), "not the dense model of the run's mask"),
 ])  # fmt: skip
-def test_a_model_whose_terms_changed_or_forbid_it_is_not_exported(box, tmp_path, name, text, fault):
+def test_another_dense_model_and_one_whose_terms_changed_or_forbid_it_are_not_exported(box, tmp_path, change, fault):
     given = flags(box, RANDOM, "export_run.py", tmp_path)
-    changed = given | {"model_path": shutil.copytree(given["model_path"], tmp_path / "prepared")}
-    (tmp_path / "prepared" / name).write_text(text)
-    assert fault in refused(tmp_path, "export_run.py", **changed)
-
-
-def test_a_base_that_was_not_pruned_is_none_of_an_export(box, tmp_path):
-    given = flags(box, RANDOM, "export_run.py", tmp_path)
-    base = shutil.copytree(given["model_path"], tmp_path / "prepared")
-    change_json(base / "manifest.json", digest="0" * 64)
-    line = refused(tmp_path, "export_run.py", **given | {"model_path": base})
-    assert "prepared: not the dense model of the run's mask" in line
+    base = Path(shutil.copytree(given["model_path"], tmp_path / "prepared"))
+    change(base)
+    assert fault in refused(tmp_path, "export_run.py", **given | {"model_path": base})
 
 
 def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box, tmp_path):
@@ -158,7 +138,6 @@ FEW = {"prompts": 1, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
 OTHERS = {
     "zeroed weights": ("export_dir", zero_the_weights, "export: not the model that"),
     "another dense model": ("model_path", zero_the_weights, "prepared: not the model that"),
-    "a file of llama.cpp": ("model_path", lambda folder: (folder / "model.gguf").touch(), "prepared: not the model"),
 }
 
 
@@ -181,8 +160,8 @@ def test_a_model_that_changes_while_it_is_measured_is_refused(box, tmp_path):
     change = f'grep -q model "$4" && echo >> {export}/tokenizer_config.json'
     python = program(tmp_path / "python", f'#!/bin/sh\n{change}\nexec {sys.executable} "$@"\n')
     given = flags(box, RANDOM, "check_engines.py", tmp_path) | FEW | {"engines": f"transformers:{python}"}
-    code, said = call_script("check_engines.py", **given)
-    assert (code, "export: not the model that" in said) == (2, True), said
+    code, output = call_script("check_engines.py", **given)
+    assert (code, "export: not the model that" in output) == (2, True), output
     assert not (tmp_path / "engines.json").exists()
 
 
@@ -218,8 +197,6 @@ def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(
         assert [(one["engine"], one["model"]) for one in record["results"]] == 2 * one_repeat
         assert (record["passed"], record["threads"], record["new_tokens"]) == (True, 1, 4)
         assert record["inputs"]["export"] == Checkpoint(own_study.folder / run / "export").digest
-        with own_study.edited("repeats: 2", "repeats: 2, limit_seconds: 60"):
-            assert own_study.planned(target) == {}
         # Another model is measured anew when it is asked for.
         with own_study.edited("lora_r: 4", "lora_r: 2"):
             assert own_study.planned(target)["check_engines"] == 1

@@ -35,8 +35,8 @@ def note_kernels(place: str, name: str, *words: str) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_model_runs_with_repeatable_kernels_and_exact_sums(finished_runs, tmp_path, script):
     words = words_of(flags(finished_runs, RUNS[0], script, tmp_path / "out"))
-    code, said = forks.call(note_kernels, str(tmp_path / "noted"), script.split()[0], *words)
-    assert code == 0, said
+    code, output = forks.call(note_kernels, str(tmp_path / "noted"), script.split()[0], *words)
+    assert code == 0, output
     assert json.loads((tmp_path / "noted").read_text()) == {
         "deterministic": True,
         "filled": False,

@@ -46,8 +46,8 @@ def test_a_kill_at_any_moment_leaves_whole_files_and_the_command_goes_on_to_the_
     for renames in range(20):
         out = tmp_path / f"{renames}"
         given = flags(finished_runs, RUNS[0], script, out)
-        code, said = forks.call(run_until, renames, script.split()[0], given)
-        assert code in (0, -signal.SIGKILL), said
+        code, output = forks.call(run_until, renames, script.split()[0], given)
+        assert code in (0, -signal.SIGKILL), output
         seen.add(tuple(bool(list(out.glob(pattern))) for pattern in WRITTEN[script]))
         for mask in out.glob("masks/*.pt"):
             (base,) = out.glob("pruned/sparsity*")

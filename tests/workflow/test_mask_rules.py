@@ -100,11 +100,9 @@ def test_an_imported_checkpoint_is_the_pruned_base_and_is_trained_and_proved(stu
 MADE_AGAIN = [
     ("- 50", "- 50\n  - 75", {"compute_one_mask": 3, "prune": 2, "import_pruned": 1}),
     ("calibration_examples: 4", "calibration_examples: 5", {"compute_masks": 2, "prune": 1}),
-    ("calibration_examples: 4", "calibration_examples: 4\n  sequential: false", {"compute_masks": 1}),
     ("owl_m: 2.0", "owl_m: 3.0", {"compute_masks": 1}),
     ("sparsegpt_block: 16", "sparsegpt_block: 8", {"prune": 2}),
     ("      examples: 8", "      examples: 7", {"prune": 1}),
-    ("- unstructured_owl", "- unstructured_owl\n  - random", {"compute_masks": 1}),
 ]
 
 

@@ -84,8 +84,8 @@ def test_the_linter_needs_no_library_but_snakemake_and_a_plan_names_what_is_miss
 
 
 def test_a_prefix_is_refused(importing):
-    said = importing(f"{str(ROOT / 'Snakefile')!r}\n    prefix: 'sparse'").snakemake("--dry-run", expect=2)
-    assert "error: the module sparseft has a prefix; " in said
+    printed = importing(f"{str(ROOT / 'Snakefile')!r}\n    prefix: 'sparse'").snakemake("--dry-run", expect=2)
+    assert "error: the module sparseft has a prefix; " in printed
 
 
 def test_a_module_may_be_read_twice_and_a_second_one_is_refused(importing):
@@ -100,9 +100,9 @@ def test_a_module_may_be_read_twice_and_a_second_one_is_refused(importing):
         f"{file.read_text()}module other:\n    snakefile: {place}\n"
         "    config: config | {'results': 'results/other'}\nuse rule * from other as other_*\n"
     )
-    said = study.snakemake("--dry-run", expect=2)
-    assert "error: the modules sparseft and other are both SparseFT; " in said
-    assert "AmbiguousRuleException" not in said
+    printed = study.snakemake("--dry-run", expect=2)
+    assert "error: the modules sparseft and other are both SparseFT; " in printed
+    assert "AmbiguousRuleException" not in printed
 
 
 def test_a_snakefile_without_its_project_is_refused(importing):
@@ -110,6 +110,6 @@ def test_a_snakefile_without_its_project_is_refused(importing):
     with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         Thread(target=server.serve_forever).start()
         place = f"http://127.0.0.1:{server.server_port}"
-        said = importing(repr(f"{place}/Snakefile")).snakemake("--dry-run", expect=2)
+        printed = importing(repr(f"{place}/Snakefile")).snakemake("--dry-run", expect=2)
         server.shutdown()
-    assert f"error: the Snakefile is in {place}/rules, without its project; " in said
+    assert f"error: the Snakefile is in {place}/rules, without its project; " in printed

@@ -18,7 +18,7 @@ FILES = dict(FILE.findall((ROOT / "docs/tasks.md").read_text()))
 OWN, QUESTIONS = (yaml.safe_load(FILES[name])["tasks"] for name in ("own.yaml", "questions.yaml"))
 DOCUMENTS = ["The cat sat on the mat, and then it ran away. ", "", "It came back."]
 RUN = "results/runs/m-{}-unstructured_wanda-sparsity50-sparse_to_sparse-seed0"
-DENSE = "results/runs/m-questions-dense-sparsity00-no_finetune-seed0"
+UNTRAINED = "results/runs/m-questions-unstructured_wanda-sparsity50-no_finetune-seed0"
 
 
 def arc_row(number: int) -> dict:
@@ -38,7 +38,7 @@ def make(study: Study, *own: str) -> Study:
     save_tiny("llama", study.folder / "m", torch.float32)
     (study.folder / "m/chat_template.jinja").write_text(CHAT_TEMPLATE)
     tasks = {name: OWN[name] for name in own} | QUESTIONS
-    grid = {"tasks": list(tasks), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
+    grid = {"tasks": list(tasks), "sparsities": [50], "modes": ["sparse_to_sparse"]}
     return study.configure(
         {"m": study.folder / "m"},
         grid=tiny_grid("m", "", ["unstructured_wanda"], **grid),
@@ -48,6 +48,7 @@ def make(study: Study, *own: str) -> Study:
         training={"steps": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.02, "lora_r": 4},
         evaluation={"probes": ["arc_easy", "questions"]},
         perplexity={"local": "wiki.jsonl", "context": 20},
+        keep_merged=True,
     )
 
 
@@ -110,20 +111,20 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(finished):
 
 @pytest.mark.slow
 def test_results_of_a_probe_and_the_perplexity_stand_in_the_evaluation_and_in_the_summary(finished):
-    record = finished.json(f"{DENSE}/evaluation.json")
+    record = finished.json(f"{UNTRAINED}/evaluation.json")
     probe = record["probes"]["arc_easy"]
     manifest = finished.json("data/arc_easy/manifest.json")
     assert probe["data_sha256"] == finished.json("data/arc_easy/validation_manifest.json")["sha256"]["validation"]
     assert (probe["examples"], probe["chance"]) == (12, 0.5)
     assert manifest["definition"]["file"] == "arc/arc_easy.yaml"
     assert record["definition_sha256"] != probe["definition_sha256"]
-    (row,) = [row for row in finished.table() if row["run_id"] == DENSE.rpartition("/")[2]]
+    (row,) = [row for row in finished.table() if row["run_id"] == UNTRAINED.rpartition("/")[2]]
     assert float(row["probe_arc_easy"]) == pytest.approx(probe["value"], rel=1e-9)
     text = finished.folder / "data/wikitext2.txt"
     assert text.read_text() == "\n\n".join(DOCUMENTS)
     assert record["inputs"]["wikitext2"] == sha256(text)
-    # The run at sparsity 00 without training is the original model. Only WikiText-2's perplexity has its name.
-    loaded = load_model(finished.folder / "models/m", torch.device("cpu"))
+    # Only WikiText-2's perplexity has its name.
+    loaded = load_model(finished.folder / UNTRAINED / "model_dir", torch.device("cpu"))
     expected = token_perplexity(*loaded, text.read_text(), 20)
     assert record["metrics"]["local_text_ppl_20"] == expected
     assert float(row["local_text_ppl_20"]) == float(f"{expected:.10g}")

@@ -87,8 +87,8 @@ def test_a_study_goes_through_the_queue_and_memory_grows_where_it_was_too_little
 
 
 def test_jobs_in_a_queue_share_no_gpu(study):
-    said = study.snakemake(*PROFILE, "--dry-run", "--config", "resources={gpus: 1, jobs_per_gpu: 2}", expect=2)
-    assert said.endswith("error: resources.jobs_per_gpu: the cluster gives each job GPUs of its own; set it to 1\n")
+    output = study.snakemake(*PROFILE, "--dry-run", "--config", "resources={gpus: 1, jobs_per_gpu: 2}", expect=2)
+    assert output.endswith("error: resources.jobs_per_gpu: the cluster gives each job GPUs of its own; set it to 1\n")
 
 
 def loaded(name: str) -> dict:
@@ -97,7 +97,6 @@ def loaded(name: str) -> dict:
 
 
 @pytest.mark.parametrize(("printed", "state"), [
-    ("Job Id: 1.s\n    job_state = Q\n", "running"),
     ("Job Id: 1.s\n    job_state = R\n    comment = Exit_status = 0\n", "running"),
     ("Job Id: 1.s\n    job_state = F\n    Exit_status = 0\n", "success"),
     ("Job Id: 1.s\n    job_state = F\n    Exit_status = 271\n", "failed"),

@@ -21,12 +21,15 @@ def commands(study: Study, page: str) -> list[str]:
     return re.findall(r"```\n(.*)\n```", (study.folder / "results/analysis" / page).read_text())
 
 
-def type_in(study: Study, command: str, folder: Path) -> str:
+def type_in(study: Study, command: str, folder: Path, *, forks_jobs: bool = False) -> str:
     """Type a command in a folder, the project's environment being active; returns what it printed.
 
-    Its jobs are processes of their own, not forks."""
-    environment = study.environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    Its jobs are programs that it starts, or forks."""
+    environment = study.environment(forks_jobs=forks_jobs)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout + done.stderr
 
@@ -44,7 +47,8 @@ def test_the_printed_command_plans_nothing_in_the_same_folder(own_study):
 def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(own_study, tmp_path):
     new, snakefile = Study(tmp_path / "new"), shlex.quote(str(ROOT / "Snakefile"))
     shutil.copy(own_study.folder / CONFIGURATION, new.folder)
-    type_in(own_study, f"snakemake --snakefile {snakefile} --configfile {Path(CONFIGURATION).name}", new.folder)
+    command = f"snakemake --snakefile {snakefile} --configfile {Path(CONFIGURATION).name}"
+    type_in(own_study, command, new.folder, forks_jobs=True)
     assert summary(new) == summary(own_study)
     assert (new.folder / CONFIGURATION).read_bytes() == (own_study.folder / CONFIGURATION).read_bytes()
 
@@ -61,8 +65,8 @@ def test_the_printed_analysis_writes_the_same_tables_and_pages(own_study):
 
 def test_the_memo_s_commands_merge_and_validate_one_run_again(own_study):
     merge, validation = commands(own_study, "correctness_memo.md")
-    said = type_in(own_study, merge, own_study.folder)
-    assert "Job stats:" in said
-    assert "train_adapter" not in said
+    output = type_in(own_study, merge, own_study.folder)
+    assert "Job stats:" in output
+    assert "train_adapter" not in output
     type_in(own_study, validation, own_study.folder)
     assert own_study.json("report.json")["passed"] is True

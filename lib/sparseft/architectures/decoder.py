@@ -56,9 +56,6 @@ MLP: dict[str, Words] = {
     "mlp.down_proj.weight": ("hidden_size", "intermediate_size"),
 }
 
-# transformers' default of the first decoder layer with a window.
-MAX_WINDOW_LAYERS = 28
-
 # The prunable matrices of a decoder layer, and what is removed from them together.
 HEADS = Coupled(
     "self_attn",
@@ -126,7 +123,7 @@ def windows_by_layer(config: dict) -> list[int | None]:
     Without that key, the layers from `max_window_layers` on have it. Without `use_sliding_window`, none has."""
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
     layers = range(config["num_hidden_layers"])
-    first = config.get("max_window_layers", MAX_WINDOW_LAYERS)
+    first = config.get("max_window_layers", 28)  # transformers' default
     types = config.get("layer_types") or [SLIDING if number >= first else FULL for number in layers]
     return [window if types[number] == SLIDING else None for number in layers]
 

@@ -11,7 +11,6 @@ A task whose headline is the loss is evaluated without lm-eval, on the tokens th
 """
 
 import json
-import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from statistics import fmean
@@ -27,7 +26,7 @@ from sparseft.evaluation import scoring
 from sparseft.evaluation.harness import StrictLM, run_harness
 from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
-from sparseft.language_model.loss import AnswerLoss, answer_losses, logits_by_rows
+from sparseft.language_model.loss import AnswerLoss, answer_losses, check_finite_evaluation, logits_by_rows
 from sparseft.language_model.placement import placement
 from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
@@ -108,11 +107,7 @@ def evaluate_probe(model: nn.Module, tokenizer, task: Task, rows: SplitRows, bat
     responses, validation = [sample["filtered_resps"] for sample in samples], rows["validation"]
     if task.choices and task.label:
         logs = [[float(log) for log, _ in response] for response in responses]
-        refuse_rows(
-            f"{task.name}: log-likelihoods are not finite",
-            [not all(map(math.isfinite, row)) for row in logs],
-            "lower training.learning_rate, or check the model's weights",
-        )
+        check_finite_evaluation(sum(map(sum, logs)))
         labels = [task.label(row) for row in validation]
         lengths = [[len(choice) for choice in task.choices(row)] for row in validation]
         predictions, ties = scoring.likeliest(logs, lengths if task.headline is ACC_NORM else None)
@@ -128,11 +123,11 @@ def evaluate_probe(model: nn.Module, tokenizer, task: Task, rows: SplitRows, bat
         # lm-eval does not have these metrics.
         metrics |= scoring.class_metrics(labels, predictions, task.classes)
     else:
-        settings = model.generation_config.to_diff_dict()
         ours = ("transformers_version", "_from_model_config")
+        settings = model.generation_config.to_diff_dict().items()
         answers = {
             "labels": [task.answer(row) for row in validation],
-            "generation_config": {key: value for key, value in settings.items() if key not in ours},
+            "generation_config": {key: value for key, value in settings if key not in ours},
             "generations": [sample["resps"][0][0] for sample in samples],
             # Some filters leave a list.
             "predictions": [text if isinstance(text, str) else json.dumps(text) for text, *_ in responses],
@@ -141,8 +136,7 @@ def evaluate_probe(model: nn.Module, tokenizer, task: Task, rows: SplitRows, bat
     if task.definition.get("scored_by") == BY_LM_EVAL:
         answers["scored_by"] = BY_LM_EVAL
     reported = {column for metric in task.metrics for column in metric.columns}
-    metrics = {name: value for name, value in metrics.items() if name in reported}
-    return _described(task, rows, metrics) | {
+    return _described(task, rows, {name: value for name, value in metrics.items() if name in reported}) | {
         "examples": len(validation),
         "harness": f"lm-eval {version('lm-eval')}",
         "outcomes": outcomes,
@@ -174,10 +168,8 @@ def token_perplexity(model: nn.Module, tokenizer, text: str, context: int, windo
 
     Raises InputError if the text is too short, the context is too long, or the perplexity is not a finite number."""
     limit = model.config.max_position_embeddings
-    if not 2 <= context <= limit:
-        raise InputError(
-            f"perplexity.context is {context} tokens, but the model takes {limit}", f"set it to 2 to {limit}"
-        )
+    if context > limit:
+        raise InputError(f"perplexity.context is {context} tokens, but the model takes {limit}", f"set at most {limit}")
     ids = torch.tensor(tokenizer.encode(text, verbose=False))
     available = len(ids) // context
     if available < (windows or 1):

@@ -5,6 +5,7 @@ lm-eval applies the filters, and computes the metrics and the standard errors.
 """
 
 import os
+import random
 import sys
 from contextlib import redirect_stdout
 from itertools import groupby, takewhile
@@ -16,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
+import numpy as np
 import torch
 from datasets import Dataset
 from lm_eval import evaluator
@@ -23,7 +25,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 from sparseft.data.lm_eval_definitions import own_config
@@ -35,15 +36,14 @@ from sparseft.tasks.lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.task import SplitRows, Task
 
-# lm-eval would start `pip list` and other programs to describe the machine. This takes a second, and no record has it.
-evaluator.add_env_info = lambda results: None
-
 # lm-eval's metrics of a task with choices. It knows no recall and no majority_floor.
 _OF_CHOICES = (ACC, ACC_NORM, F1)
 # The devices on which the logits of all rows of a batch have the same positions, because a product rounds by its rows.
 ALIGNED = {"cpu"}
 # The filter that the headline metric of a generated answer takes, wherever it stands in lm-eval's list.
 _STRICT = "strict-match"
+# lm-eval's own seed of the worked examples, of numpy and of torch.
+_SEED = 1234
 
 
 class StrictLM(HFLM):
@@ -63,24 +63,18 @@ class StrictLM(HFLM):
             texts = [request.args for request in row]
             pairs = [self._encode_pair(*text) for text in texts]
             wholes = [self.tok_encode("".join(text)) for text in texts]
-            prompts = {text: prompt for (text, _), (prompt, _) in zip(texts, pairs, strict=True)}
             lengths.append(max(map(len, wholes)))
             are_divisible.append(all(continues(start, whole) for (start, _), whole in zip(pairs, wholes, strict=True)))
             # lm-eval leaves out the first token of a text that begins with the letters of this token.
-            are_foreign.append(any(prompt != self.tokenizer.encode(text.rstrip()) for text, prompt in prompts.items()))
+            prompts = [self.tokenizer.encode(prompt.rstrip()) for prompt, _ in texts]
+            are_foreign.append(prompts != [prompt for prompt, _ in pairs])
             have_equal_choices.append(len({(*prompt, None, *choice) for prompt, choice in pairs}) < len(pairs))
         refuse_longer(f"{name}: validation prompts with their choices", lengths, self.max_length)
         refuse_indivisible(name, are_divisible)
-        refuse_rows(
-            f"{name}: lm-eval reads other tokens of a prompt than training",
-            are_foreign,
-            f"remove {self.tokenizer.bos_token} from the beginning of the text",
-        )
-        refuse_rows(
-            f"{name}: two choices have the same tokens",
-            have_equal_choices,
-            "use the tokenizer of the model, or make the choices of an example differ",
-        )
+        advice = f"remove {self.tokenizer.bos_token} from the beginning of the text"
+        refuse_rows(f"{name}: lm-eval reads other tokens of a prompt than training", are_foreign, advice)
+        advice = "use the tokenizer of the model, or make the choices of an example differ"
+        refuse_rows(f"{name}: two choices have the same tokens", have_equal_choices, advice)
         return super().loglikelihood(requests, *args, **options)
 
     def _loglikelihood_tokens(self, requests: list, *args, **options) -> list[tuple[float, bool]]:
@@ -119,10 +113,11 @@ class StrictLM(HFLM):
         answered."""
         name = requests[0].task_name
         texts, settings = zip(*(request.args for request in requests), strict=True)
-        rooms = [normalize_gen_kwargs(setting, self.max_gen_toks)["max_gen_toks"] for setting in settings]
+        new_tokens = [normalize_gen_kwargs(setting, self.max_gen_toks)["max_gen_toks"] for setting in settings]
         prompts = [self.tok_encode(text) for text in texts]
-        what = f"{name}: validation prompts with their worked examples and {max(rooms)} tokens for the answer"
-        refuse_longer(what, [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)], self.max_length)
+        what = f"{name}: validation prompts with their worked examples and {max(new_tokens)} tokens for the answer"
+        lengths = [len(prompt) + number for prompt, number in zip(prompts, new_tokens, strict=True)]
+        refuse_longer(what, lengths, self.max_length)
         # Any answer can stand here, because only the tokens of the prompt are compared.
         wholes = [self.tok_encode(f"{text} 1") for text in texts]
         refuse_indivisible(name, [continues(*pair) for pair in zip(prompts, wholes, strict=True)])
@@ -144,9 +139,12 @@ def run_harness(lm: HFLM, task: Task, rows: SplitRows) -> tuple[dict[str, float 
         lm_task = ConfigurableTask(config=definition)
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
-        # Without lm-eval's own 14,000 task files, which take 8 s to read.
-        manager = TaskManager(include_defaults=False)
-        result = evaluator.simple_evaluate(lm, tasks=[lm_task], task_manager=manager, bootstrap_iters=BOOTSTRAP)
+        # As `simple_evaluate` does, which would also start `pip list` and other programs to describe the machine.
+        random.seed(0)
+        np.random.seed(_SEED)
+        torch.manual_seed(_SEED)
+        lm_task.set_fewshot_seed(_SEED)
+        result = evaluator.evaluate(lm=lm, task_dict={task.name: lm_task}, bootstrap_iters=BOOTSTRAP)
     entries = {entry["name"]: entry for entry in task.definition.get("metrics", ())}
     first_filter = next((entry["filter"] for entry in entries.values()), NO_FILTER if task.choices else _STRICT)
     headline = entries.get(task.metric, {"metric": task.metric, "filter": first_filter})

@@ -6,6 +6,7 @@ ends only that process. The repeats alternate between the batch sizes, so that a
 mistaken for a slow batch size. Each repeat has other batches, like another seed of the training.
 """
 
+import json
 import multiprocessing
 import os
 import re
@@ -13,26 +14,26 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import Accelerator
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task
-from sparseft.errors import InputError, own_place, print_traceback
+from sparseft.errors import InputError, end
+from sparseft.evaluation.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.language_model.batches import encode_splits, of_length, shuffled
 from sparseft.language_model.hardware import choose_device, peak_memory, start
 from sparseft.limits import limited_memory
 from sparseft.masks.mask_file import read_mask
-from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.storage.locks import end_with_parent
-from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.task import Row
 from sparseft.training.loop import train_part
+from sparseft.training.settings import Throughput, Training
 from sparseft.training.trained_part import model_to_train
 
 # How Python, torch, C++, the system, Rust, LLVM, the dynamic linker, oneDNN and CUDA report a lack of memory.
@@ -58,20 +59,15 @@ class MeasuredTraining:
     threads: int
 
     def memory_record(self, device: torch.device) -> dict[str, int | str]:
-        """Return the memory limit for the record, and what its bytes and those of a peak count. On a CPU they
-        differ."""
-        on_gpu = device.type == "cuda"
-        return {
-            "peak_memory_kind": "allocated by torch" if on_gpu else "resident",
-            "memory_limit_kind": "the GPU's" if on_gpu else "private (RLIMIT_DATA)",
-            "memory_limit_bytes": self.memory_limit(device),
-        }
-
-    def memory_limit(self, device: torch.device) -> int:
-        """Return the memory of the GPU, or the memory that a measurement on a CPU may use, in bytes."""
+        """Return the memory limit in bytes for the record, and what its bytes and those of a peak count. It is that of
+        the GPU, or what a measurement on a CPU may use."""
         if device.type == "cuda":
-            return torch.cuda.get_device_properties(device).total_memory
-        return self.throughput.memory_mb * 10**6
+            limit = torch.cuda.get_device_properties(device).total_memory
+            kinds = {"peak_memory_kind": "allocated by torch", "memory_limit_kind": "the GPU's"}
+        else:
+            limit = self.throughput.memory_mb * 10**6
+            kinds = {"peak_memory_kind": "resident", "memory_limit_kind": "private (RLIMIT_DATA)"}
+        return kinds | {"memory_limit_bytes": limit}
 
 
 def measure(training: MeasuredTraining) -> list[dict]:
@@ -79,22 +75,28 @@ def measure(training: MeasuredTraining) -> list[dict]:
 
     A repeat has seconds, samples, tokens without and with padding, the peak memory in bytes, and the CPU share: the
     part of its threads' time that the CPU gave it. If that is far below 1, other work used the cores. A batch size that
-    once runs out of memory does not fit, and larger ones are not tried again."""
+    once runs out of memory does not fit, and larger ones are not tried again.
+
+    Raises InputError if the model takes no sequence of the length that is set, or if a process ends for another reason
+    than memory."""
+    length, limit = training.throughput.sequence_length, training.checkpoint.config["max_position_embeddings"]
+    if length and length > limit:
+        raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
     sizes = sorted(training.throughput.batch_sizes)
     rows: dict[int, dict] = {
         size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes
     }
     for seed in range(training.throughput.repeats):
-        for place, size in enumerate(sizes):
+        for number, size in enumerate(sizes):
             repeat = _measurement(training, size, seed)
             result = repeat if isinstance(repeat, str) else f"{repeat['samples'] / repeat['seconds']:.2f} samples/s"
             print(f"batch size {size}, repeat {seed + 1}: {result}", file=sys.stderr)
             if isinstance(repeat, str):
                 # Earlier measurements of this size, and of larger ones, fitted only by luck.
-                for other in sizes[place:]:
+                for other in sizes[number:]:
                     rows[other] |= {"status": SKIPPED, "repeats": []}
                 rows[size] |= {"status": OUT_OF_MEMORY, "reason": repeat}
-                sizes = sizes[:place]
+                sizes = sizes[:number]
                 break
             rows[size]["repeats"].append(repeat)
     return list(rows.values())
@@ -104,58 +106,50 @@ def _measurement(training: MeasuredTraining, batch_size: int, seed: int) -> dict
     """Measure one repeat in a new process. Return it, or what the process printed when memory ran out.
 
     Raises InputError if the process ended for another reason."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    with NamedTemporaryFile() as printed:
-        process = context.Process(target=_child, args=(sender, printed.name, training, batch_size, seed), daemon=True)
+    with TemporaryDirectory() as scratch:
+        printed, repeat = Path(scratch, "stderr"), Path(scratch, "repeat.json")
+        printed.touch()
+        arguments = (printed, repeat, training, batch_size, seed)
+        process = multiprocessing.get_context("spawn").Process(target=_measure_in_child, args=arguments, daemon=True)
         process.start()
-        # Only the child has this end now, so that its death is noticed.
-        sender.close()
-        try:
-            result = receiver.recv()
-        except EOFError:
-            result = None
         process.join()
-        assert process.exitcode is not None
-        words = printed.read().decode(errors="replace")
-    print(words, end="", file=sys.stderr)
-    if isinstance(result, InputError):
-        raise result
-    return result or reason_of(batch_size, process.exitcode, words)
+        output = printed.read_text(errors="replace")
+        print(output, end="", file=sys.stderr)
+        return json.loads(repeat.read_text()) if repeat.exists() else reason_of(batch_size, process.exitcode, output)
 
 
-def reason_of(batch_size: int, code: int, words: str) -> str:
-    """Return what a process that ended with `code` printed of a lack of memory, in `words`. Raises InputError if it
-    printed nothing of it."""
-    lines = words.strip().splitlines() or ["nothing"]
+def reason_of(batch_size: int, code: int | None, output: str) -> str:
+    """Return what a process that ended with `code` printed of a lack of memory. Raises InputError if it printed nothing
+    of it."""
+    *_, last = lines = output.strip().splitlines() or ["nothing"]
     memory_lines = [line for line in lines if _MEMORY.search(line)]
     if code and memory_lines:
-        return memory_lines[-1].strip()
+        return memory_lines[-1].strip().removeprefix("error: ")
+    if last.startswith("error: "):
+        # `end` has printed what is wrong and what to do.
+        raise InputError(f"batch size {batch_size}: {last.removeprefix('error: ')}", "")
     raise InputError(
-        f"batch size {batch_size}: its process ended with code {code}, and printed last: {lines[-1].strip()}",
+        f"batch size {batch_size}: its process ended with code {code}, and printed last: {last.strip()}",
         "let nothing end it; if memory did, lower throughput.memory_mb or leave this batch size out",
     )
 
 
-def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_size: int, seed: int) -> None:
-    """Send a repeat or an InputError. Print any other error. The file `printed` takes stderr."""
+def _measure_in_child(printed: Path, repeat: Path, training: MeasuredTraining, batch_size: int, seed: int) -> None:
+    """Write a repeat as JSON, and end the process. The file `printed` takes stderr."""
     end_with_parent()
-    with open(printed, "ab") as file:
+    with printed.open("ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
+    end(lambda: partial(_write_repeat, repeat, training, batch_size, seed))
+
+
+def _write_repeat(path: Path, training: MeasuredTraining, batch_size: int, seed: int) -> None:
+    """Measure one repeat within the memory limit, and write it as JSON."""
     start(training.threads)
     device = choose_device()
-    limit = training.memory_limit(device)
-    try:
-        with limited_memory(limit) if device.type == "cpu" else nullcontext():
-            result: dict | InputError = _timed_steps(training, batch_size, seed, device)
-    except InputError as error:
-        result = error
-    except Exception as error:
-        print_traceback(error)
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"{line} ({own_place(error)})", file=sys.stderr)
-        sys.exit(1)
-    sender.send(result)
+    limit = int(training.memory_record(device)["memory_limit_bytes"])
+    with limited_memory(limit) if device.type == "cpu" else nullcontext():
+        repeat = _timed_steps(training, batch_size, seed, device)
+    path.write_text(json.dumps(repeat))
 
 
 def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device: torch.device) -> dict:
@@ -166,13 +160,10 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     mask = read_mask(training.mask)
     part, tokenizer = model_to_train(training.checkpoint, mask, training.mode, settings, device)
     limit = part.loss.model.config.max_position_embeddings
-    length = throughput.sequence_length
-    if length and length > limit:
-        raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
     task = find_task(training.data, training.task)
     examples = encode_splits({"train": training.rows}, task, tokenizer, limit, settings.train_on_inputs)["train"]
-    if length:
-        examples = [of_length(example, length) for example in examples]
+    if throughput.sequence_length:
+        examples = [of_length(example, throughput.sequence_length) for example in examples]
     accelerator = Accelerator(cpu=device.type == "cpu")
     begin = time.perf_counter()
     cpu_begin = time.process_time()

@@ -12,19 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.export import engine_process
-from sparseft.records.record_file import RecordPart, read_record_file
-from sparseft.study.export_settings import ADVICE, Export
+from sparseft.export.settings import ADVICE, Export
 
 A = TypeVar("A")
-PROCESS = Path(engine_process.__file__)
-
-
-class Version(RecordPart):
-    """Check the answer of an engine that has no request."""
-
-    version: str
 
 
 def call_engine(engine: str, python: str, request: dict[str, Any], settings: Export, read: Callable[[Path], A]) -> A:
@@ -34,14 +26,14 @@ def call_engine(engine: str, python: str, request: dict[str, Any], settings: Exp
     with tempfile.TemporaryDirectory() as scratch:
         question, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
         question.write_text(json.dumps(request))
-        command = [python, "-I", str(PROCESS), engine, str(question), str(answer)]
+        command = [python, "-I", engine_process.__file__, engine, str(question), str(answer)]
         what, threads = f"export.engines: {engine}:{python}", str(request.get("threads", 1))
         return run_program(command, partial(read, answer), what, ADVICE, settings, OMP_NUM_THREADS=threads)
 
 
-def engine_version(engine: str, python: str, request: dict[str, Any], settings: Export) -> str:
-    """Return the version of an engine, after what the request asks of its quantiser. Raises InputError if it fails."""
-    return call_engine(engine, python, request, settings, partial(read_record_file, schema=Version)).version
+def read_version(answer: Path) -> str:
+    """Return the version in the answer of an engine that has no request."""
+    return str(json.loads(answer.read_text())["version"])
 
 
 def run_program(
@@ -53,20 +45,16 @@ def run_program(
     # A program of another environment must not import this project's modules.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
-        except OSError as error:
-            raise InputError(f"{what}: {error.strerror}", advice) from None
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
         try:
             if (code := process.wait(settings.limit_seconds)) == 0:
                 return read()
             fault = f"exit code {code}"
         except subprocess.TimeoutExpired:
             fault = f"not done after {settings.limit_seconds} seconds (export.limit_seconds)"
-        except FileNotFoundError as error:
-            fault = f"it wrote no {Path(error.filename).name}"
-        except InputError as error:
-            fault = error.args[0]
+        # What another program wrote may raise any error.
+        except Exception as error:
+            fault = error.args[0] if isinstance(error, InputError) else one_line(error)
         finally:
             # It may have started others, which are in its group.
             with suppress(ProcessLookupError):

@@ -23,14 +23,14 @@ from pydantic import Field
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.scoring import LARGEST_LOSS
-from sparseft.export.engine_call import call_engine, engine_version
+from sparseft.export.engine_call import call_engine, read_version
+from sparseft.export.engine_record import EngineResult, EngineUse
 from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.records.engine_record import EngineResult, EngineUse
-from sparseft.records.manifests import ExportManifest
+from sparseft.export.manifest import ExportManifest
+from sparseft.export.settings import ADVICE, ENGINES, LLAMA_CPP, Export
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import hash_files
 from sparseft.storage.record import remake_advice
-from sparseft.study.export_settings import ADVICE, ENGINES, LLAMA_CPP, Export
 
 REFERENCE = ENGINES[0]
 # The largest mean difference of a log-likelihood, in nats per token, by the number format of the weights.
@@ -48,7 +48,7 @@ class Answer(EngineUse):
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
     """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
     pythons = {REFERENCE: sys.executable, **settings.pythons}
-    return {name: (python, engine_version(name, python, {}, settings)) for name, python in pythons.items()}
+    return {name: (python, call_engine(name, python, {}, settings, read_version)) for name, python in pythons.items()}
 
 
 def check_measured(run_id: str, dense: Path, export: Path) -> ExportManifest:
@@ -153,8 +153,8 @@ def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
     """Return an answer with a value for each prompt, and for each of its tokens. Raises InputError if it is not
     sound."""
     answer, prompts, new = read_record_file(path, Answer), request["prompts"], request["new_tokens"]
-    made = [list(map(len, rows)) for rows in (answer.tokens, answer.log_likelihoods)]
-    asked = [[new for _ in prompts], [len(prompt) - 1 + new for prompt in prompts]]
-    if made != asked or [one.at_once for one in answer.loads] != request["load"]:
+    lengths = [list(map(len, rows)) for rows in (answer.tokens, answer.log_likelihoods)]
+    expected = [[new for _ in prompts], [len(prompt) - 1 + new for prompt in prompts]]
+    if lengths != expected or [one.at_once for one in answer.loads] != request["load"]:
         raise InputError(f"{path.name}: not {new} tokens for each of {len(prompts)} prompts", ADVICE)
     return answer

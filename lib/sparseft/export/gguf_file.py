@@ -16,19 +16,15 @@ from gguf import MODEL_ARCH_NAMES, GGUFReader, ReaderTensor, get_tensor_name_map
 from gguf.quants import dequantize
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError, one_line
-from sparseft.export.engine_call import engine_version, run_program
-from sparseft.study.export_settings import ADVICE, LLAMA_CPP, QUANTIZED, Export
+from sparseft.export.engine_call import call_engine, read_version, run_program
+from sparseft.export.settings import LLAMA_CPP, QUANTIZED, Export
 
 # The name of the GGUF file in an exported folder.
 GGUF = "model.gguf"
 # The number format of a checkpoint -> that of a GGUF file with the same values.
 _SAME = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-# What llama.cpp writes in its place where a row has no whole blocks of 256 weights. These have blocks of 32. Where a
-# row has none of those either, it leaves 16 bits.
-_INSTEAD = {"q6_k": "q8_0", "q5_k_m": "q5_1 and q8_0", "q4_k_m": "q5_0 and q8_0"}
-_SMALL_BLOCK = 32
-# The formats of most weights of a file's matrices, where they are not only the one that was asked for.
+# The formats that most weights of a file's matrices may have, where it is not only the one that was asked for.
+# llama.cpp writes another one for rows without whole blocks.
 _FORMATS = {"q8_0": "q8_0 f16", "q6_k": "q6_k q8_0", "q5_k_m": "q5_k q6_k q5_1 q8_0", "q4_k_m": "q4_k q6_k q5_0 q8_0"}
 _FORMATS |= {"q4_0": "q4_0 q6_k q8_0"}
 # What the converter adds to a LLaMA 3: the factors of its rotary embedding.
@@ -41,24 +37,24 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
     """Write the GGUF file of a checkpoint folder. If it is quantised, say on stderr which formats its blocks have, and
     how many zeros are still zeros.
 
-    Raises InputError if the converter or the quantiser fails, or if the matrices have rows without whole blocks."""
-    if settings.gguf not in QUANTIZED:
-        _convert(settings, folder, output, name, str(settings.gguf))
+    Raises InputError if the converter or the quantiser fails, or writes something else."""
+    kind = str(settings.gguf)
+    if kind not in QUANTIZED:
+        _convert(settings, folder, output, name, kind)
         return
     checkpoint = Checkpoint(folder)
-    check_rows(checkpoint, settings.gguf)
-    ask_quantizer = partial(engine_version, LLAMA_CPP, settings.pythons[LLAMA_CPP], settings=settings)
+    ask_quantizer = partial(call_engine, LLAMA_CPP, settings.pythons[LLAMA_CPP], settings=settings)
     # Whether the quantiser is there is known before the conversion, which takes longer.
-    ask_quantizer({})
+    ask_quantizer({}, read=read_version)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".gguf") as scratch:
         exact = Path(scratch, GGUF)
         _convert(settings, folder, exact, name, _SAME[str(checkpoint.config["dtype"])])
-        ask_quantizer({"model": str(exact), "quantized": str(output), "format": settings.gguf, "threads": 1})
-        check_gguf(output, checkpoint, settings.gguf)
+        request = {"model": str(exact), "quantized": str(output), "format": kind, "threads": 1}
+        ask_quantizer(request, read=lambda _: check_gguf(output, checkpoint, kind))
         kept = kept_zeros(exact, output)
-    formats = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in format_shares(output).items())
+    formats = ", ".join(f"{100 * share:.1f} % {name}" for name, share in format_shares(output).items())
     zeros = "" if kept is None else f"; {100 * kept:.2f} % of the zeros of its matrices are still zeros"
-    print(f"{output.name}: {settings.gguf}: of the weights, {formats}{zeros}", file=sys.stderr)
+    print(f"{output.name}: {kind}: of the weights, {formats}{zeros}", file=sys.stderr)
 
 
 def _convert(settings: Export, folder: Path, output: Path, name: str, kind: str) -> None:
@@ -71,46 +67,19 @@ def _convert(settings: Export, folder: Path, output: Path, name: str, kind: str)
 
 
 def check_gguf(file: Path, checkpoint: Checkpoint, kind: str) -> None:
-    """Raise InputError if a file that another program wrote is not this checkpoint in a number format: if it is a link,
-    has tensors of other names or shapes, or has most of its weights in another format."""
-    try:
-        if file.is_symlink() or not file.is_file():
-            raise ValueError("it is a link, or no file")
-        reader = GGUFReader(file)
-        code = {name: code for code, name in MODEL_ARCH_NAMES.items()}[reader.fields["general.architecture"].contents()]
-        name_of = get_tensor_name_map(code, checkpoint.config["num_hidden_layers"]).get_name
-        # Tensor and length of its rows -> number of its weights. The experts of a decoder layer are one tensor.
-        expected: Counter = Counter()
-        for tensor in checkpoint.tensors.values():
-            name = name_of(re.sub(r"\.experts\.\d+", ".experts", tensor.name), (".weight", ".bias"))
-            expected[name, tensor.shape[-1]] += math.prod(tensor.shape)
-        found = {(one.name, one.shape[0]): one.n_elements for one in reader.tensors if one.name != _ADDED}
-        if expected != found or next(iter(format_shares(file))) not in _FORMATS.get(kind, kind).split():
-            raise ValueError("its tensors have other names, shapes or formats")
-    # A file of a stranger raises a dozen kinds of errors.
-    except Exception as error:
-        raise InputError(f"{file.name}: not the model in {kind}: {one_line(error)}", ADVICE) from None
-
-
-def check_rows(checkpoint: Checkpoint, kind: str) -> None:
-    """Raise InputError if llama.cpp would leave a matrix in 16 bits, because its rows have no whole blocks. Say on
-    stderr if it would write some in a format of smaller blocks."""
-    block = QUANTIZED[kind]
-    weights: Counter[int] = Counter()
+    """Raise ValueError if a file that another program wrote is not this checkpoint in a number format: if it has
+    tensors of other names or shapes, or has most of its weights in another format. A damaged file raises any error."""
+    reader = GGUFReader(file)
+    code = {name: code for code, name in MODEL_ARCH_NAMES.items()}[reader.fields["general.architecture"].contents()]
+    name_of = get_tensor_name_map(code, checkpoint.config["num_hidden_layers"]).get_name
+    # Tensor and length of its rows -> number of its weights. The experts of a decoder layer are one tensor.
+    expected: Counter = Counter()
     for tensor in checkpoint.tensors.values():
-        if len(tensor.shape) > 1:
-            weights[tensor.shape[-1]] += math.prod(tensor.shape)
-            if tensor.shape[-1] % _SMALL_BLOCK:
-                what = f"export.gguf: {kind}: the rows of {tensor.name} have {tensor.shape[-1]} weights, no multiple of"
-                raise InputError(f"{what} {_SMALL_BLOCK}", "ask for f16 or bf16, which have no blocks")
-    if odd := sorted(size for size in weights if size % block):
-        share = sum(weights[size] for size in odd) / weights.total()
-        print(
-            f"note: export.gguf: {kind}: {100 * share:.0f} % of the weights are in rows of"
-            f" {', '.join(map(str, odd))}, no multiple of {block}, so llama.cpp writes them as"
-            f" {_INSTEAD[kind]}; q4_0 and q8_0 have smaller blocks",
-            file=sys.stderr,
-        )
+        name = name_of(re.sub(r"\.experts\.\d+", ".experts", tensor.name), (".weight", ".bias"))
+        expected[name, tensor.shape[-1]] += math.prod(tensor.shape)
+    written = {(tensor.name, tensor.shape[0]): tensor.n_elements for tensor in reader.tensors if tensor.name != _ADDED}
+    if expected != written or next(iter(format_shares(file))) not in _FORMATS.get(kind, kind).split():
+        raise ValueError(f"{file.name}: not the model in {kind}: its tensors have other names, shapes or formats")
 
 
 def _matrices(file: Path) -> Iterator[ReaderTensor]:
@@ -134,7 +103,7 @@ def kept_zeros(exact: Path, file: Path) -> float | None:
     for tensor in _matrices(exact):
         other = others[tensor.name]
         for row in range(0, len(tensor.data), _SLAB):
-            ours, theirs = (dequantize(one.data[row : row + _SLAB], one.tensor_type) == 0 for one in (tensor, other))
+            ours, theirs = (dequantize(each.data[row : row + _SLAB], each.tensor_type) == 0 for each in (tensor, other))
             zeros += int(np.count_nonzero(ours))
             kept += int(np.count_nonzero(ours & theirs))
     return kept / zeros if zeros else None

@@ -80,6 +80,6 @@ def check_derivatives(base: Path, licence: dict[str, str]) -> None:
     read = {file.name: file.read_bytes()[:_TITLE].replace(b"\0", b"") for file in sorted(files_like(base, TERMS))}
     titles = {name: text.decode(errors="replace") for name, text in read.items()}
     for place, text in ({README: " ".join(licence.values())} | titles).items():
-        if found := _NO_DERIVATIVES.search(_normal(text)):
-            what = f"{base / place}: the licence of the dense model ({found[0]}) forbids to share a changed model"
+        if forbidden := _NO_DERIVATIVES.search(_normal(text)):
+            what = f"{base / place}: the licence of the dense model ({forbidden[0]}) forbids to share a changed model"
             raise InputError(what, "do not export its runs, or choose another model")

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import StrictUndefined, Template
 
 import sparseft
+from sparseft.checkpoints.manifests import ModelManifest
+from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.licence import terms_of
-from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.manifests import ModelManifest
-from sparseft.records.training_record import TrainingRecord
-from sparseft.records.validation_record import ValidationRecord
-from sparseft.study.grid import DENSE, Run
+from sparseft.grid import DENSE, Run
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.tasks import is_toy
 from sparseft.tasks.metrics import PERPLEXITIES
+from sparseft.training.training_record import TrainingRecord
 
 
 def model_card(
@@ -30,7 +31,6 @@ def model_card(
     proof, evaluation, training = records
     terms = terms_of(licence)
     name = terms.named(run.id) if terms else run.id
-    results = list(_results(run, evaluation))
     kind, _, place = manifest.source.partition(":")
     data = ModelCardData(
         base_model=place.partition("@")[0] if kind == "hub" else None,
@@ -38,58 +38,26 @@ def model_card(
         pipeline_tag="text-generation",
         tags=["sparseft", "pruned"] if run.sparsity else ["sparseft"],
         model_name=name,
-        eval_results=results,
+        eval_results=list(_results(run, evaluation)),
         **licence,
     )
-    template = files(__package__).joinpath("model_card.md").read_text(encoding="utf-8")
-    text = template.format(
+    text = files(__package__).joinpath("model_card.md").read_text(encoding="utf-8")
+    template = Template(text, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    content = template.render(
+        data=data,
         name=name,
-        what=_what(run, manifest, training),
-        attribution=f"\n{terms.words}.\n" if terms else "",
+        terms=terms,
         run=run,
+        is_pruned=run.method != DENSE,
+        is_toy=is_toy(run.task),
+        manifest=manifest,
         proof=proof,
         evaluation=evaluation,
-        zeros=100 * (proof.actual_sparsity or 0),
-        weights=proof.weights + proof.removed_weights,
-        state="of the dense model were left out" if proof.removed_weights else "are exact zeros in the merged model",
-        size=_size(proof, smaller),
-        rows="\n".join(f"| {one.dataset_name} | {one.metric_type} | {one.metric_value:.4f} |" for one in results),
-        harness=f", {evaluation.harness}" if evaluation.harness else "",
+        training=training,
+        smaller=smaller,
         version=sparseft.__version__,
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-
-def _size(proof: ValidationRecord, smaller: dict | None) -> str:
-    """Return in a sentence what the files leave out."""
-    if proof.removed_weights:
-        return "The files lack the experts or decoder layers that were left out."
-    if smaller is None:
-        return "The files have every weight." + (" The pruned ones are zeros." if proof.expected_sparsity else "")
-    before, after = smaller["before"], smaller["after"]
-    return (
-        f"The pruned channels and heads, all of them zero, are left out: {before['parameters']:,} ->"
-        f" {after['parameters']:,} parameters, {before['bytes']:,} -> {after['bytes']:,} bytes."
-    )
-
-
-def _what(run: Run, manifest: ModelManifest, training: TrainingRecord | None) -> str:
-    """Return in sentences what the model is, and how it was made."""
-    revision = f" at revision {manifest.revision}" if manifest.revision else ""
-    pruned = f"without {run.sparsity} % of its prunable weights, which `{run.method}` chose"
-    model = f"This is `{manifest.source}`{revision}, {pruned if run.method != DENSE else 'not pruned'}."
-    if training is None:
-        return f"{model} It was not fine-tuned."
-    keys = training.settings
-    rank = keys["lora_r"]
-    how = f"LoRA of rank {rank}, merged into the weights" if rank else "all kept weights trained"
-    if keys["recover_on"] not in (None, run.task):
-        how += f", after a training on `{keys['recover_on']}`"
-    toy = f" `{run.task}` is a generated toy task, so the model may answer nothing else." * is_toy(run.task)
-    return (
-        f"{model} It was fine-tuned on `{run.task}` in mode `{run.mode}`, with {how}: {keys['steps']} steps of"
-        f" {keys['batch_size']} examples, learning rate {keys['learning_rate']:g}, seed {run.seed}.{toy}"
-    )
+    return ModelCard(content)
 
 
 def _results(run: Run, evaluation: EvaluationRecord) -> Iterator[EvalResult]:

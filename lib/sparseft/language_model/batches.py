@@ -104,17 +104,9 @@ def written_by_template(task: str, conversations: list[list[dict[str, str]]], to
 
     A template is a program that anybody may have written. transformers runs it in a sandbox, where it reads only the
     messages. The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the
-    number of the row if there is no template, or if it refuses a conversation, or if a whole text does not start with
-    its prompt, or lacks a message."""
-    try:
-        template = tokenizer.get_chat_template()
-    # transformers says so if there is none, or if there are several without a default.
-    except ValueError:
-        raise InputError(
-            f"{task}: its rows are conversations, and {tokenizer.name_or_path} has no chat template",
-            "put chat_template.jinja into the folder that the model's `source: path:` names (not into"
-            " models/NAME) and prepare the model again, or use a model for chats, or write rows of prompt and response",
-        ) from None
+    number of the row if the template refuses a conversation, or if a whole text does not start with its prompt, or
+    lacks a message. transformers raises ValueError if there is no template."""
+    template = tokenizer.get_chat_template()
     if "strftime_now" in template:
         template = FIXED_DATE + template
     write = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False)
@@ -202,13 +194,8 @@ def refuse_longer(
     advice: str = "remove them from the data, or use a model with a longer context",
 ) -> None:
     """Raise InputError if `lengths`, in tokens, exceed `limit`; with their count, the first and the longest."""
-    longer = [number for number, length in enumerate(lengths, start=1) if length > limit]
-    if longer:
-        raise InputError(
-            f"{what}: {len(longer)} of {len(lengths)} have more than {limit} tokens: the first is number {longer[0]},"
-            f" the longest has {max(lengths)}",
-            advice,
-        )
+    what = f"{what} have more than {limit} tokens (the longest {max(lengths)})"
+    refuse_rows(what, [length > limit for length in lengths], advice)
 
 
 def of_length(example: Example, length: int) -> Example:

@@ -40,8 +40,6 @@ def choose_device() -> torch.device:
     use_repeatable_kernels()
     take_requested()
     if torch.cuda.is_available():
-        for gpu in range(torch.cuda.device_count()):
-            _check_kernels(gpu)
         if sharing_jobs() > 1:
             # A job that needs more fails, and not the one beside it.
             torch.cuda.set_per_process_memory_fraction(gpu_share(0) / torch.cuda.mem_get_info()[1])
@@ -61,24 +59,6 @@ def choose_device() -> torch.device:
 def gpu_share(gpu: int | torch.device) -> float:
     """Return the bytes of a GPU that the tensors of this job may take. Each job that shares it has a context too."""
     return torch.cuda.mem_get_info(gpu)[1] / sharing_jobs() - CUDA * (sharing_jobs() > 1)
-
-
-def _check_kernels(gpu: int) -> None:
-    """Raise InputError if torch has no kernels for a GPU, before its first kernel fails.
-
-    sm_86 runs on compute capability 8.6 to 8.9. compute_86 is compiled on a GPU from 8.6 on. ROCm's names are others,
-    and are not checked."""
-    capability, built = torch.cuda.get_device_capability(gpu), torch.cuda.get_arch_list()
-    kernels = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built))
-    if kernels and not any(
-        (int(major), int(minor)) <= capability and (kind == "compute" or int(major) == capability[0])
-        for kind, major, minor in kernels
-    ):
-        raise InputError(
-            f"{torch.cuda.get_device_name(gpu)}: torch {torch.__version__} has no kernels for its compute capability"
-            f" {capability[0]}.{capability[1]}, only {' '.join(built)}",
-            "install a torch that is built for it (docs/gpu.md), or set resources.gpus to 0",
-        )
 
 
 def limit_threads(threads: int) -> None:

@@ -145,7 +145,7 @@ class Stream:
         # (B, T, H)
         padded = pad_sequence(states, batch_first=True)
         outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
-        return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
+        return torch.cat([row[: len(state)] for row, state in zip(outputs, states, strict=True)])
 
     def by_sequence(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
         """Return what `outputs` returned for a batch, divided into its sequences, where the states are."""

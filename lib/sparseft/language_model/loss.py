@@ -147,8 +147,8 @@ class AnswerLoss(nn.Module):
     ) -> Tensor:
         """Return what CrossEntropyFunction computes of the positions with the hidden states (N, H)."""
         # Not [0], because the backward of an index copies the gradient.
-        own = logits(self.model, hidden[None]).flatten(0, 1)
-        return CrossEntropyFunction.apply(own, targets, of_teacher, temperature)
+        of_model = logits(self.model, hidden[None]).flatten(0, 1)
+        return CrossEntropyFunction.apply(of_model, targets, of_teacher, temperature)
 
 
 @torch.no_grad()
@@ -166,10 +166,10 @@ def answer_losses(
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     for number in range(process, len(batches) + -len(batches) % processes, processes):
         # A process without a batch repeats the first one, because divided weights are gathered from all processes.
-        places = batches[number % len(batches)]
-        by_token = loss(collate([examples[place] for place in places]).to(device)).cpu().double().numpy()
+        indices = batches[number % len(batches)]
+        by_token = loss(collate([examples[index] for index in indices]).to(device)).cpu().double().numpy()
         if number < len(batches):
-            sums[places] = np.add.reduceat(by_token, np.cumsum(tokens[places]) - tokens[places])
+            sums[indices] = np.add.reduceat(by_token, np.cumsum(tokens[indices]) - tokens[indices])
     if accelerator and processes > 1:
         sums = accelerator.reduce(torch.from_numpy(sums).to(device), "sum").cpu().numpy()
     check_finite_evaluation(sums.sum())
@@ -177,7 +177,7 @@ def answer_losses(
 
 
 def evaluation_batches(examples: list[Example], batch_size: int) -> list[list[int]]:
-    """Return the places of the examples in batches of similar lengths. The batch with the most tokens comes first."""
+    """Return the indices of the examples in batches of similar lengths. The batch with the most tokens comes first."""
     lengths = [len(example.ids) for example in examples]
     by_length = sorted(range(len(examples)), key=lengths.__getitem__)
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]

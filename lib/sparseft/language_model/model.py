@@ -13,6 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,16 +25,19 @@ from transformers import (
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from sparseft.architectures import find_architecture
-from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.checkpoint import Tensor as StoredTensor
 from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
-from sparseft.errors import InputError, one_line
+from sparseft.errors import InputError
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.products import use_products
 from sparseft.language_model.weights import TORCH_DTYPES, fused_experts
 from sparseft.storage.reading import read_json
 
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
+# The name of `attend` in transformers, whose own "sdpa" stays as it is. transformers checks a class for sdpa if "sdpa"
+# is in the name.
+SDPA = "sparseft_sdpa"
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *arguments, **options) -> tuple[Tensor, None]:
@@ -49,17 +53,20 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *argume
     return sdpa_attention_forward(module, query, key, value, *arguments, **options)
 
 
-AttentionInterface.register("sdpa", attend)
-# Without a mask and a cache, transformers looks for several texts in a row, and waits for the GPU to find none.
+AttentionInterface.register(SDPA, attend)
+AttentionMaskInterface.register(SDPA, masking_utils.sdpa_mask)
+# Without a mask and a cache, transformers looks for several texts in a row, and waits for the GPU to find none. It has
+# no setting or public hook for this, because it looks before it asks for the mask of an attention. So the function is
+# replaced for the whole process.
 masking_utils.find_packed_sequence_indices = lambda _: None
 
 
 def load_model(
-    folder: Path, device: torch.device, rooms: dict[str, float] | None = None
+    folder: Path, device: torch.device, max_memory: dict[str, float] | None = None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
 
-    rooms: device -> bytes that weights may take there; without it, all weights are on `device`. A model for whose
+    max_memory: device -> bytes that weights may take there; without it, all weights are on `device`. A model for whose
     weights the first device has no room can only be evaluated (language_model/placement.py).
 
     Raises InputError as `empty_model` does, and if the tokenizer has no end-of-sequence token."""
@@ -69,7 +76,7 @@ def load_model(
     is_mapped = device.type == "cpu" and not fused_experts(checkpoint.architecture)
     # A tensor on cpu:1, as a second process on a CPU calls its device, would be a copy.
     name = "cpu" if device.type == "cpu" else str(device)
-    place(model, StoredWeights(checkpoint, model), rooms if rooms and not is_mapped else {name: math.inf})
+    place(model, StoredWeights(checkpoint, model), max_memory if max_memory and not is_mapped else {name: math.inf})
     return model, load_tokenizer(folder)
 
 
@@ -113,17 +120,16 @@ def _check_class_and_dtype(checkpoint: Checkpoint, stored: list[StoredTensor], m
     """Raise InputError if transformers made a model of another class or dtype than the checkpoint has.
 
     transformers goes by model_type. Pruning and evaluation go by architectures."""
-    folder, expected, found = checkpoint.folder, checkpoint.architecture.class_name, type(model).__name__
-    if found != expected:
+    folder, expected, loaded = checkpoint.folder, checkpoint.architecture.class_name, type(model).__name__
+    if loaded != expected:
         raise InputError(
-            f"{folder}: config.json names {expected}, but its model_type makes transformers load {found}",
+            f"{folder}: config.json names {expected}, but its model_type makes transformers load {loaded}",
             "correct model_type or architectures in config.json",
         )
-    name = str(model.dtype).removeprefix("torch.")
     for tensor in stored:
-        if tensor.dtype != DTYPES.get(name):
+        if TORCH_DTYPES[tensor.dtype] != model.dtype:
             raise InputError(
-                f"{folder}: {tensor.name} is in {tensor.dtype}, but its config.json describes a model in {name}",
+                f"{folder}: {tensor.name} is in {tensor.dtype}, but its config.json describes a model in {model.dtype}",
                 "prepare the model with prepare_model.py, which writes one dtype",
             )
 
@@ -131,30 +137,16 @@ def _check_class_and_dtype(checkpoint: Checkpoint, stored: list[StoredTensor], m
 def model_config(folder: Path) -> PretrainedConfig:
     """Return the model's configuration. transformers 4 would ignore rope_parameters, which transformers 5 writes.
 
-    Raises InputError if transformers refuses config.json."""
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ImportError, MemoryError):
-        # They say nothing about config.json.
-        raise
-    # Each model's configuration checks its keys with errors of its own.
-    except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise InputError(
-                f"{folder}: its config.json asks for code of its own, which is never run (trust_remote_code)",
-                "use a model whose class transformers has",
-            ) from None
-        raise InputError(
-            f"{folder}: transformers refuses its config.json ({one_line(error)[:200]})",
-            "correct the key, or give the model's own config.json",
-        ) from None
+    transformers raises an error of its own for a config.json that asks for code, or has a wrong key."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     rope = getattr(config, "rope_parameters", None)
     if _TRANSFORMERS_4 and rope:
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
         config.rope_theta = rope["rope_theta"]
         config.rope_scaling = scaling if scaling["rope_type"] != "default" else None
     # The plans count its memory. config.json cannot choose, because it may even name code on the hub.
-    config._attn_implementation = find_architecture(config.architectures, folder).attention
+    attention = find_architecture(config.architectures, folder).attention
+    config._attn_implementation = SDPA if attention == "sdpa" else attention
     return config
 
 

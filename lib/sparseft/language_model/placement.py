@@ -44,7 +44,7 @@ class StoredWeights:
         return torch.cat([as_weight(self._checkpoint.map(one.name), one.dtype) for one in tensors]).view(shape)
 
 
-def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
+def available_memory(checkpoint: Checkpoint) -> dict[str, float]:
     """Return the bytes that a model's weights may take on each device: on all GPUs that this process sees, or on the
     CPU.
 
@@ -52,35 +52,37 @@ def device_rooms(checkpoint: Checkpoint) -> dict[str, float]:
     keeps four tenths for a batch, whose logits it computes."""
     gpus = range(cuda.device_count()) if choose_device().type == "cuda" else ()
     free = get_max_memory()
-    rooms = {f"cuda:{gpu}": 0.9 * min(free[gpu], gpu_share(gpu)) for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
-    main = next(iter(rooms))
-    if sum(tensor.nbytes for tensor in checkpoint.tensors.values()) > rooms[main]:
-        rooms[main] *= 2 / 3
-    return rooms
+    max_memory = {f"cuda:{gpu}": 0.9 * min(free[gpu], gpu_share(gpu)) for gpu in gpus} or {"cpu": 0.9 * free["cpu"]}
+    main = next(iter(max_memory))
+    if sum(tensor.nbytes for tensor in checkpoint.tensors.values()) > max_memory[main]:
+        max_memory[main] *= 2 / 3
+    return max_memory
 
 
-def place(model: nn.Module, weights: StoredWeights, rooms: dict[str, float]) -> None:
+def place(model: nn.Module, weights: StoredWeights, max_memory: dict[str, float]) -> None:
     """Give a model on "meta" its weights.
 
-    rooms: device -> bytes that weights may take there; the first device also computes the layers whose weights stay in
-        the files"""
-    main = next(iter(rooms))
+    max_memory: device -> bytes that weights may take there; the first device also computes the layers whose weights
+        stay in the files"""
+    main = next(iter(max_memory))
     layers = {f"model.layers.{number}": layer for number, layer in enumerate(model.model.layers)}
     sizes = [_size(layer) for layer in layers.values()]
-    places = dict(zip(layers, places_of(sizes, _size(model) - sum(sizes), rooms), strict=True))
+    device_of = dict(zip(layers, device_map(sizes, _size(model) - sum(sizes), max_memory), strict=True))
     for name, _ in list(model.named_parameters()):
-        device = places.get(".".join(name.split(".")[:3]), main)
+        device = device_of.get(".".join(name.split(".")[:3]), main)
         if device != DISK:
             set_module_tensor_to_device(model, name, device, weights[name])
     model.tie_weights()
-    if set(places.values()) == {main}:
+    if set(device_of.values()) == {main}:
         model.to(main)
         return
-    stored = {name: layer for name, layer in layers.items() if places[name] == DISK}
-    places |= {name: main for name, _ in model.named_children() if name != "model"}
-    places |= {f"model.{name}": main for name, part in model.model.named_children() if part is not model.model.layers}
-    model.hf_device_map = places
-    devices = {name: device for name, device in places.items() if device != DISK}
+    stored = {name: layer for name, layer in layers.items() if device_of[name] == DISK}
+    device_of |= {name: main for name, _ in model.named_children() if name != "model"}
+    device_of |= {
+        f"model.{name}": main for name, part in model.model.named_children() if part is not model.model.layers
+    }
+    model.hf_device_map = device_of
+    devices = {name: device for name, device in device_of.items() if device != DISK}
     skip_keys = model._skip_keys_device_placement
     is_stored = dict.fromkeys(devices, False)
     attach_align_device_hook_on_blocks(model, {**devices, "": main}, is_stored, skip_keys=skip_keys)
@@ -88,21 +90,21 @@ def place(model: nn.Module, weights: StoredWeights, rooms: dict[str, float]) -> 
         StoredLayers(stored, weights.__getitem__, torch.device(main), skip_keys)
 
 
-def places_of(sizes: list[int], outside: int, rooms: dict[str, float]) -> list[str]:
+def device_map(sizes: list[int], outside: int, max_memory: dict[str, float]) -> list[str]:
     """Return the device of each decoder layer, or DISK. Each takes the first device that has room.
 
     `sizes` are the bytes of the layers, and `outside` those of all else. If a layer is on no device, the first one
     keeps room for it and for the next one."""
-    main = next(iter(rooms))
+    main = next(iter(max_memory))
     for kept_free in (0, 2 * max(sizes)):
-        left = rooms | {main: rooms[main] - outside - kept_free}
-        places = []
+        free = max_memory | {main: max_memory[main] - outside - kept_free}
+        devices = []
         for size in sizes:
-            places.append(next((device for device, room in left.items() if room >= size), DISK))
-            left[places[-1]] = left.get(places[-1], 0) - size
-        if DISK not in places:
+            devices.append(next((device for device, room in free.items() if room >= size), DISK))
+            free[devices[-1]] = free.get(devices[-1], 0) - size
+        if DISK not in devices:
             break
-    return places
+    return devices
 
 
 def placement(model: nn.Module) -> dict[str, int]:

@@ -87,15 +87,15 @@ class StoredLayers(ModelHook):
     @torch.no_grad()
     def _read(self, layer: nn.Module) -> dict[str, Tensor]:
         """Return the weights of a layer on the device by their names in it. The copies may not have ended."""
-        found = {}
+        weights = {}
         with torch.cuda.stream(self._copies.stream):
             for name in self._empty[layer]:
                 weight = self._weight_of(f"{self._paths[layer]}.{name}")
                 if self._copies.stream is not None and weight.device.type == "cpu":
                     # From pinned memory, which torch keeps for the next ones, it is copied while the next one is read.
                     weight = weight.pin_memory()
-                found[name] = weight.to(self._copies.device, non_blocking=True)
-        return found
+                weights[name] = weight.to(self._copies.device, non_blocking=True)
+        return weights
 
 
 def copy_ahead(loss: nn.Module, layers: Sequence["FSDPModule"], device: torch.device) -> None:

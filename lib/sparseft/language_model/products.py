@@ -78,14 +78,20 @@ def linear(X: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
 class Linear(nn.Linear):
     """Compute what nn.Linear does, by `linear`."""
 
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
+        """The layer has these very parameters: weight (out, in) and bias (out,)."""
+        super().__init__(*weight.T.shape, bias=bias is not None, device="meta")
+        self.weight, self.bias = weight, bias
+
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) of x (..., in)."""
         return linear(x, self.weight, self.bias)
 
 
 def use_products(model: nn.Module) -> nn.Module:
-    """Let the linear layers of a model compute by `linear`, and return the model."""
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
+    """Replace the linear layers of a model by layers that compute by `linear`, and return the model."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if type(module) is nn.Linear:
+                setattr(parent, name, Linear(module.weight, module.bias))
     return model

@@ -17,12 +17,12 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sparseft.data.rows import as_lines
+from sparseft.data.settings import TOGETHER, CalibrationText
 from sparseft.data.texts import write_source_text
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.loss import CrossEntropyFunction, check_finite_evaluation, logits_by_rows
 from sparseft.progress import show
-from sparseft.study.sources import TOGETHER, CalibrationText
 
 # A text is refused if a larger share of its tokens ends a document.
 MOST_ENDS = 0.5
@@ -57,15 +57,13 @@ def sample_windows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: C
 
 @torch.no_grad()
 def _continued(model: nn.Module, ids: torch.Tensor, text: CalibrationText, generator: torch.Generator) -> torch.Tensor:
-    """Return the token ids (B, 1) continued by the model to (B, text.length). Raises InputError if a probability is not
-    a number."""
+    """Return the token ids (B, 1) continued by the model to (B, text.length). torch raises RuntimeError if a
+    probability is not a number."""
     cache, last = DynamicCache(), ids
     while ids.shape[1] < text.length:
         # By its position, because releases of transformers name the cache differently.
         logits = model(last, None, None, cache, use_cache=True).logits[:, -1]
         probabilities = (logits.float() / text.temperature).softmax(-1)
-        if not probabilities.isfinite().all():
-            raise InputError(f"{model.name_or_path}: no finite probabilities", "check it, or raise the temperature")
         last = torch.multinomial(probabilities, 1, generator=generator)
         ids = torch.cat([ids, last], 1)
     return ids

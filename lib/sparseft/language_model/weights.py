@@ -49,10 +49,8 @@ class Expert(nn.Module):
         super().__init__()
         self.names = names
         for name, weight in ((names.gate, gate), (names.down, down), (names.up, up)):
-            linear = Linear(*weight.T.shape, bias=False, device="meta")
             # The very weight, which takes no gradient.
-            linear.weight = nn.Parameter(weight, requires_grad=False)
-            self.add_module(name, linear)
+            self.add_module(name, Linear(nn.Parameter(weight, requires_grad=False)))
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,11 +174,11 @@ def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str
                 tensor = on_disk[f"{path}.{name}"]
                 mesh = parameter.device_mesh
                 rows = own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())
-                own = as_weight(checkpoint.read(tensor, rows), checkpoint.tensors[tensor].dtype).to(parameter.dtype)
-                prune(tensor, own, rows)
+                weight = as_weight(checkpoint.read(tensor, rows), checkpoint.tensors[tensor].dtype).to(parameter.dtype)
+                prune(tensor, weight, rows)
                 # FSDP2 keeps the rows of a single process in the machine's memory.
                 kept = torch.empty_like(parameter, device="cpu" if mesh.size() == 1 else mesh.device_type)
-                kept.to_local().copy_(own)
+                kept.to_local().copy_(weight)
                 filled[parameter] = nn.Parameter(kept, requires_grad=False)
             # load_state_dict with assign=True tells FSDP2 that the parameter was replaced.
             module.load_state_dict({name: filled[parameter]}, strict=False, assign=True)
@@ -195,5 +193,5 @@ def own_rows(rows: int, processes: int, process: int) -> slice:
         4 processes, 5 rows    2 | 2 | 1 | -
     """
     size = -(-rows // processes)
-    own = range(rows)[process * size : (process + 1) * size]
-    return slice(own.start, own.stop)
+    part = range(rows)[process * size : (process + 1) * size]
+    return slice(part.start, part.stop)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.command import Threads
+from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.methods import SELF
+from sparseft.section import parse_section
 from sparseft.study.config import Config
-from sparseft.study.section import parse_section
-from sparseft.study.sources import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
 
 # Raise it when the results change.
 VERSION = 1
@@ -52,7 +52,7 @@ def run(
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.language_model.hardware import choose_device, start
     from sparseft.language_model.model import load_model
-    from sparseft.language_model.placement import device_rooms
+    from sparseft.language_model.placement import available_memory
     from sparseft.language_model.sampling import sample_windows, score_windows, write_windows
 
     settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature}
@@ -60,7 +60,7 @@ def run(
     claim_text(output, [model_path])
     start(threads)
     checkpoint = Checkpoint(model_path)
-    model, tokenizer = load_model(checkpoint.folder, choose_device(), device_rooms(checkpoint))
+    model, tokenizer = load_model(checkpoint.folder, choose_device(), available_memory(checkpoint))
     windows = sample_windows(model, tokenizer, text)
     source = {MODEL: checkpoint.digest, "sampled": settings}
     write_windows(output, windows, tokenizer, source, **score_windows(model, windows))
