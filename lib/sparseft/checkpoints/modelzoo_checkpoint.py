@@ -209,8 +209,3 @@ def open_checkpoint(place: Path) -> Checkpoint:
         return Checkpoint(place)
     file, folder = mdl
     return ModelZooCheckpoint(folder=folder, file=file)
-
-
-def open_exported(file: Path) -> ModelZooCheckpoint:
-    """Return a checkpoint that export_modelzoo.py wrote, with its config.json beside it."""
-    return ModelZooCheckpoint(folder=file.parent, file=file)

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from sparseft.data.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.data.lm_eval_rendering import rendered_rows, reported
-from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file
+from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file, split_of
 from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.errors import InputError
@@ -144,13 +144,8 @@ class Source:
             fields = dict.fromkeys(chain(*rows))
             with reported(self.name, f"the rows of {file}"):
                 dataset = Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
-        elif split in self.datasets:
-            dataset = self.datasets[split]
         else:
-            raise InputError(
-                f"tasks.{self.name}: the data set has no split {split}, only {', '.join(self.datasets)}",
-                "correct hub, or test_split in the YAML file",
-            )
+            dataset = split_of(self.datasets, split, self.place)
         if not self.config.get("process_docs"):
             return list(dataset)
         with reported(self.name, f"the rows of {split}"):
@@ -253,13 +248,8 @@ def _definition(source: Source) -> dict:
 def _headline(name: str, metrics: list[str], wanted: str | None, has_f1: bool) -> str:
     """Return the name of the headline metric: the one that is wanted, or the first with a value per row."""
     possible = [metric for metric in metrics if not (has_f1 and metric == F1.name)]
-    if not possible:
-        raise InputError(
-            f"tasks.{name}: the task has no metric that is a mean of fractions over its rows",
-            "name another task, or write a YAML file with acc, acc_norm or exact_match",
-        )
-    if wanted and wanted not in possible:
-        raise InputError(
-            f"tasks.{name}.metric {wanted!r} is not one of the task's", f"choose one of {', '.join(possible)}"
-        )
+    if not possible or wanted not in (None, *possible):
+        known = ", ".join(possible) or "none"
+        what = f"tasks.{name}.metric is {wanted}, and the task's means of fractions over its rows are: {known}"
+        raise InputError(what, "choose one of them, or name a task with acc, acc_norm or exact_match")
     return wanted or possible[0]
