@@ -19,6 +19,7 @@ from bench import interleaved, report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import run
+from sparseft.grid import MASK_NAME
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -28,8 +29,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import MASK_NAME
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 from torch import Tensor, nn
 
 PERCENTS = (30, 50)

@@ -29,6 +29,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.data.prepared import read_splits
 from sparseft.evaluation.evaluate import evaluate
+from sparseft.grid import MASK_NAME, MODEL, PRUNED_NAME, base_folder
 from sparseft.language_model.batches import Batch, collate, encode, shuffled
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.loss import AnswerLoss, teacher_logits
@@ -37,11 +38,10 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256, sha256_of_text
-from sparseft.study.grid import MASK_NAME, MODEL, PRUNED_NAME, base_folder
-from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train
 from torch import nn
 

@@ -16,19 +16,18 @@ from bench import report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.command import run
 from sparseft.data.loading import load_examples
+from sparseft.data.settings import TaskData
 from sparseft.data.texts import read_documents
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
+from sparseft.grid import PassFiles
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
+from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
-from sparseft.study.sources import TaskData
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import DOCUMENT_BREAK
 

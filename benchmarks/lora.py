@@ -16,7 +16,7 @@ from sparseft.language_model.hardware import keep_freed_memory
 from sparseft.language_model.products import multiply
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -18,14 +18,14 @@ from peft import LoraConfig, get_peft_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import run
+from sparseft.grid import PROJECTIONS
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.hardware import keep_freed_memory, peak_memory
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.carried_mask import carried_mask
 from sparseft.lora.masked_lora import attach
-from sparseft.study.grid import PROJECTIONS
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 from torch import Tensor, nn
 
 BATCH = 4

@@ -37,7 +37,7 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.weights import divide
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.pruning.calibration import compute_statistic
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -24,18 +24,14 @@ from bench import interleaved, report
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.command import run
+from sparseft.grid import PassFiles
 from sparseft.masks.mask_file import zero_pruned
+from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.selection import kernels
-from sparseft.selection.groups import by_group
-from sparseft.selection.ranking import Ranking
-from sparseft.selection.rows import by_row
-from sparseft.selection.together import by_layer
+from sparseft.selection.ranking import Ranking, by_group, by_layer, by_row
 from sparseft.storage.bits import unpack
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from torch.nn.utils.prune import L1Unstructured
 
 SIDE = 4096  # rows and columns of the matrix in memory

@@ -31,15 +31,14 @@ from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.command import run
 from sparseft.data.texts import read_documents
 from sparseft.evaluation.evaluate import token_perplexity
+from sparseft.grid import PassFiles
 from sparseft.language_model.model import load_model, load_tokenizer
 from sparseft.masks.mask_file import read_mask
+from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate_on_text, choose_windows
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.pruning.sparsegpt import prune_weights
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from sparseft.tasks.task import DOCUMENT_BREAK
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM

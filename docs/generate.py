@@ -13,10 +13,10 @@ from packaging.markers import Marker, default_environment
 from sparseft.analysis import baseline, tables, throughput
 from sparseft.architectures import ARCHITECTURES
 from sparseft.errors import one_line
+from sparseft.evaluation.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
-from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
-from sparseft.study.backends import BACKENDS
+from sparseft.trainers.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[1]
 # The Python of the conda environment.

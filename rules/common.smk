@@ -2,22 +2,20 @@
 import os
 import sys
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
+from sparseft import grid
 from sparseft.errors import InputError, message
+from sparseft.jobs import Jobs, cell_of, files
 from sparseft.language_model.gpus import smallest_gpu, visible_gpus
 from sparseft.planning.inputs import check_inputs
-from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import Requests
-from sparseft.planning.sizes import architectures
+from sparseft.section import flags, parse_section
 from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
-from sparseft.study import grid, targets, versions
+from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import with_normal_places
-from sparseft.study.section import flags, parse_section
 from sparseft.study.yaml_file import check_command, read_sections
 
 # Whether another workflow imports this one.
@@ -68,58 +66,10 @@ if workflow.is_main_process:
     elif "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus) * STUDY.resources.jobs_per_gpu)
 REQUESTS = Requests(STUDY, CARD)
+JOBS = Jobs(STUDY, HASHES, REQUESTS)
+running = JOBS.running
+requested = JOBS.requested(lambda rulename, w: workflow.get_rule(rulename).params.kind(w))
 
 
 wildcard_constraints:
     **grid.WILDCARDS,
-
-
-def cell_of(w):
-    """Return the wildcards of a job by name. The folder of its masks says its task."""
-    folder = w.get("task_folder", "")
-    return SimpleNamespace(**{"task": folder.removeprefix("/"), **w})
-
-
-def requested():
-    """Return the MB, minutes and GPUs that the jobs of a rule request, by the kind in its params."""
-    job_kind = lambda w, rulename: JobKind.of(workflow.get_rule(rulename).params.kind(w), vars(cell_of(w)))
-    return {
-        "mem_mb": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[0],
-        "runtime": lambda w, attempt, rulename: REQUESTS.of(job_kind(w, rulename), attempt)[1],
-        "gpu": lambda w, rulename: REQUESTS.gpus(job_kind(w, rulename)),
-    }
-
-
-architectures_of = cache(lambda model: architectures(STUDY, model))
-
-
-def files(w, input, output):
-    """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
-    named = {}
-    for name, paths in (*input.items(), *output.items()):
-        first = Path(paths if isinstance(paths, str) else next(iter(paths), ""))
-        is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
-        named[name] = first.parent if is_folder else paths
-    return flags(**named)
-
-
-def running(name, kind="", sources=None, effort=None, **options):
-    """Return the params of a job that runs a stage of the library.
-
-    The job runs again if its settings, a version or the content of the user's own files changes. Snakemake does not
-    compare params that are functions of the files, such as those that change no result."""
-    stage = import_module(f"sparseft.stages.{name}")
-    of = lambda function, w, options: flags(
-        **getattr(stage, function, lambda *_, **__: {})(STUDY, cell_of(w), **options)
-    )
-    return {
-        "script": f"{name}.py",
-        # A function, because the linter takes a text with which an output begins for its path.
-        "kind": lambda w: kind,
-        "version": lambda w: versions.of_job(STUDY, stage.VERSION, vars(cell_of(w)), architectures_of),
-        "settings": lambda w: of("settings", w, options),
-        "effort": lambda w, input, threads: of("effort", w, effort(threads) if effort else options),
-        # Exit code 1 of a stage that answers yes or no says that the work was done and the answer is no.
-        "answer": "|| [ $? -eq 1 ]" if stage.run.__annotations__["return"] is int else "",
-        **({"content": lambda w: HASHES.joint(sources(w))} if sources else {}),
-    }

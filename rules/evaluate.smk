@@ -1,3 +1,9 @@
+# The windows that the dense model has sampled, on which the divergence of a run from it is measured.
+held_out = lambda w: [targets.text_path(STUDY, DIVERGENCE, w.model, w.task)] if STUDY.divergence_windows else []
+# The texts on which a run's mask was calibrated, or its decoder layers reconstructed.
+seen_texts = lambda w: targets.seen_texts(STUDY, w)
+
+
 # Evaluate the merged model on the task's validation examples and on the probes, after it passed the validation of its
 # sparsity.
 use rule run_script as evaluate_run with:

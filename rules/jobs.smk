@@ -18,12 +18,12 @@ rule run_script:
     conda:
         ROOT / "envs/sparseft.yaml"
     resources:
-        **requested(),
+        **requested,
         # Otherwise Slurm may take the GPUs from several machines.
         nodes=1,
     params:
-        # What stands between `python` and the script.
-        launch="",
+        # What starts the script.
+        command="python",
         script="",
         kind=lambda w: "",
         settings="",
@@ -36,5 +36,5 @@ rule run_script:
         'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
         ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
         'else SPARSEFT_GPUS="$1" "${{@:2}}"; fi; }}; '
-        'on_gpus {resources.gpu} python {params.launch} "$SCRIPTS"/{params.script}'
+        'on_gpus {resources.gpu} {params.command} "$SCRIPTS"/{params.script}'
         " {params.settings} {params.files} {params.effort} > {log:q} 2>&1 {params.answer}"

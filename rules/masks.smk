@@ -81,6 +81,9 @@ use rule run_script as prune with:
         **running("compute_masks", "mask", effort=in_pass),
 
 
+imported_sources = own_files(lambda w: model_files(STUDY.pruned_source(w.model, w.method, int(w.sparsity)) or ""))
+
+
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model.
 use rule run_script as import_pruned with:
     input:

@@ -17,7 +17,7 @@ use rule run_script as merge_adapter with:
     # As many as an evaluation has. With fewer, merges would run ahead of evaluations and fill the disk.
     threads: STUDY.resources.threads
     resources:
-        **requested(),
+        **requested,
         # A cluster's profile limits them, because a group of jobs holds this until its evaluation ends.
         merged_models=1,
     params:

@@ -1,3 +1,11 @@
+model_sources = own_files(lambda w: model_files(STUDY.models[w.model].source))
+training_sources = own_files(lambda w: task_files(STUDY.task_data(w.task), ["train"]))
+validation_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
+selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task)))
+perplexity_sources = own_files(lambda w: [STUDY.perplexity.local] if STUDY.perplexity else [])
+calibration_sources = own_files(lambda w: [STUDY.texts[w.text].local])
+
+
 # Make a Hugging Face checkpoint from a model's source. manifest.json is written last and stands for the whole folder.
 use rule run_script as prepare_model with:
     input:

@@ -22,9 +22,9 @@ from pathlib import Path
 import pandas as pd
 import psutil
 from project import TINY_STUDY, Study, tiny_grid
+from sparseft import grid
 from sparseft.command import run
 from sparseft.storage.record import trained_digest
-from sparseft.study import grid
 from tiny_models import save_tiny
 
 KINDS = ("a job", "snakemake", "everything")

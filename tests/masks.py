@@ -10,16 +10,16 @@ from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
+from sparseft.grid import PassFiles
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import Mask, MaskWriter, read_mask
+from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.storage.bits import to_float32
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from sparseft.tasks import BY_NAME
 from torch import Tensor, nn
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 import yaml
 from jobs import Process
+from sparseft.section import parse_section
 from sparseft.storage import locks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
-from sparseft.study.section import parse_section
 
 ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "tests/jobs.py"

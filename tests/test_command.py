@@ -16,8 +16,8 @@ from project import ROOT
 from pydantic import Field
 from sparseft.command import Flags, command_line, parse, run
 from sparseft.errors import TRACEBACK_PREFIX, InputError
+from sparseft.section import Section, flags
 from sparseft.storage.atomic import write_json
-from sparseft.study.section import Section, flags
 
 
 class Schedule(Section):

@@ -25,12 +25,12 @@ from project import ROOT, read_record, succeed
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task
+from sparseft.grid import Run
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import METHODS
 from sparseft.modes import MODES
 from sparseft.pruning.compact import compact
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.study.grid import Run
 from sparseft.tasks import BY_NAME, KINDS, TASKS
 from tiny_models import MODELS, edited, loaded, save_tiny
 

@@ -14,7 +14,7 @@ from sparseft.patterns.semistructured import SEMISTRUCTURED
 from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
 from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
-from sparseft.study.backends import BACKENDS
+from sparseft.trainers.backends import BACKENDS
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_method_on_a_text_is_the_method_but_for_its_examples(base):
         own == "task", False, other == "task"
     )  # fmt: skip
     assert get_method(f"{base}_on_{other}").name == f"{base}_on_{other}"
-    with pytest.raises(InputError, match=f"{base} looks at {own} already; write {base}$"):
+    with pytest.raises(InputError, match=f"{base}_on_{own}. is unknown; did you mean {base}[?]"):
         get_method(f"{base}_on_{own}")
     # Of such a text the examples of the task are a part.
     assert get_method(f"{base}_on_taskc4").uses_task

@@ -1,8 +1,8 @@
 """Test what the modes say of one another."""
 
 import pytest
+from sparseft import grid
 from sparseft.modes import MODES, get_mode, with_starts
-from sparseft.study import grid
 
 
 def test_a_mode_brings_the_one_that_it_starts_from():

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.errors import InputError
+from sparseft.grid import Cell, Run
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
-from sparseft.study.grid import Cell, Run
 from sparseft.training.progress import SavedState
 from tiny_models import change_json, save_tiny
 

@@ -22,7 +22,7 @@ from cyclopts.validators import Number
 from pydantic import ValidationError
 
 from sparseft.errors import InputError, end, one_line
-from sparseft.study.section import first_fault
+from sparseft.section import first_fault
 
 T = TypeVar("T")
 # The main function of a script returns its exit code; None is 0.

@@ -232,16 +232,17 @@ def get_method(name: str) -> Method:
         return method
     if method and method.uses_examples and re.fullmatch(TEXT_NAME, text):
         named = replace(method, calibration=None if text == TASK else text)
-        if named.calibration == method.calibration:
-            raise InputError(f"method {name!r}: {base} looks at {text} already", f"write {base}")
-        return named
+        # A method has one name, which leaves out the text that it looks at anyway.
+        if named.name == name:
+            return named
     with_importance = [
         known
         for known, method in METHODS.items()
         if method.importance and method.importance.name == name and not (method.allocation or method.update)
     ]
     of_pattern = [known for known, method in METHODS.items() if method.pattern.name == name and not method.update]
-    meant = " or ".join(with_importance or of_pattern or get_close_matches(name, METHODS))
+    close = [base] if method else get_close_matches(name, METHODS)
+    meant = " or ".join(with_importance or of_pattern or close)
     advice = f"did you mean {meant}? " if meant else ""
     raise InputError(f"method {name!r} is unknown", f"{advice}docs/methods.md lists all methods")
 

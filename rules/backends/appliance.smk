@@ -9,7 +9,7 @@ TURN = flags(
 )
 if workflow.is_main_process and not QUEUED and "csx" not in workflow.global_resources:
     workflow.register_resource("csx", 1)
-on_csx = lambda name: f'"$SCRIPTS"/run_on_appliance.py --name {name} {TURN} -- {PYTHON}'
+on_csx = lambda w, input: f'python "$SCRIPTS"/run_on_appliance.py --name {grid.RUN_ID.format(**w)} {TURN} -- {PYTHON}'
 ON_APPLIANCE = {
     "gpu": 0,
     "csx": int(STUDY.cerebras.on_csx),
@@ -37,10 +37,9 @@ use rule run_script as train_adapter with:
     retries: 0
     threads: STUDY.resources.threads
     resources:
-        **requested() | ON_APPLIANCE,
+        **requested | ON_APPLIANCE,
     params:
-        **TRAINER,
-        launch=lambda w, input: on_csx(grid.RUN_ID.format(**w)),
+        **running(TRAINER, "training", command=on_csx),
 
 
 # Train the kept weights of one run themselves.
@@ -61,7 +60,6 @@ use rule run_script as train_weights with:
     retries: 0
     threads: STUDY.resources.threads
     resources:
-        **requested() | ON_APPLIANCE,
+        **requested | ON_APPLIANCE,
     params:
-        **TRAINER,
-        launch=lambda w, input: on_csx(grid.RUN_ID.format(**w)),
+        **running(TRAINER, "training", command=on_csx),

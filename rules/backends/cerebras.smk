@@ -2,7 +2,7 @@
 from shlex import quote
 
 PYTHON = quote(str(ROOT / STUDY.cerebras.python))
-TRAINER = running("train_cerebras", "training")
+TRAINER = "train_cerebras"
 BESIDE = {}
 
 
@@ -25,10 +25,9 @@ use rule run_script as measure_batch with:
     retries: 0
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
-        **requested() | ON_APPLIANCE,
+        **requested | ON_APPLIANCE,
     params:
-        **running("measure_cerebras", "throughput"),
-        launch=lambda w, input: on_csx(grid.RUN_ID.format(**w)),
+        **running("measure_cerebras", "throughput", command=on_csx),
 
 
 # Join the repeats of a cell into the file that the analysis reads.

@@ -1,6 +1,6 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
 PYTHON = "python"
-TRAINER = running("train_modelzoo", "training")
+TRAINER = "train_modelzoo"
 BESIDE = {"exported": lambda w: grid.exported(w.method)}
 
 

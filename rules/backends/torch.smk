@@ -1,8 +1,12 @@
 # Training and measurement with torch, on the CPU or the GPUs of this machine.
 
-# How python starts a training of several processes.
 PROCESSES = STUDY.resources.processes
-LAUNCH = f"-m sparseft.training.processes --standalone --nproc_per_node={PROCESSES}" if PROCESSES > 1 else ""
+# What starts a training of several processes.
+STARTED_TOGETHER = f"python -m sparseft.training.processes --standalone --nproc_per_node={PROCESSES}"
+# What the training of a run continues, and the model that teaches it.
+continued = lambda w: PATHS.trained(STUDY.start_of(run_of(w)))
+schedule_of = lambda w: STUDY.training_of(w.task, grid.training_name(w.training))
+teacher_of = lambda w: original_of(w) if schedule_of(w).distillation else []
 
 
 use rule run_script as train_adapter with:
@@ -21,8 +25,7 @@ use rule run_script as train_adapter with:
         mode="|".join(set(grid.TASK_MODES) - set(grid.FULL_MODES)),
     threads: STUDY.resources.threads * PROCESSES
     params:
-        **running("train", "training"),
-        launch=LAUNCH,
+        **running("train", "training", command=STARTED_TOGETHER if PROCESSES > 1 else "python"),
 
 
 # Train the kept weights of one run themselves.
@@ -42,8 +45,7 @@ use rule run_script as train_weights with:
         mode="|".join(grid.FULL_MODES),
     threads: STUDY.resources.threads * PROCESSES
     params:
-        **running("train", "training"),
-        launch=LAUNCH,
+        **running("train", "training", command=STARTED_TOGETHER if PROCESSES > 1 else "python"),
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
@@ -82,7 +84,7 @@ use rule run_script as measure_throughput with:
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     # On a CPU, memory_mb is the limit of the measuring process. Two other processes need 1000 MB more.
     resources:
-        **requested() | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
+        **requested | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:
         **running("measure_throughput", "throughput"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from analysis import frames
-from sparseft.study.grid import Run
+from sparseft.grid import Run
 
 
 @pytest.fixture

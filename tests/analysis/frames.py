@@ -11,9 +11,9 @@ import pandas as pd
 from records.sound_records import SCHEMAS, diverge, pieces
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import Results, compute
+from sparseft.grid import Run
 from sparseft.records.record_file import write
 from sparseft.study.config import Analysis
-from sparseft.study.grid import Run
 
 # method, sparsity, mode, value; the loss is 2 - value
 CELLS = (

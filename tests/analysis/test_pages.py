@@ -18,7 +18,7 @@ from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, commands
 from sparseft.analysis.sentences import sentences
 from sparseft.analysis.tables import Results
-from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
+from sparseft.grid import FINDINGS, PAGES, REPORT, Run
 
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
 METHODS = ["unstructured", "structured", "random"]

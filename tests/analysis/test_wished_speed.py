@@ -15,8 +15,8 @@ from sparseft.analysis.sentences import speed_sentences
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
 from sparseft.errors import InputError
+from sparseft.grid import FINDINGS, Run
 from sparseft.study.config import Analysis
-from sparseft.study.grid import FINDINGS, Run
 
 WISH = Analysis(wished_speedup=1.3)
 MODE = "no_finetune"

@@ -20,13 +20,16 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.data.rows import write_rows
+from sparseft.grid import PassFiles
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import unfuse_experts
 from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.masks.settings import Masks
 from sparseft.masks.validation import validate
 from sparseft.methods import get_method
 from sparseft.planning.sizes import described
@@ -34,13 +37,10 @@ from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Training
-from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.settings import Training
 from tiny_models import LLAMA3, MODELS, PRUNABLE_LAYERS, loaded, save_tiny, stock
 
 from masks import pass_of

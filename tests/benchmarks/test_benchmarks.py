@@ -14,8 +14,8 @@ from hub_cache import write
 from project import ROOT
 from sparseft.command import parse
 from sparseft.lora import effective_weight
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
+from sparseft.training.settings import Training
 from tiny_models import save_tiny
 
 FOLDER = ROOT / "benchmarks"

@@ -8,10 +8,10 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
 from sparseft.masks.mask_file import read_mask
-from sparseft.study.backends.cerebras import Cerebras
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.backends.cerebras import Cerebras
 from sparseft.training.job import TrainingJob
+from sparseft.training.settings import Training
 from tiny_models import MODELS, PRUNABLE_LAYERS, TYPICAL
 from transformers import get_scheduler
 

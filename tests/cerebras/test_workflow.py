@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from runs import CPU, DEFAULT_PYTHON
-from sparseft.records.throughput_record import MEASURED
+from sparseft import grid
+from sparseft.evaluation.throughput_record import MEASURED
 from sparseft.storage.record import trained_digest
-from sparseft.study import grid
 
 CELLS = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
 SETTINGS = {"python": sys.executable, "sequence_length": 128}

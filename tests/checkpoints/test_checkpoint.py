@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint, read_header
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
 from sparseft.storage.bits import to_float32
-from sparseft.study.sources import Model
 from tiny_models import change_json, edited, save_tiny
 
 AWKWARD = [0.0, -0.0, 1.0, -1.5, 3e-39, 65504.0, 2**-24, float("inf"), float("-inf"), float("nan")]

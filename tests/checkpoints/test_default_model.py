@@ -8,8 +8,8 @@ from project import DEFAULT
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.language_model.model import load_model
-from sparseft.study.sources import Model
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.study.sources import Model
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, edited, save_tiny
 from transformers import AutoTokenizer
 

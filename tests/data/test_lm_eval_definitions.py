@@ -12,8 +12,8 @@ from sparseft.data.lm_eval_definitions import FOLDER, config_of, read_definition
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.lm_eval_rendering import harness_definition
 from sparseft.data.rows import checked_row
+from sparseft.data.settings import TaskData
 from sparseft.errors import InputError
-from sparseft.study.sources import TaskData
 
 CHOICE = {
     "output_type": "multiple_choice",

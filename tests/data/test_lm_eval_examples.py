@@ -16,12 +16,12 @@ from project import call_script, succeed
 from sparseft.data.lm_eval_definitions import FOLDER, read_definition
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.prepared import find_task, read_splits
+from sparseft.data.settings import TaskData
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import run_harness
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import encode
-from sparseft.study.sources import TaskData
 
 # lm-eval starts git and tools that describe the machine.
 pytestmark = pytest.mark.process

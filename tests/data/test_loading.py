@@ -9,10 +9,10 @@ from datasets import load_dataset
 from hub_cache import COMMIT, publish, write
 from project import call_script, refused, succeed
 from sparseft.data.loading import load_examples, load_rows, loaded_revision, measured_lengths, own_task
+from sparseft.data.settings import HUB_DATA, WIKITEXT2_PLACE, TaskData
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
-from sparseft.study.sources import HUB_DATA, WIKITEXT2_PLACE, TaskData
 from sparseft.tasks import BY_NAME, TASKS, instruction
 from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
 

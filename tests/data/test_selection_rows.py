@@ -14,8 +14,8 @@ from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import read_selection
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
+from sparseft.evaluation.evaluation_record import SelectionRecord
 from sparseft.language_model.model import load_model
-from sparseft.records.evaluation_record import SelectionRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import write_record

@@ -3,9 +3,9 @@
 import pytest
 from pages import rows_of, section
 from project import laid_over
+from sparseft.data.settings import DIVERGENCE
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import Requests
-from sparseft.study.sources import DIVERGENCE
 
 SOURCES = {
     "LLaMA-7B": "hub:huggyllama/llama-7b",

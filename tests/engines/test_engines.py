@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
 from sparseft.export.engines import find_engines, measure
 from sparseft.export.gguf_file import format_shares, kept_zeros, write_gguf
-from sparseft.study.export_settings import Export
-from sparseft.study.sources import Model
+from sparseft.export.settings import Export
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 PROMPTS = [list(range(100, 116)), list(range(7000, 7016))]

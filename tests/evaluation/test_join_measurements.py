@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from project import refused, succeed
 from sparseft.errors import InputError
+from sparseft.evaluation.throughput_record import MeasurementRecord, read_measurements
 from sparseft.records.record_file import write
-from sparseft.records.throughput_record import MeasurementRecord, read_measurements
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
+from sparseft.training.settings import MEASURED_KEYS, Training
 
 CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
 # The digests of what was measured.
@@ -19,7 +18,7 @@ INPUTS = {"model": "a", "mask": "b", "train": "c"}
 def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
     """What measure_cerebras.py writes: 100 steps at 10 * size + seed samples a second."""
     samples = 100 * size
-    training = Training().model_dump(exclude=Training.keys_of(Role.MEASUREMENT))
+    training = Training().model_dump(exclude=MEASURED_KEYS)
     content = {
         **training,
         **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2},

@@ -14,11 +14,11 @@ import pytest
 from hub_cache import write
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
+from sparseft.evaluation import throughput_record
 from sparseft.evaluation.throughput import MeasuredTraining, measure, reason_of
 from sparseft.language_model.batches import Example, collate, encode, of_length, shuffled
-from sparseft.records import throughput_record
-from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks import BY_NAME
+from sparseft.training.settings import Throughput, Training
 from transformers import AutoTokenizer
 
 from masks import compute_masks, write_mask

@@ -17,7 +17,7 @@ from project import program
 from sparseft.errors import InputError
 from sparseft.export import engine_process, engines
 from sparseft.export.engines import Answer, _bound, _result, find_engines, measure
-from sparseft.study.export_settings import Export
+from sparseft.export.settings import Export
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.export.gguf_file import check_rows, format_shares, kept_zeros, write_gguf
-from sparseft.study.export_settings import Export
+from sparseft.export.settings import Export
 from tiny_models import save_tiny
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}

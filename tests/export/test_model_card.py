@@ -5,13 +5,13 @@ from contextlib import nullcontext
 import pytest
 from huggingface_hub import ModelCard
 from records.sound_records import CONTENTS
+from sparseft.checkpoints.manifests import ModelManifest
 from sparseft.errors import InputError
+from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.licence import Terms, check_derivatives, stated_licence, terms_of
 from sparseft.export.model_card import model_card
-from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.manifests import ModelManifest
-from sparseft.records.validation_record import ValidationRecord
-from sparseft.study.grid import Run
+from sparseft.grid import Run
+from sparseft.masks.validation_record import ValidationRecord
 
 MANIFEST = ModelManifest.model_construct(source="hub:somebody/tiny", revision=None)
 

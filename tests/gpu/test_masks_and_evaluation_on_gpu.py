@@ -12,11 +12,11 @@ from project import ROOT
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.throughput import MeasuredTraining, measure
+from sparseft.evaluation.throughput_record import MEASURED
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
-from sparseft.records.throughput_record import MEASURED
-from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks import BY_NAME
+from sparseft.training.settings import Throughput, Training
 
 FROM_EXAMPLES = [f"unstructured_{name}" for name in ("gradient", "taylor", "wanda", "ria", "sparsegpt")]
 FROM_EXAMPLES.append("structured_obs_on_task")

@@ -8,7 +8,7 @@ from sparseft.language_model.weights import unfuse_experts
 from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.merge import merge
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 from sparseft.training.trained_part import model_to_train
 from torch import Tensor, nn
 

@@ -10,15 +10,15 @@ import yaml
 from project import Study, laid_over
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation.evaluate import evaluate
+from sparseft.grid import Run
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.loss import teacher_logits
 from sparseft.language_model.model import load_model
 from sparseft.language_model.placement import DISK, placement
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import CUDA, Requests
-from sparseft.study.grid import Run
-from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
+from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny
 

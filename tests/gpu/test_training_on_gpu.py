@@ -13,12 +13,11 @@ import torch
 from project import ROOT
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.grid import PassFiles
+from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 TRAIN = ROOT / "workflow/scripts/train.py"
 SCHEDULE = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "lora_r": 16, "save_every": 1}

@@ -43,4 +43,4 @@ def test_stade_is_the_magnitude_times_the_standard_deviation_over_all_tokens():
     found = INPUT_DEVIATIONS.finish(sums, len(inputs)).numpy()
     np.testing.assert_allclose(found, deviations, rtol=1e-6)
     assert (found[3], found.shape) == (0, (32,))
-    np.testing.assert_allclose(STADE.score(WEIGHTS, found, None), np.abs(WEIGHTS) * deviations, rtol=1e-6)
+    np.testing.assert_allclose(STADE.score(WEIGHTS, found), np.abs(WEIGHTS) * deviations, rtol=1e-6)

@@ -8,7 +8,7 @@ from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import initial_factor
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 from torch import nn
 from torch.nn import functional as F
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
+from sparseft.grid import Run
 from sparseft.lora.adapted_model import masks_on, unpacked
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import Run
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import change_json, save_tiny
 from transformers import AutoModelForCausalLM

@@ -10,16 +10,16 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place, open_checkpoint, places
+from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
+from sparseft.grid import PassFiles
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
+from sparseft.masks.settings import Masks
 from sparseft.masks.validation import validate
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.bits import pack
 from sparseft.storage.hashes import sha256
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
-from sparseft.study.sources import Model
 from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
 from tiny_models import change_json, save_tiny
 

@@ -32,13 +32,13 @@ def added(monkeypatch) -> Iterator[Callable[[Method], str]]:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, added, tiny_llama):
     def select(ranking) -> None:
-        by_unit(ranking, [[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.layers])
+        by_unit(ranking, [[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.shape])
 
     method = added(Method(Pattern("new", select, has_exact_counts=False), WANDA))
     calibration = ExampleCalibration(lambda checkpoint: EXAMPLES, {})
     mask = compute_masks(tiny_llama, method, [50], calibration, sequential=False)[50]
-    for layer, norms in calibration.evidence(tiny_llama, WANDA.statistic).items():
-        sums = WANDA.score(read_float32(tiny_llama, f"{layer}.weight"), norms, None).sum(1 - axis, dtype=np.float64)
+    for layer, norms in calibration.compute(tiny_llama, WANDA.statistic).items():
+        sums = WANDA.score(read_float32(tiny_llama, f"{layer}.weight"), norms).sum(1 - axis, dtype=np.float64)
         expected = np.ones(len(sums), bool)
         expected[np.argsort(sums, kind="stable")[: len(sums) // 2]] = False
         assert (mask.kept(layer) == (expected if axis else expected[:, None])).all()

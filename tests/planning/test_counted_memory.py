@@ -7,20 +7,20 @@ from peak import Peak
 from project import laid_over
 from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.settings import Model
 from sparseft.language_model.batches import Batch
 from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, CrossEntropyFunction
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
+from sparseft.masks.settings import Masks
 from sparseft.planning import requests
 from sparseft.planning.job_kind import JobKind
 from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, Requests
 from sparseft.planning.sizes import NAMED, described
 from sparseft.pruning.obs import by_rounds, refit
 from sparseft.pruning.sparsegpt import inverse_factor
-from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Training
-from sparseft.study.sources import Model
+from sparseft.training.settings import Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import MODELS
 from torch.nn import functional as F

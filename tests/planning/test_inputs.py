@@ -7,13 +7,13 @@ import lm_eval
 import pytest
 import yaml
 from project import laid_over, succeed
+from sparseft.data.settings import TaskData
 from sparseft.data.task_files import task_files
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_inputs, check_sources, fetched_files, rounded_heads
 from sparseft.planning.sizes import NAMED
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study.config import Config
-from sparseft.study.sources import TaskData
 from tiny_models import change_json
 
 
@@ -71,7 +71,6 @@ LONG = f"{{models: {{{'m' * 190}: {{source: 'path:model'}}}}, grid: {{models: [{
         ("models: {mine: {source: 'mdl:x.mdl@model'}}", "models.mine: x.mdl: no such file"),
         ("models: {mine: {source: 'path:gpt'}}", "models.mine: architecture GPT2LMHeadModel"),
         ("grid: {methods: [experts_random], sparsities: [50]}", "LlamaForCausalLM has no experts"),
-        ("grid: {methods: [layers_random], sparsities: [50, 51]}", "models.mine: 50 % and 51 % both remove 16 of 32"),
         (
             MISSING,
             "tasks.own: rows/train.jsonl: no such file, .*, masks.calibration.story.text: story.txt: .*,"

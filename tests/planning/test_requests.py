@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 from project import DEFAULT, ROOT
+from sparseft.grid import Run
 from sparseft.planning.hours import UPDATE, job_seconds
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.requests import CUDA_LIBRARIES, MARGIN, PROGRAM, UNKNOWN, Requests
+from sparseft.section import parse_section
 from sparseft.study.config import Config
-from sparseft.study.grid import Run
-from sparseft.study.section import parse_section
 
 SWEEP = DEFAULT | yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 

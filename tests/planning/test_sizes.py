@@ -7,9 +7,9 @@ import pytest
 from project import laid_over
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
 from sparseft.planning.sizes import NAMED, described, perplexity_tokens, task_lengths
-from sparseft.study.sources import Model
 from sparseft.tasks import BY_NAME
 from tiny_models import MODELS
 

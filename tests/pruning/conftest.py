@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import write_rows
+from sparseft.grid import PassFiles
 from sparseft.masks.mask_file import Mask
+from sparseft.masks.settings import Masks
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.calibration_examples import calibrate
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 
 from masks import NUMBER, ROWS, TASK, compute_masks
 

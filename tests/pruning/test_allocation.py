@@ -14,10 +14,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.masks.settings import Masks
 from sparseft.pruning.allocation import allocate, slots_pruned
 from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.sparsegpt import prune_weights
-from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, edited, save_tiny, stock
 
 from masks import NUMBER, ROWS, TASK, inputs_of, pass_of, read_float32

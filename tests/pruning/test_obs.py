@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 from sparseft.architectures.architecture import KEY_VALUE_HEADS
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
+from sparseft.masks.settings import Masks
 from sparseft.masks.validation import validate
 from sparseft.pruning.hessian import output_error
 from sparseft.pruning.obs import choose_units, prune_units, refit
-from sparseft.study.mask_settings import Masks
 from test_weight_updates import CALIBRATION, decoder_layers, output_errors
 from tiny_models import TYPICAL, save_tiny
 

@@ -109,16 +109,12 @@ def test_a_hessian_that_is_not_positive_definite_is_damped_more_and_said(capsys)
     assert torch.equal(again.weights, pruned.weights)
 
 
-@pytest.mark.parametrize(
-    ("factor", "spike", "fault"),
-    [
-        (1, 1e9, "layer: its Hessian is not positive definite with a damping of 100;"),
-        (0, 0, "layer: its inputs are zero in all calibration examples, or no token reaches it"),
-    ],
-)
-def test_a_hessian_that_no_damping_helps_is_refused(factor, spike, fault):
+@pytest.mark.parametrize(("factor", "spike"), [(1, 1e9), (0, 0)])
+def test_a_hessian_that_no_damping_helps_is_refused(factor, spike):
+    """As that of a layer that no token reaches."""
     weights, hessian = layer()
     hessian = factor * hessian
     hessian[1, 0] = hessian[0, 1] = spike
+    fault = "layer: its Hessian is not positive definite with a damping of 100;"
     with pytest.raises(InputError, match=fault):
         prune_layer("layer", weights, hessian, 480, block=8, damping=DAMPING)

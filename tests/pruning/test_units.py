@@ -13,15 +13,15 @@ from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.errors import InputError
+from sparseft.grid import PassFiles
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import read_checked_mask
+from sparseft.masks.settings import Masks
 from sparseft.masks.validation import validate
 from sparseft.patterns.experts import EXPERTS
 from sparseft.patterns.layers import LAYERS
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.unit_scores import score_units
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from tiny_models import change_json, loaded, save_tiny
 from torch import Tensor, nn
 
@@ -236,25 +236,17 @@ def check_part(
 
 
 @pytest.mark.parametrize(
-    ("units", "name", "percents", "line"),
+    ("name", "percent", "line"),
     [
-        (
-            EXPERTS.units,
-            "mixtral",
-            [30],
-            "no whole number of experts reaches 30 %; .*21.4 % .1 of 4 experts. and 42.9 %",
-        ),
+        ("mixtral", 30, "no whole number of experts reaches 30 %; .*21.4 % .1 of 4. and 42.9 %"),
         # One expert must stay.
-        (EXPERTS.units, "mixtral", [86], "no whole number of experts reaches 86 %"),
-        (EXPERTS.units, "mixtral", [21, 22], "21 % and 22 % both remove 1 of 4 experts; leave one"),
-        (LAYERS.units, "mixtral", [5], "no whole number of decoder layers reaches 5 %"),
-        (EXPERTS.units, "llama", [50], "LlamaForCausalLM has no experts"),
+        ("mixtral", 86, "no whole number of experts reaches 86 %"),
+        ("llama", 50, "LlamaForCausalLM has no experts"),
     ],
 )
-def test_a_sparsity_that_no_whole_number_of_units_reaches_is_refused(units, name, percents, line, tiny_models):
-    checkpoint = Checkpoint(tiny_models[name])
+def test_a_sparsity_that_no_whole_number_of_units_reaches_is_refused(name, percent, line, tiny_models):
     with pytest.raises(InputError, match=line):
-        units.removed(described(checkpoint), percents)
+        EXPERTS.units.removed(described(Checkpoint(tiny_models[name])), [percent])
 
 
 def test_equal_scores_are_cut_by_number_and_no_sparsity_removes_nothing(tmp_path, places):

@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
 from sparseft.errors import InputError
+from sparseft.grid import PassFiles
 from sparseft.language_model.batches import Example
 from sparseft.language_model.weights import memory_path
 from sparseft.masks.mask_file import check_mask, read_mask
+from sparseft.masks.settings import Masks
 from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.hessian import output_error
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import prune_layer, prune_weights
 from sparseft.storage.bits import pack
-from sparseft.study.grid import PassFiles
-from sparseft.study.mask_settings import Masks
 from tiny_models import TYPICAL, save_tiny, stock
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -71,8 +71,9 @@ def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_giv
             assert errors[layer] == pytest.approx(output_error(before, after.double(), hessian), rel=1e-2), layer
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("percent", [1, 50, 70, 99])
+@pytest.mark.parametrize(
+    ("percent", "dtype"), [(1, torch.bfloat16), (50, torch.float16), (70, torch.float32), (99, torch.bfloat16)]
+)
 def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_path, places):
     checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", dtype))
     prune_weights(pass_of(checkpoint, METHOD, [percent], places, SETTINGS, CALIBRATION))

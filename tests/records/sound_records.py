@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from sparseft.analysis.run_files import SCHEMAS as RUN_SCHEMAS
 from sparseft.evaluation.scoring import ratio_error
+from sparseft.evaluation.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord
+from sparseft.grid import Cell, Run
 from sparseft.records.record_file import RecordPart
-from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord
-from sparseft.study.grid import Cell, Run
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
+from sparseft.training.settings import MEASURED_KEYS, Training
 
 CPU = "CPU: AMD EPYC, 1 thread"
 SCHEMAS = {Path(schema.file_name).stem: schema for schema in RUN_SCHEMAS.values()}
@@ -194,7 +193,7 @@ def measured(name: str, repeats: int = 3) -> dict:
                 for size, status, reason in ((16, OUT_OF_MEMORY, "killed"), (32, SKIPPED, None))]  # fmt: skip
     model, task, method, sparsity = name.split("-")[:4]
     mask = digest(model, method, int(sparsity.removeprefix("sparsity")))
-    return Training().model_dump(exclude=Training.keys_of(Role.MEASUREMENT)) | {
+    return Training().model_dump(exclude=MEASURED_KEYS) | {
         "cell": name, "backend": "torch", "device": CPU, "threads": 1, "processes": 1, "versions": {},
         "sequence_length": None, "warmup_steps": 1, "steps": 2, "repeats": repeats, "batches": batches,
         "memory_limit_bytes": 2 * 10**9, "memory_limit_kind": "private", "peak_memory_kind": "resident",

@@ -9,16 +9,15 @@ import pytest
 from project import read_record
 from records.sound_records import CONTENTS, changed, digest
 from sparseft.errors import InputError
-from sparseft.records.engine_record import EnginesRecord
-from sparseft.records.evaluation_record import EvaluationRecord, SelectionRecord
-from sparseft.records.merge_record import MergeRecord
+from sparseft.evaluation.evaluation_record import EvaluationRecord, SelectionRecord
+from sparseft.evaluation.throughput_record import ThroughputRecord
+from sparseft.export.engine_record import EnginesRecord
+from sparseft.lora.merge_record import MergeRecord
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.records.record_file import RecordPart, files_digest, read_record_file, write
-from sparseft.records.throughput_record import ThroughputRecord
-from sparseft.records.training_record import TrainingRecord
-from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.record import check_record
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
+from sparseft.training.settings import Effort, Training
+from sparseft.training.training_record import TrainingRecord
 
 
 def reason_of(schema: type[RecordPart], path: Path) -> str:
@@ -132,7 +131,7 @@ def test_every_key_of_the_training_is_in_its_record_and_those_that_decide_the_ad
     content = changed(TrainingRecord, reconstruction=reconstruction | {"layers": layers}, cerebras={"target": "CPU"})
     record = TrainingRecord(**content)
     assert Training.model_fields.keys() <= TrainingRecord.model_fields.keys()
-    without_effect = Training.keys_of(Role.SAVING | Role.WATCHING)
+    without_effect = {*Effort.model_fields, "eval_every"}
     assert record.settings.keys() & Training.model_fields.keys() == Training.model_fields.keys() - without_effect
     assert (record.settings["reconstruction.seed"], record.settings["cerebras.target"]) == (1, "CPU")
     assert (record.final_task_loss, TrainingRecord(**CONTENTS[TrainingRecord]).final_task_loss) == (None, 2.0)

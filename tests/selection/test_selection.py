@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft.selection.groups import by_group
-from sparseft.selection.ranking import Ranking
-from sparseft.selection.rows import by_row
-from sparseft.selection.together import by_layer
+from sparseft.selection.ranking import Ranking, by_group, by_layer, by_row
 from sparseft.storage.bits import pack, unpack
 
 PERCENTS = list(range(0, 100, 10))

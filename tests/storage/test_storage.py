@@ -14,15 +14,16 @@ import pytest
 from project import tree
 from records.sound_records import CONTENTS
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.trained_weights import check_trained
 from sparseft.errors import InputError, message
-from sparseft.records.merge_record import MergeRecord, check_model
+from sparseft.lora.merge_record import MergeRecord, check_model
 from sparseft.records.record_file import write
-from sparseft.records.training_record import TrainingRecord, check_trained
 from sparseft.storage import atomic
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.storage.locks import open_lock
 from sparseft.storage.outputs import check_apart
 from sparseft.storage.record import check_record, trained_digest, unaltered, write_record
+from sparseft.training.training_record import TrainingRecord
 
 DEAD = 2**22 + 1
 HOLD = """

@@ -10,15 +10,15 @@ import jsonschema
 import pytest
 from project import DEFAULT, ROOT, laid_over
 from sparseft.errors import InputError, one_line
+from sparseft.masks.mask_record import MaskMeta
+from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import get_method
 from sparseft.planning.inputs import check_sources
-from sparseft.records.manifests import MaskMeta
+from sparseft.section import parse_section
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete
-from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.schedule import Distillation
-from sparseft.study.section import parse_section
 from sparseft.study.yaml_file import read_sections
+from sparseft.training.settings import Distillation
 
 FILES = sorted((ROOT / "config").glob("*.yaml"))
 TEXT = {"kind": "text", "local": "x"}

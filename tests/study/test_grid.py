@@ -3,11 +3,18 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sparseft import grid
 from sparseft.errors import InputError
+from sparseft.grid import (
+    METHODS,
+    MODES,
+    NO_FINETUNE,
+    SEEDS,
+    Cell,
+    Run,
+)
 from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
-from sparseft.study import grid
-from sparseft.study.grid import METHODS, MODES, NO_FINETUNE, SEEDS, Cell, Run
 
 AXES = {name: st.from_regex(grid.WILDCARDS[name], fullmatch=True) for name in ("model", "task")}
 AXES |= {"method": st.sampled_from(METHODS), "sparsity": st.integers(0, 99)}

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from project import laid_over
+from sparseft import grid
 from sparseft.errors import InputError
-from sparseft.study import grid, targets
+from sparseft.grid import NO_FINETUNE, Run
+from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.study.grid import NO_FINETUNE, Run
 
 GRID = {
     "models": ["a", "b"],

@@ -18,11 +18,11 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.modes import get_mode
 from sparseft.planning.requests import REDUCED
 from sparseft.storage.hashes import sha256
-from sparseft.study.schedule import Distillation, Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import train_part
+from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group

@@ -7,9 +7,9 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import kind_of
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.fixed_shapes import HIDDEN, IGNORED, FixedLengthLoss, causal_mask, fixed_batch, plain_kind_of
+from sparseft.training.settings import Training
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")

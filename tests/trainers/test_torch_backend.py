@@ -18,10 +18,10 @@ from sparseft.language_model.placement import DISK, placement
 from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.adapter import read_adapter
 from sparseft.storage.hashes import sha256
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.settings import Training
 from tiny_models import PRUNABLE_LAYERS, change_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -11,10 +11,10 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.model import load_model
 from sparseft.lora.carried_mask import carried_mask
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import step_seed, train_part
 from sparseft.training.progress import Progress, SavedState
+from sparseft.training.settings import Training
 from sparseft.training.trained_part import AdapterPart, WeightsPart, model_to_train
 from tiny_models import save_tiny
 from torch.nn import functional as F

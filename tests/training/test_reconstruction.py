@@ -14,10 +14,10 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.language_model.weights import memory_path
 from sparseft.lora.merge import merge
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import reconstruct
 from sparseft.training.job import TrainingJob
+from sparseft.training.settings import Training
 from tiny_models import edited, save_tiny, stock
 from torch import Tensor, nn
 from torch.nn import functional as F

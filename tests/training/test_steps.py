@@ -6,9 +6,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from sparseft.language_model.batches import Example
-from sparseft.study.schedule import Training
 from sparseft.training.loop import optimizer_and_schedule, train_part
 from sparseft.training.progress import SavedState
+from sparseft.training.settings import Training
 from sparseft.training.trained_part import TrainedPart
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 

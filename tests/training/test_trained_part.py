@@ -14,9 +14,9 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.merge import merge
 from sparseft.masks.validation import validate
-from sparseft.study.schedule import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
+from sparseft.training.settings import Training
 from test_loop import prepare
 from tiny_models import save_tiny
 from torch.nn.utils import clip_grad_norm_

@@ -6,7 +6,7 @@ from pathlib import Path
 from hub_cache import write
 from project import succeed
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.study.sources import Model
+from sparseft.checkpoints.settings import Model
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 

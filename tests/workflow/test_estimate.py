@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from scipy.stats import norm
 from sparseft.data.loading import CHARACTERS_PER_TOKEN
 from sparseft.errors import InputError
+from sparseft.grid import Run
 from sparseft.planning import estimate
 from sparseft.planning.estimate import check_disk, disk, examples, hours, needs, study_jobs
 from sparseft.planning.hours import TYPICAL
 from sparseft.planning.probe import speeds_of, this_machine
 from sparseft.planning.requests import Requests
-from sparseft.study.grid import Run
 from sparseft.study.targets import runs
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())

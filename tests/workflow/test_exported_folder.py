@@ -14,8 +14,8 @@ from project import call_script, program, read_record, refused, succeed
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
+from sparseft.checkpoints.settings import Model
 from sparseft.storage.hashes import sha256
-from sparseft.study.sources import Model
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 

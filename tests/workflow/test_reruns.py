@@ -232,7 +232,7 @@ def test_a_sparsity_that_is_added_makes_its_own_runs_and_masks_of_the_same_bits_
 
 
 def test_a_plan_uses_the_library_beside_its_snakefile(copied_study):
-    with open(copied_study.root / "lib/sparseft/study/grid.py", "a") as file:
+    with open(copied_study.root / "lib/sparseft/grid.py", "a") as file:
         file.write("\nraise SystemExit(7)\n")
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--snakefile", copied_study.root / "Snakefile"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}

@@ -14,8 +14,8 @@ from project import call_script, refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.model_source import prepare_model
-from sparseft.study.section import parse_section
-from sparseft.study.sources import Model
+from sparseft.checkpoints.settings import Model
+from sparseft.section import parse_section
 from sparseft.tasks import BY_NAME
 from tiny_models import change_json, edited, save_tiny
 

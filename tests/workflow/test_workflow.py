@@ -3,8 +3,8 @@ tests/lora."""
 
 import pytest
 from project import Study, tiny_grid
-from sparseft.records import throughput_record
-from sparseft.study import grid
+from sparseft import grid
+from sparseft.evaluation import throughput_record
 
 PATHS = grid.ResultPaths()
 

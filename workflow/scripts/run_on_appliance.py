@@ -9,9 +9,9 @@ A command that loses its connection to the appliance is run again, twice. --job_
 from pathlib import Path
 
 from sparseft.command import run
-from sparseft.study.backends.cerebras import JobLabel
-from sparseft.study.grid import ResultPaths
+from sparseft.grid import ResultPaths
 from sparseft.trainers import appliance
+from sparseft.trainers.backends.cerebras import JobLabel
 
 _STOP = Path(ResultPaths().stop)
 

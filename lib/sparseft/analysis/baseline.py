@@ -20,8 +20,8 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from sparseft.errors import InputError
+from sparseft.section import Section, first_fault
 from sparseft.storage.reading import read_text
-from sparseft.study.section import Section, first_fault
 
 KEYS = ["model", "task", "method", "sparsity", "mode"]
 TABLE = [*KEYS, *"training setting metric value low high baseline_value difference inside tolerance".split()]

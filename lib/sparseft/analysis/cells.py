@@ -19,10 +19,10 @@ import pandas as pd
 
 from sparseft.analysis.statistics import Scores, Spread, interval, mean_interval, pooled_spread
 from sparseft.analysis.study import REPEATED, SOUND, Frames, in_order
+from sparseft.data.settings import DIVERGENCE
+from sparseft.export.settings import ENGINES
+from sparseft.grid import DENSE, NO_FINETUNE
 from sparseft.modes import get_mode
-from sparseft.study.export_settings import ENGINES
-from sparseft.study.grid import DENSE, NO_FINETUNE
-from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
 

@@ -32,11 +32,11 @@ from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain, probes
 from sparseft.analysis.settings import compatible
 from sparseft.analysis.statistics import compare, holm
 from sparseft.analysis.study import EVAL_LOSS, MEASURES, VALUE, in_order
+from sparseft.data.settings import DIVERGENCE
+from sparseft.grid import DENSE, NO_FINETUNE
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.planning.power import SIGNIFICANT, rows_needed
-from sparseft.study.grid import DENSE, NO_FINETUNE
-from sparseft.study.sources import DIVERGENCE
 from sparseft.tasks.metrics import LOSS
 
 # Which pairs of cells a question compares. The columns of the second cell begin with `against_`.

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from sparseft.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
 from sparseft.methods import get_method
 from sparseft.records.record_file import files_digest
-from sparseft.study.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
 
 # What several records of a run name -> the fields with its sha256, in the order of the stages. `start` is the adapter
 # from which a training starts.

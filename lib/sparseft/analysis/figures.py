@@ -34,7 +34,7 @@ from sparseft.analysis.cells import PLACE
 from sparseft.analysis.comparisons import sections
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
-from sparseft.study.grid import DENSE, MODES
+from sparseft.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS
 

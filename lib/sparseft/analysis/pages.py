@@ -38,9 +38,16 @@ from sparseft.analysis.sentences import (
 from sparseft.analysis.study import in_order
 from sparseft.analysis.tables import RUN, Results
 from sparseft.errors import one_line
+from sparseft.grid import (
+    DENSE,
+    FINDINGS,
+    MODES,
+    NO_FINETUNE,
+    PAGES,
+    REPORT,
+)
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.study.grid import DENSE, FINDINGS, MODES, NO_FINETUNE, PAGES, REPORT
 from sparseft.tasks import get_metric, is_toy
 from sparseft.tasks.metrics import LOSS
 

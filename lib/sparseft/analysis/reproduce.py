@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from sparseft.analysis.study import study_folder
-from sparseft.study.grid import Run, base_folder, fill, mask_path
-from sparseft.study.section import flags
+from sparseft.grid import Run, base_folder, fill, mask_path
+from sparseft.section import flags
 
 # The project's folder.
 ROOT = Path(__file__).resolve().parents[3]

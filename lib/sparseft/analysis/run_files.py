@@ -14,17 +14,24 @@ from typing import Any
 from sparseft.analysis.consistency import Digests, digests_of
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
+from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
+from sparseft.export.engine_record import EnginesRecord
+from sparseft.grid import (
+    DATA,
+    NO_FINETUNE,
+    Run,
+    fill,
+    mask_path,
+    start_of,
+)
+from sparseft.lora.merge_record import MergeRecord
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode
 from sparseft.modes.mode import ADAPTER, WEIGHTS
-from sparseft.records.engine_record import EnginesRecord
-from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
-from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import RunRecord, read_record_file
-from sparseft.records.training_record import TrainingRecord
-from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import ADAPTER_FILES, TRAINED_TENSORS, trained_digest
-from sparseft.study.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
+from sparseft.training.training_record import TrainingRecord
 
 SCHEMAS: dict[str, type[RunRecord]] = {
     "train": TrainingRecord,

@@ -18,11 +18,11 @@ import pandas as pd
 from sparseft.analysis.cells import KEYS, comparable, gain
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
+from sparseft.export.settings import ENGINES
+from sparseft.grid import DENSE, NO_FINETUNE
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.study.config import Analysis
-from sparseft.study.export_settings import ENGINES
-from sparseft.study.grid import DENSE, NO_FINETUNE
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS, PERPLEXITIES
 

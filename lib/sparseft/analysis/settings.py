@@ -15,12 +15,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sparseft.analysis.consistency import short
+from sparseft.grid import DENSE, NO_FINETUNE, Run
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, NO_FINETUNE, Run
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
+from sparseft.training.settings import LAYERED_KEYS, Training
 
 RECONSTRUCTION = "reconstruction."
 # The model that a distillation or a reconstruction learns from.
@@ -85,7 +84,7 @@ def setting_texts(runs: pd.DataFrame) -> pd.Series:
 def _by_key(run: Run, evaluation: Values, masks: Values, training: Values) -> Settings:
     """Return the settings of a run by their keys, lists as tuples. A reconstruction shares only some of its own with
     trainings on a task."""
-    mode, of_layers = get_mode(run.mode), Training.keys_of(Role.LAYERS)
+    mode, of_layers = get_mode(run.mode), LAYERED_KEYS
     settings: Settings = {("evaluation", name): value for name, value in evaluation.items()}
     if run.method != DENSE:
         settings |= {("masks", run.method, name): value for name, value in masks.items()}

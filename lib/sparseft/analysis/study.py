@@ -23,13 +23,13 @@ from sparseft.analysis.consistency import conflicts, differences, first_digests
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
 from sparseft.analysis.settings import other_settings, setting_texts, settings_of
 from sparseft.analysis.statistics import mean_columns
+from sparseft.data.settings import DIVERGENCE
 from sparseft.errors import InputError
+from sparseft.export.engine_record import EnginesRecord
+from sparseft.grid import MODES, Run
 from sparseft.methods import sort_key
-from sparseft.records.engine_record import EnginesRecord
 from sparseft.records.record_file import files_digest
 from sparseft.study.config import Config
-from sparseft.study.grid import MODES, Run
-from sparseft.study.sources import DIVERGENCE
 from sparseft.study.targets import runs as configured_runs
 from sparseft.tasks.metrics import LOSS
 

@@ -17,13 +17,13 @@ from sparseft.analysis.cells import KEYS, pool
 from sparseft.analysis.comparisons import COMPARISONS, MEASURES, compare_cells, curves
 from sparseft.analysis.study import Frames, in_order
 from sparseft.errors import InputError
-from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.training_record import TrainingRecord
-from sparseft.records.validation_record import ValidationRecord
+from sparseft.evaluation.evaluation_record import EvaluationRecord
+from sparseft.grid import DENSE
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.config import Analysis, Config
-from sparseft.study.grid import DENSE
 from sparseft.tasks.metrics import PERPLEXITIES
+from sparseft.training.training_record import TrainingRecord
 
 # Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
 MEASURED = "[metrics]"

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from sparseft.data.settings import HUB
 from sparseft.errors import InputError, is_full, naming, one_line
 from sparseft.storage.reading import parse_json, read_json
 from sparseft.storage.revisions import fixed
-from sparseft.study.sources import HUB
 
 # How long a plan waits for the hub's answer, in seconds.
 PLAN_TIMEOUT = 3

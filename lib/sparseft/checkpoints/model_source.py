@@ -18,17 +18,17 @@ from pathlib import Path
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, TERMS, Checkpoint, files_like
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors
+from sparseft.checkpoints.manifests import ModelManifest
 from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.checkpoints.rewriting import safetensors_stream, write_manifest
+from sparseft.checkpoints.settings import Model, pruned_base
 from sparseft.errors import InputError, one_line
-from sparseft.records.manifests import ModelManifest
+from sparseft.grid import MODEL
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.outputs import check_apart
 from sparseft.storage.reading import read_json
-from sparseft.study.grid import MODEL
-from sparseft.study.sources import Model, pruned_base
 
 WANTED = ("*.safetensors", *SMALL_FILES, *TERMS, README)
 

@@ -26,10 +26,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, small_files
 from sparseft.checkpoints.layers import differences
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.rewriting import safetensors_stream
+from sparseft.checkpoints.settings import split_mdl
 from sparseft.errors import InputError
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files
-from sparseft.study.sources import split_mdl
 
 # The key of the tree that holds the weights.
 BRANCH = "model"

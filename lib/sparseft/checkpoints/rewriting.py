@@ -23,7 +23,7 @@ from sparseft.checkpoints.checkpoint import (
     safetensors_header,
 )
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.records.manifests import CheckpointManifest, FileEntry
+from sparseft.checkpoints.manifests import CheckpointManifest, FileEntry
 from sparseft.records.record_file import write as write_record_file
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256

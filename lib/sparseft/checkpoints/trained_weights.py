@@ -16,11 +16,11 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
-from sparseft.records.training_record import check_trained
+from sparseft.modes.mode import ADAPTER, WEIGHTS
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import is_finite
 from sparseft.storage.hashes import sha256
-from sparseft.storage.record import ORIGIN, TRAINED_BY_US, TRAINED_TENSORS
+from sparseft.storage.record import ORIGIN, TRAINED_BY_US, TRAINED_TENSORS, remake_advice, unaltered
 
 
 @dataclass(frozen=True)
@@ -78,3 +78,15 @@ def write_weights(folder: Path, tensors: Sequence[Tensor], values: Iterable[np.n
                     f"{tensor.name} is NaN or infinity in {tensor.dtype}", "train again with a lower learning rate"
                 )
             file.write(bits.data)
+
+
+def check_trained(folder: Path, digest: str) -> None:
+    """Raise InputError if the train.json beside an adapter or trained weights records another digest than this one.
+
+    Without a train.json beside it, any passes."""
+    path = folder.parent / "train.json"
+    if folder.name not in (ADAPTER, WEIGHTS) or not path.is_file():
+        return
+    content = path.read_bytes()
+    if not unaltered(content) or digest != json.loads(content)["outputs"]["adapter"]:
+        raise InputError(f"{folder}: not the {folder.name} that train.json records", remake_advice(folder))

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from sparseft.data.rows import as_lines, checked_row, each_row, read_rows
+from sparseft.data.settings import HUB, TaskData
 from sparseft.data.texts import claim_text, read_documents, write_source_text
 from sparseft.errors import InputError, one_line
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
-from sparseft.study.sources import HUB, TaskData
 from sparseft.tasks import KINDS
 from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Lengths, Row, RowFormat, SplitRows, Task
 

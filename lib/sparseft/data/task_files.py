@@ -10,7 +10,7 @@ import yaml
 
 from sparseft.data.loading import local_file
 from sparseft.data.selection_rows import SELECTION
-from sparseft.study.sources import TaskData
+from sparseft.data.settings import TaskData
 from sparseft.tasks.task import SPLITS
 
 

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sparseft.data.rows import each_row
+from sparseft.data.settings import CalibrationText, Choice
 from sparseft.errors import InputError
 from sparseft.methods import SELF
+from sparseft.section import parse_section
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.reading import read_json, read_text
-from sparseft.study.section import parse_section
-from sparseft.study.sources import CalibrationText, Choice
 from sparseft.tasks.task import DOCUMENT, RowFormat
 
 # A row of a text whose rows are windows. The loss of one starts at the token `answer_start`.

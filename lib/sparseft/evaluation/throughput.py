@@ -24,15 +24,15 @@ from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError, own_place, print_traceback
+from sparseft.evaluation.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.language_model.batches import encode_splits, of_length, shuffled
 from sparseft.language_model.hardware import choose_device, peak_memory, start
 from sparseft.limits import limited_memory
 from sparseft.masks.mask_file import read_mask
-from sparseft.records.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.storage.locks import end_with_parent
-from sparseft.study.schedule import Throughput, Training
 from sparseft.tasks.task import Row
 from sparseft.training.loop import train_part
+from sparseft.training.settings import Throughput, Training
 from sparseft.training.trained_part import model_to_train
 
 # How Python, torch, C++, the system, Rust, LLVM, the dynamic linker, oneDNN and CUDA report a lack of memory.

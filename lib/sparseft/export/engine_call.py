@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from sparseft.errors import InputError
 from sparseft.export import engine_process
+from sparseft.export.settings import ADVICE, Export
 from sparseft.records.record_file import RecordPart, read_record_file
-from sparseft.study.export_settings import ADVICE, Export
 
 A = TypeVar("A")
 PROCESS = Path(engine_process.__file__)

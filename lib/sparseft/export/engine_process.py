@@ -9,7 +9,7 @@ its top only the standard library. export/engines.py writes the request and read
               (the numbers of prompts at once), and the continuation of each prompt that is scored; null means the
               tokens that the engine itself generates
     answer    tokens and log_likelihoods per prompt (those of its tokens after the first, and of the continuation), and
-              the fields of EngineUse in records/engine_record.py
+              the fields of EngineUse in export/engine_record.py
 
 Two other requests: an empty one is answered by the version. One with `quantized` (the path of a GGUF file that is
 written from `model`) and `format` asks llama.cpp's own quantiser; its answer is the version too.

@@ -24,13 +24,13 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.scoring import LARGEST_LOSS
 from sparseft.export.engine_call import call_engine, engine_version
+from sparseft.export.engine_record import EngineResult, EngineUse
 from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.records.engine_record import EngineResult, EngineUse
-from sparseft.records.manifests import ExportManifest
+from sparseft.export.manifest import ExportManifest
+from sparseft.export.settings import ADVICE, ENGINES, LLAMA_CPP, Export
 from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import hash_files
 from sparseft.storage.record import remake_advice
-from sparseft.study.export_settings import ADVICE, ENGINES, LLAMA_CPP, Export
 
 REFERENCE = ENGINES[0]
 # The largest mean difference of a log-likelihood, in nats per token, by the number format of the weights.

@@ -18,7 +18,7 @@ from gguf.quants import dequantize
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, one_line
 from sparseft.export.engine_call import engine_version, run_program
-from sparseft.study.export_settings import ADVICE, LLAMA_CPP, QUANTIZED, Export
+from sparseft.export.settings import ADVICE, LLAMA_CPP, QUANTIZED, Export
 
 # The name of the GGUF file in an exported folder.
 GGUF = "model.gguf"

@@ -9,14 +9,14 @@ from importlib.resources import files
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import sparseft
+from sparseft.checkpoints.manifests import ModelManifest
+from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.licence import terms_of
-from sparseft.records.evaluation_record import EvaluationRecord
-from sparseft.records.manifests import ModelManifest
-from sparseft.records.training_record import TrainingRecord
-from sparseft.records.validation_record import ValidationRecord
-from sparseft.study.grid import DENSE, Run
+from sparseft.grid import DENSE, Run
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.tasks import is_toy
 from sparseft.tasks.metrics import PERPLEXITIES
+from sparseft.training.training_record import TrainingRecord
 
 
 def model_card(

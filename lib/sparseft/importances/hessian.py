@@ -13,9 +13,7 @@ def add(total: Any, inputs: Any) -> None:
 
 # The sum of x x^T over all tokens of the examples, (cols, cols).
 HESSIAN = Statistic(
-    of_gradients=False,
     shape=lambda rows, cols: (cols, cols),
     add=add,
-    finish=lambda total, count: total,
     words="sum of x x^T over all tokens of all examples",
 )

@@ -12,11 +12,11 @@ import numpy as np
 class Statistic:
     """Describe what is accumulated over the examples for each layer. pruning/calibration.py runs the model.
 
+    add           add(total, values) adds to the total in place; it may overwrite a gradient, but not the inputs
     of_gradients  whether the values are the gradient dL/dW of each example, (rows, cols); if not, they are the inputs
                   of the layer, (tokens, cols), which come example by example
     shape         (rows, cols) of a layer -> the shape of its total, which starts as zeros
-    add           add(total, values) adds to the total in place; it may overwrite a gradient, but not the inputs
-    finish        finish(total, count) returns the evidence, fp32; `count` is the number of the examples, or of the
+    finish        finish(total, count) returns the statistic, fp32; `count` is the number of the examples, or of the
                   tokens that reached the layer, and at least 1
     dtype         the dtype of the total
     words         what it is, for the masks' metadata
@@ -24,10 +24,10 @@ class Statistic:
     Totals and values are torch tensors. A function that needs torch imports it itself, because plans run without
     torch."""
 
-    of_gradients: bool
-    shape: Callable[[int, int], tuple[int, ...]]
     add: Callable[[Any, Any], object]
-    finish: Callable[[Any, int], Any]
+    of_gradients: bool = False
+    shape: Callable[[int, int], tuple[int, ...]] = lambda rows, cols: (rows, cols)
+    finish: Callable[[Any, int], Any] = lambda total, count: total
     dtype: str = "float32"
     words: str = ""
 
@@ -37,12 +37,12 @@ class Importance:
     """Describe how every prunable weight, expert or decoder layer is scored. Those with the lowest scores are pruned
     first.
 
-    `score(weights, evidence, column_sums)` returns the scores of some rows of a layer, non-negative fp32 (rows, cols):
+    `score(weights, values)` returns the scores of some rows of a layer, non-negative fp32 (rows, cols):
 
     - `weights` is fp32 (rows, cols).
-    - `evidence` is what `statistic` finishes with, fp32. It has the same rows if it is of gradients. It is None without
-      a statistic.
-    - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
+    - `values` is what `statistic` finishes with, fp32. It has the same rows if it is of gradients. It is None without a
+      statistic.
+    - `column_sums` is a third argument if `uses_column_sums`: sum_i |W_ij| over all rows i of the layer, fp32 (cols,).
 
     If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance with an
     `update` has no `score` either, because its scores change while a layer is pruned."""
@@ -52,7 +52,7 @@ class Importance:
     source: str
     # What it looks at in addition to the weights.
     statistic: Statistic | None = None
-    score: Callable[[np.ndarray, Any, Any], np.ndarray] | None = None
+    score: Callable[..., np.ndarray] | None = None
     # What its scores, or their sums, rank: weights, channels, experts or decoder layers ("layers").
     ranks: tuple[str, ...] = ("weights", "channels")
     # score_units(observation) returns the scores of experts or of decoder layers, float64 (groups, units). The groups
@@ -63,7 +63,7 @@ class Importance:
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.
     scope: str = "layer"
     has_fixed_scope: bool = False
-    # What the masks' metadata says about the evidence, if the words of the statistic do not say it.
+    # What the masks' metadata says about the statistic, if its words do not say it.
     accumulated: str = ""
     uses_column_sums: bool = False
     # The keys of `masks:` that only this importance uses.

@@ -3,24 +3,16 @@
 Every decoder layer is left out once, so a model of L decoder layers computes about L^2 / 2 of them on all examples.
 """
 
-from typing import Any
-
 import numpy as np
 
 from sparseft.importances.importance import Importance
-
-
-def score_units(observation: Any) -> np.ndarray:
-    """Return exp of the mean answer loss without each decoder layer."""
-    return np.exp(observation.losses_without_layers())[None]
-
 
 PERPLEXITY = Importance(
     name="perplexity",
     formula="exp(loss without it)",
     source="Kim et al. 2024, Shortened LLaMA, arXiv 2402.02834",
     ranks=("layers",),
-    score_units=score_units,
+    score_units=lambda observation: np.exp(observation.losses_without_layers())[None],
     passes=lambda layers: (layers + 1) / 2,
     accumulated="perplexity of the answers without each decoder layer",
 )

@@ -24,15 +24,9 @@ def finish(sums: Any, count: int) -> Any:
     return (mean_square - mean.square()).clamp(min=0).sqrt().float()
 
 
-def score(weights: np.ndarray, deviations: np.ndarray, column_sums: None) -> np.ndarray:
-    """Return |w_ij| * std(x_j)."""
-    return np.abs(weights) * deviations
-
-
 # The standard deviation of each input column over all tokens of the examples, (cols,). Two sums whose difference is the
 # variance are in fp64, because the mean may be much larger than the deviation.
 INPUT_DEVIATIONS = Statistic(
-    of_gradients=False,
     shape=lambda rows, cols: (2, cols),
     add=add,
     finish=finish,
@@ -45,7 +39,7 @@ STADE = Importance(
     source="Mecke et al. 2025, arXiv 2503.22451;"
     " lib/prune_zoo/stade.py of its code, commit 654f917, without its biases",
     statistic=INPUT_DEVIATIONS,
-    score=score,
+    score=lambda weights, deviations: np.abs(weights) * deviations,
     # It compares the weights of one row, as wanda does.
     ranks=("weights",),
     scope="row",

@@ -5,17 +5,12 @@ import numpy as np
 from sparseft.importances.gradient import GRADIENT_MAGNITUDES
 from sparseft.importances.importance import Importance
 
-
-def score(weights: np.ndarray, gradients: np.ndarray, column_sums: None) -> np.ndarray:
-    """Return the mean over the examples of |w dL/dw|, which is |w| times the mean of |dL/dw|."""
-    return np.abs(weights) * gradients
-
-
 TAYLOR = Importance(
     name="taylor",
     formula="mean |w dL/dw|",
     source="Molchanov et al. 2017, arXiv 1611.06440, section 2.2",
     statistic=GRADIENT_MAGNITUDES,
-    score=score,
+    # The mean over the examples of |w dL/dw| is |w| times the mean of |dL/dw|.
+    score=lambda weights, gradients: np.abs(weights) * gradients,
     accumulated="mean over examples of |w dL/dw|, L the mean answer loss of one example",
 )

@@ -14,17 +14,10 @@ def add(squares: Any, inputs: Any) -> None:
     squares += torch.linalg.vector_norm(inputs, dim=0, dtype=torch.float32).double().square()
 
 
-def score(weights: np.ndarray, norms: np.ndarray, column_sums: None) -> np.ndarray:
-    """Return |w_ij| * ||x_j||."""
-    return np.abs(weights) * norms
-
-
 # ||X_j||_2 of each input column over all tokens of the examples, (cols,). Wanda's scaler_row is the mean over samples
-# of
-# ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm divided by a constant, which changes no
-# ranking within a layer.
+# of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm divided by a constant, which changes
+# no ranking within a layer.
 INPUT_NORMS = Statistic(
-    of_gradients=False,
     shape=lambda rows, cols: (cols,),
     add=add,
     finish=lambda squares, count: squares.sqrt().float(),
@@ -36,7 +29,7 @@ WANDA = Importance(
     formula="|w| ||x||",
     source="Sun et al. 2023, arXiv 2306.11695, section 3",
     statistic=INPUT_NORMS,
-    score=score,
+    score=lambda weights, norms: np.abs(weights) * norms,
     # It compares the weights of one row. The sum over a column ranks channels, as Wanda-sp does (CASIA-IVA-Lab/FLAP,
     # lib/prune.py).
     scope="row",

@@ -17,12 +17,12 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sparseft.data.rows import as_lines
+from sparseft.data.settings import TOGETHER, CalibrationText
 from sparseft.data.texts import write_source_text
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.loss import CrossEntropyFunction, check_finite_evaluation, logits_by_rows
 from sparseft.progress import show
-from sparseft.study.sources import TOGETHER, CalibrationText
 
 # A text is refused if a larger share of its tokens ends a document.
 MOST_ENDS = 0.5

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
+from sparseft.grid import Run
 from sparseft.language_model.model import empty_model, load_tokenizer
 from sparseft.language_model.placement import StoredWeights, place
 from sparseft.language_model.weights import layer_paths, unfuse_experts
@@ -19,9 +20,8 @@ from sparseft.lora.adapter import Adapter, read_trained
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import build
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, MaskOf, attach, kind_of
+from sparseft.lora.settings import Adapters
 from sparseft.masks.mask_file import Mask
-from sparseft.study.grid import Run
-from sparseft.study.schedule import Training
 
 
 def trained_model(
@@ -46,7 +46,7 @@ def trained_model(
         place(model, StoredWeights(trained, model), rooms)
         return model.eval(), tokenizer, trained.digest
     config = trained.config
-    settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
+    settings = Adapters(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
 
     def kind(mode: str, kept: Tensor) -> Callable[..., Any]:
         layer = kind_of(mode, kept)

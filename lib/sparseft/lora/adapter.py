@@ -24,15 +24,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint
+from sparseft.checkpoints.trained_weights import TrainedCheckpoint, check_trained
 from sparseft.errors import InputError
-from sparseft.records.training_record import check_trained
+from sparseft.grid import PROJECTIONS, Run
+from sparseft.lora.settings import Adapters
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
 from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, TRAINED_BY_US, TRAINED_TENSORS, WEIGHTS, joint_digest
-from sparseft.study.grid import PROJECTIONS, Run
-from sparseft.study.schedule import Training
 
 _ADVICE = "train the run again"
 _PREFIX = "base_model.model."
@@ -50,7 +49,7 @@ def factor_names(layer: str) -> tuple[str, str]:
 
 
 def write_adapter(
-    folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], settings: Training, *, base: str, sparseft: dict
+    folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], settings: Adapters, *, base: str, sparseft: dict
 ) -> None:
     """Write an adapter folder. `matrices`: layer -> (A (r, in), B (out, r)). `base`: the model's name. `sparseft`: its
     origin."""

@@ -25,8 +25,8 @@ from sparseft.language_model.products import linear, multiply
 from sparseft.lora.carried_mask import carry_mask_, mask_, row_blocks
 from sparseft.lora.effective_weight import Workspace, kernels
 from sparseft.lora.factors import initial_factor
+from sparseft.lora.settings import Adapters
 from sparseft.modes import get_mode
-from sparseft.study.schedule import Training
 
 # Takes a layer, and returns its mask, bool (out, in).
 MaskOf = Callable[[str], Tensor]
@@ -90,7 +90,7 @@ class LoRALinear(nn.Module):
     A (r, in) starts with random values, as in PEFT. B (out, r) starts at 0, so training starts from the pruned model.
     Both are fp32. Products are in x's dtype."""
 
-    def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
+    def __init__(self, linear: nn.Linear, kept: Tensor, settings: Adapters, workspace: Workspace) -> None:
         """The layer has the linear's bias, and its weight, which is pruned in place by `kept`, bool (out, in). Both are
         frozen.
 
@@ -125,7 +125,7 @@ class StructuredLoRALinear(LoRALinear):
     """Compute a LoRA layer whose mask is rows x columns: y = x W^T + b + s (x (A * columns)^T) (B * rows)^T = x W'^T +
     b."""
 
-    def __init__(self, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> None:
+    def __init__(self, linear: nn.Linear, kept: Tensor, settings: Adapters, workspace: Workspace) -> None:
         """Do as LoRALinear, and keep the rows and the columns of the mask."""
         super().__init__(linear, kept, settings, workspace)
         rows, columns = rows_and_columns(kept)
@@ -158,7 +158,7 @@ def attach(
     masks: MaskOf,
     layers: dict[str, str],
     mode: str,
-    settings: Training,
+    settings: Adapters,
     kind: Callable[[str, Tensor], Callable[..., LoRALinear]] = kind_of,
     workspace: Workspace | None = None,
 ) -> dict[str, LoRALinear]:

@@ -17,6 +17,7 @@ from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
 from sparseft.checkpoints.rewriting import rewritten
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint
 from sparseft.errors import InputError
+from sparseft.grid import TRAINED_MODES, Run
 from sparseft.language_model.weights import as_weight, fused_experts
 from sparseft.lora.adapter import Adapter, read_trained
 from sparseft.lora.carried_mask import carry_mask_
@@ -26,7 +27,6 @@ from sparseft.masks.mask_file import Mask, zero_pruned
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import is_finite
-from sparseft.study.grid import TRAINED_MODES, Run
 
 # Without an adapter the merge only prunes.
 _NO_ADAPTER = Adapter({}, 0.0, {}, {}, "")

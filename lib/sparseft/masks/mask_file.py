@@ -29,11 +29,11 @@ from safetensors import safe_open
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_header
 from sparseft.checkpoints.layers import differences, prunable_shapes
 from sparseft.errors import InputError, one_line
+from sparseft.grid import MASK_NAME, Cell
 from sparseft.methods import IMPORTED, PATTERNS
 from sparseft.storage.bits import row_bytes, unpack
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
-from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
 # The name of a mask file of the workflow, which says its method and sparsity.
@@ -72,20 +72,17 @@ def read_mask(path: Path | str) -> Mask:
     Raises InputError if the file is missing, damaged, of another version or inconsistent, or if it has a name of the
     workflow and holds another mask."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
         shape = {layer: (int(rows), int(cols)) for layer, (rows, cols) in content["shape"].items()}
         mask = Mask(dict(content["meta"]), dict(content["bits"]), shape)
-        is_sound = content["format_version"] == FORMAT_VERSION and _is_consistent(mask)
+        if content["format_version"] != FORMAT_VERSION or not _is_consistent(mask):
+            raise ValueError("it is of another version, or damaged")
     # A file may hold anything, and its readers raise many kinds of errors.
     except Exception as error:
         if "Cannot allocate memory" in str(error):
             raise MemoryError(str(error)) from error
         raise InputError(f"{path}: not a mask file ({one_line(error)})", remake_advice(path)) from error
-    if not is_sound:
-        raise InputError(f"{path}: mask file of another version, or damaged", remake_advice(path))
     name = _WORKFLOW_NAME.fullmatch(path.name)
     method = mask.meta.get("method")
     sparsity = mask.meta.get("sparsity")
@@ -183,7 +180,7 @@ class MaskWriter:
         self.shape = shape
         self.kept = {layer: np.zeros(len(paths), np.int64) for layer in shape}
         ends = np.cumsum([0, *(rows * row_bytes(cols) for rows, cols in shape.values())]).tolist()
-        self._places = dict(zip(shape, pairwise(ends), strict=True))
+        self._spans = dict(zip(shape, pairwise(ends), strict=True))
         self.bits = [_disk_array(path.parent, ends[-1]) for path in paths]
 
     def write(self, layer: str, offset: int, packed: np.ndarray, levels: Sequence[int] = ()) -> None:
@@ -191,14 +188,14 @@ class MaskWriter:
         all.
 
         Blocks may come in any order. The blocks of one layer must come from one thread."""
-        start = self._places[layer][0] + offset
+        start = self._spans[layer][0] + offset
         for level, block in zip(levels or range(len(self.paths)), packed, strict=True):
             self.bits[level][start : start + block.size] = block
             self.kept[layer][level] += count_kept(block)
 
     def mask(self, layer: str, level: int) -> np.ndarray:
         """Return a mask of a layer that was written, bool (rows, cols)."""
-        start, end = self._places[layer]
+        start, end = self._spans[layer]
         rows, _ = shape = self.shape[layer]
         return unpack(self.bits[level][start:end].reshape(rows, -1), shape)
 
@@ -225,7 +222,7 @@ class MaskWriter:
         whole = torch.from_numpy(bits)
         layers = {
             layer: whole[start:end].view(-1, row_bytes(self.shape[layer][1]))
-            for layer, (start, end) in self._places.items()
+            for layer, (start, end) in self._spans.items()
         }
         content |= {"bits": layers, "shape": {layer: list(shape) for layer, shape in self.shape.items()}}
         # An open file gets the same bytes under any name, and says why it cannot be written.
@@ -235,7 +232,7 @@ class MaskWriter:
     def _write_safetensors(self, path: Path, content: dict, bits: np.ndarray) -> None:
         """Write the layers as tensors, and the rest as JSON in the header's metadata."""
         tensors = []
-        for layer, (start, end) in self._places.items():
+        for layer, (start, end) in self._spans.items():
             rows, cols = self.shape[layer]
             tensors.append(Tensor(layer, path, "U8", (rows, row_bytes(cols)), start, end - start))
         metadata = {"sparseft": json.dumps(content | {"shape": self.shape})}

@@ -100,13 +100,13 @@ def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: floa
         row += len(sizes)
         pruned_sizes = sizes * ~kept
         largest = max(largest, int(pruned_sizes.max()))
-        found = {
+        conditions = {
             "pruned": ~kept,
             "zeros": sizes == 0,
             "kept_zeros": (sizes == 0) & kept,
             "violations": pruned_sizes >= limit,
         }
-        counts = {name: counts[name] + int(np.count_nonzero(is_found)) for name, is_found in found.items()}
+        counts = {name: counts[name] + int(np.count_nonzero(holds)) for name, holds in conditions.items()}
     # JSON has no infinity and no NaN. The largest float stands for both.
     value = to_float32(np.array([largest], BITS[tensor.dtype]), tensor.dtype)[0]
     max_abs_pruned = float(np.nan_to_num(np.float64(value), nan=np.finfo(np.float64).max))

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from sparseft.architectures.architecture import KEY_VALUE_HEADS, size_of
 from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.errors import InputError
+from sparseft.errors import InputError, located
 
 
 def channels_removed(model: PrunableModel, percents: Iterable[int], head_share: float) -> dict[str, list[int]]:
@@ -47,11 +47,9 @@ def channels_removed(model: PrunableModel, percents: Iterable[int], head_share: 
             removed[unit].append(count)
         if heads:
             left = {unit: number - removed[unit][-1] for unit, number in numbers.items()}
-            try:
+            # Heads that share a norm cannot be left out.
+            with located(str(model.place)):
                 model.architecture.smaller_config(model.config, left)
-            except InputError as error:
-                # Heads that share a norm cannot be left out.
-                raise InputError(f"{model.place}: {error.args[0]}", "set masks.head_share to 0") from None
     return removed
 
 

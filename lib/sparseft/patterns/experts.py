@@ -14,6 +14,6 @@ EXPERTS = Pattern(
     units=Units(
         key="num_local_experts",
         title="experts",
-        places=r"model\.layers\.(?P<group>\d+)\..*\bexperts\.(?P<unit>\d+)\.",
+        tensors=r"model\.layers\.(?P<group>\d+)\..*\bexperts\.(?P<unit>\d+)\.",
     ),
 )

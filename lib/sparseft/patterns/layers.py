@@ -8,6 +8,6 @@ LAYERS = Pattern(
     scope="global",
     removes="layers",
     has_exact_counts=False,
-    units=Units(key="num_hidden_layers", title="decoder layers", places=r"model\.layers\.(?P<unit>\d+)\."),
+    units=Units(key="num_hidden_layers", title="decoder layers", tensors=r"model\.layers\.(?P<unit>\d+)\."),
     is_reconstructed=False,
 )

@@ -23,23 +23,23 @@ class Units:
 
     key      the number of units, as the architectures name it
     title    the units in words, for messages
-    places   a pattern of the tensors of a unit, with the number of the unit as `unit`, and that of its decoder layer as
+    tensors  a pattern of the tensors of a unit, with the number of the unit as `unit`, and that of its decoder layer as
              `group` if each decoder layer has units of its own
 
     The same number of units is removed from each group, and at least one stays."""
 
     key: str
     title: str
-    places: str
+    tensors: str
 
-    def place(self, name: str) -> tuple[int, int] | None:
+    def unit_of(self, name: str) -> tuple[int, int] | None:
         """Return the group and the unit that a tensor or a layer belongs to; None if it belongs to none."""
-        match = re.match(self.places, name)
+        match = re.match(self.tensors, name)
         return (int(match.groupdict().get("group") or 0), int(match["unit"])) if match else None
 
     def renamed(self, name: str, number: int) -> str:
         """Return the name that a tensor of a unit has as a tensor of unit `number`."""
-        match = re.match(self.places, name)
+        match = re.match(self.tensors, name)
         assert match, f"{name} belongs to no unit"
         return f"{name[: match.start('unit')]}{number}{name[match.end('unit') :]}"
 
@@ -55,24 +55,21 @@ class Units:
     def removed(self, model: PrunableModel, percents: Iterable[int]) -> dict[int, int]:
         """Return by sparsity, in percent, how many units each group loses.
 
-        Raises InputError if the nearest number reaches a share of the prunable weights that is not near the sparsity,
-        or if two sparsities lead to the same number."""
+        Raises InputError if the nearest number reaches a share of the prunable weights that is not near the
+        sparsity."""
         number = self.number(model)
         sizes = {layer: math.prod(shape) for layer, shape in model.shapes.items()}
-        unit = Fraction(sum(size for layer, size in sizes.items() if self.place(layer)), number * sum(sizes.values()))
+        unit = Fraction(sum(size for layer, size in sizes.items() if self.unit_of(layer)), number * sum(sizes.values()))
         numbers: dict[int, int] = {}
         for percent in filter(None, percents):
             asked = Fraction(percent, 100)
             near = sorted(range(1, number), key=lambda count: abs(count * unit - asked))[:2]
-            reached = [
-                f"{float(100 * count * unit):.1f} % ({count} of {number} {self.title})" for count in sorted(near)
-            ]
-            advice = f"choose among what it reaches, such as {' and '.join(reached)}" if near else "use another method"
             if not near or abs(near[0] * unit - asked) > TOLERANCE:
-                raise InputError(f"{model.place}: no whole number of {self.title} reaches {percent} %", advice)
-            for other in (known for known, count in numbers.items() if count == near[0]):
-                same = f"{other} % and {percent} % both remove {near[0]} of {number} {self.title}"
-                raise InputError(f"{model.place}: {same}", "leave one of them out")
+                reached = [f"{float(100 * count * unit):.1f} % ({count} of {number})" for count in sorted(near)]
+                raise InputError(
+                    f"{model.place}: no whole number of {self.title} reaches {percent} %",
+                    f"choose among what it reaches, such as {' and '.join(reached)}" if near else "use another method",
+                )
             numbers[percent] = near[0]
         return numbers
 
@@ -82,8 +79,8 @@ class Pattern:
     """Describe what is removed together."""
 
     name: str
-    # Writes the masks of all layers, by one of the ways in selection/. It
-    # imports the way itself, because a plan needs none. None if the masks are another tool's, or keep all that is left.
+    # Writes the masks of all layers, by one of the ways in selection/. None if the masks are another tool's, or keep
+    # all that is left.
     select: Callable[[Ranking], None] | None = None
     # What is removed, in words for the results page.
     words: str = ""

@@ -3,21 +3,14 @@
 from functools import partial
 
 from sparseft.patterns.pattern import Pattern
-from sparseft.selection.ranking import Ranking
-
-
-def select(group: int, ranking: Ranking) -> None:
-    """Rank every `group` consecutive weights of a row."""
-    from sparseft.selection.groups import by_group
-
-    by_group(ranking, group)
+from sparseft.selection.ranking import by_group
 
 
 def in_groups(name: str, group: int) -> Pattern:
     """Return the pattern that ranks every `group` consecutive weights of a row by themselves: N:M, with M = `group`."""
     return Pattern(
         name,
-        select=partial(select, group),
+        select=partial(by_group, group=group),
         words=f"some of every {group} weights in a row (N:{group})",
         scope="group",
         takes_counts=True,

@@ -8,12 +8,11 @@ so a share of them rounds far from the requested one.
 from sparseft.patterns.channels import channels_removed
 from sparseft.patterns.pattern import Pattern
 from sparseft.selection.ranking import Ranking
+from sparseft.selection.units import by_unit
 
 
 def select(ranking: Ranking) -> None:
     """Rank the channels of each MLP, and the key-value heads of each attention."""
-    from sparseft.selection.units import by_unit
-
     model = ranking.model
     assert model, "only a model has coupled layers"
     groups = [parts for parts in model.groups if parts[0].layer in ranking.shape]

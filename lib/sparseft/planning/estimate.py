@@ -16,6 +16,14 @@ from statistics import mean
 from psutil import virtual_memory
 
 from sparseft.errors import InputError
+from sparseft.grid import (
+    DENSE,
+    NO_FINETUNE,
+    base_folder,
+    fill,
+    mask_folder,
+    training_name,
+)
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.hours import START, job_seconds
@@ -27,7 +35,6 @@ from sparseft.planning.sizes import task_lengths
 from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
 
 # A job's kind, its wildcards, and its rule; "" if what earlier jobs took does not count.
 Job = tuple[str, Mapping[str, str], str]

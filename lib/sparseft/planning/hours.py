@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sparseft.data.settings import OWN_LENGTH, TOGETHER
 from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, calibration_lengths, perplexity_tokens, task_lengths
 from sparseft.study.config import Config
-from sparseft.study.sources import OWN_LENGTH, TOGETHER
 from sparseft.tasks.task import Lengths
 
 # Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per

@@ -9,12 +9,15 @@ from sparseft.architectures.architecture import attention_heads
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.model_hub import check_access
+from sparseft.checkpoints.settings import local_source, pruned_base
 from sparseft.data.loading import own_task
 from sparseft.data.rows import each_row
 from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE
+from sparseft.data.settings import HUB, OWN_CONTEXT, OWN_LENGTH
 from sparseft.data.task_files import task_files
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
+from sparseft.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.methods import get_method
 from sparseft.patterns.channels import heads_removed
 from sparseft.planning.sizes import Subject, known_rows, known_subject
@@ -22,8 +25,6 @@ from sparseft.storage.known_hashes import KnownHashes
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
-from sparseft.study.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
-from sparseft.study.sources import HUB, OWN_CONTEXT, OWN_LENGTH, local_source, pruned_base
 from sparseft.study.targets import runs, window_files
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, RowFormat

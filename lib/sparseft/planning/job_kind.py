@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from sparseft.grid import training_name
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.study.backends.backend import Appliance
 from sparseft.study.config import Config
-from sparseft.study.grid import training_name
+from sparseft.trainers.backends.backend import Appliance
 
 # The kinds of jobs that read decoder layers from their files if the memory has no room for them.
 PLACED = ("evaluation", "selection", "sampling")

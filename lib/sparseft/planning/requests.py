@@ -11,6 +11,7 @@ from functools import cache, partial
 from itertools import product
 
 from sparseft.architectures.architecture import Shapes
+from sparseft.data.settings import OWN_CONTEXT, TOGETHER
 from sparseft.errors import InputError
 from sparseft.limits import CUDA, CUDA_LIBRARIES
 from sparseft.methods import get_method
@@ -18,9 +19,8 @@ from sparseft.planning.hours import job_seconds
 from sparseft.planning.job_kind import PLACED, RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, calibration_lengths, described, task_lengths
 from sparseft.study.config import Config
-from sparseft.study.schedule import Training
-from sparseft.study.sources import OWN_CONTEXT, TOGETHER
 from sparseft.tasks.task import Lengths
+from sparseft.training.settings import Training
 
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000

@@ -12,17 +12,18 @@ from pathlib import Path
 from sparseft.architectures import ARCHITECTURES, find_architecture
 from sparseft.architectures.architecture import Shapes, attention_heads
 from sparseft.checkpoints.model_hub import known_config
+from sparseft.checkpoints.settings import Model, local_source, pruned_base
 from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
+from sparseft.data.settings import TaskData
 from sparseft.errors import InputError
+from sparseft.grid import DATA, MODEL, PROJECTIONS, WIKITEXT2
 from sparseft.methods import TASK, get_method
 from sparseft.planning.job_kind import JobKind
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import DATA, MODEL, PROJECTIONS, WIKITEXT2
-from sparseft.study.schedule import Training
-from sparseft.study.sources import Model, TaskData, local_source, pruned_base
 from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
+from sparseft.training.settings import Training
 
 _SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
 

@@ -38,19 +38,7 @@ import numpy as np
 from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.errors import InputError
 from sparseft.progress import show
-from sparseft.pruning.mask_pass import MaskPass
-from sparseft.pruning.scores import scored_source
 from sparseft.selection.ranking import Source
-
-
-def allocate_by_outliers(masks: MaskPass) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Return the results of `outlier_shares` and of `allocate` for a method with an allocation."""
-    method, settings = masks.method, masks.settings
-    importance = method.allocation and method.allocation.importance
-    assert importance and importance.statistic, f"{method.name} has no allocation"
-    evidence = masks.calibration.evidence(masks.checkpoint, importance.statistic)
-    shares = outlier_shares(scored_source(masks.checkpoint, importance, evidence), masks.shapes, settings.owl_m)
-    return shares, allocate(shares, masks.shapes, masks.percents, settings.owl_lambda, method.pattern.group)
 
 
 def outlier_shares(source: Source, shape: dict[str, tuple[int, int]], multiple: float) -> list[float]:

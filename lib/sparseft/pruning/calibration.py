@@ -11,10 +11,9 @@ Why the mean of magnitudes, and not the magnitude of the mean gradient? At a tra
 examples nearly cancel, and their mean is mostly noise. Magnitudes cannot cancel. The sources:
 
     Molchanov et al. 2017, arXiv 1611.06440    E[g w] tends to 0, and E|g w| does not
-    Molchanov et al. 2019, arXiv 1906.10771    take the mean of (g w)^2; the mean of g^2 is the empirical Fisher
-    information LLM-Pruner, arXiv 2305.11627               the first-order term of a language model does not vanish on
-    calibration data
-                                               that it was not trained on
+    Molchanov et al. 2019, arXiv 1906.10771    take the mean of (g w)^2; the mean of g^2 is the Fisher information
+    LLM-Pruner, arXiv 2305.11627               the first-order term of a language model does not vanish on data that
+                                               it was not trained on
 
 benchmarks/results/importance.md has our results.
 
@@ -51,9 +50,10 @@ KEPT = 1 << 31
 
 @dataclass(frozen=True)
 class ExampleCalibration:
-    """Hold how a method gets its evidence from examples. `meta` is added to the metadata of the masks."""
+    """Compute the statistics of a method over its examples. `meta` is added to the metadata of the masks.
 
-    # Returns the examples as the token ids of a checkpoint's model.
+    examples_of returns the examples as the token ids of a checkpoint's model."""
+
     examples_of: Callable[[Checkpoint], list[Example]]
     meta: dict
     # (folder of a checkpoint, statistic) -> its result, because an allocation and the scores may need the same one.
@@ -63,10 +63,10 @@ class ExampleCalibration:
     def in_sequence(
         self, checkpoint: Checkpoint, statistic: Statistic, observed: Container[str] | None = None
     ) -> Iterator[tuple[dict[str, Tensor], Callable[[str], Tensor]]]:
-        """Yield the weights of each decoder layer and their evidence, as Wanda and SparseGPT are published.
+        """Yield the weights of each decoder layer and their statistic, as Wanda and SparseGPT are published.
 
         The caller changes the weights, layer -> (rows, cols), in place before it asks for the next decoder layer, whose
-        inputs then come from the changed ones. evidence(layer) returns the statistic of a layer's inputs while all
+        inputs then come from the changed ones. values_of(layer) returns the statistic of a layer's inputs while all
         weights of its decoder layer were whole, fp32, once. Only the layers in `observed` have one; None means all.
         Raises InputError if it is not finite.
 
@@ -77,22 +77,22 @@ class ExampleCalibration:
         IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
         for stream, number, linears in decoder_layers(checkpoint, self.examples_of(checkpoint)):
             wanted = {layer: linears[layer] for layer in linears if observed is None or layer in observed}
-            with _accumulated(statistic, wanted, stream.device) as evidence:
+            with _accumulated(statistic, wanted, stream.device) as values_of:
                 run_layer(stream, number, advance=False)
             weights = {layer: linear.weight for layer, linear in linears.items()}
-            yield weights, evidence
+            yield weights, values_of
             # The caller's variable would keep them until the next ones are there.
             weights.clear()
             run_layer(stream, number, advance=True)
 
-    def evidence(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
+    def compute(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
         """Return a statistic of the dense model by layer, fp32. It is computed once."""
         key = checkpoint.folder, statistic
         if key not in self._results:
             self._results[key] = compute_statistic(checkpoint, self.examples_of(checkpoint), statistic)
         return self._results[key]
 
-    def evidence_of_gradients(self, checkpoint: Checkpoint, statistic: Statistic) -> Iterator[dict[str, np.ndarray]]:
+    def compute_gradients(self, checkpoint: Checkpoint, statistic: Statistic) -> Iterator[dict[str, np.ndarray]]:
         """Yield a statistic of the dense model's gradients by layer, fp32, decoder layer by decoder layer, last one
         first."""
         return _of_gradients(checkpoint, self.examples_of(checkpoint), statistic)
@@ -109,9 +109,9 @@ def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic
         return values
     with torch.no_grad():
         for stream, number, linears in decoder_layers(checkpoint, examples):
-            with _accumulated(statistic, linears, stream.device) as evidence:
+            with _accumulated(statistic, linears, stream.device) as values_of:
                 run_layer(stream, number, advance=True)
-            values |= {layer: evidence(layer).cpu().numpy() for layer in linears}
+            values |= {layer: values_of(layer).cpu().numpy() for layer in linears}
     return values
 
 
@@ -132,7 +132,7 @@ def _accumulated(
 ) -> Iterator[Callable[[str], Tensor]]:
     """Accumulate the statistic of the inputs of some layers during the block.
 
-    Yield a function that returns the evidence of a layer after it, once, because it frees the layer's total."""
+    Yield a function that returns the statistic of a layer after it, once, because it frees the layer's total."""
     totals = {layer: _zeros(statistic, linear.weight, device) for layer, linear in linears.items()}
     tokens: Counter[str] = Counter()
 
@@ -260,11 +260,11 @@ def _zeros(statistic: Statistic, weight: Tensor, device: torch.device) -> Tensor
 
 
 def _finished(layer: str, statistic: Statistic, total: Tensor, count: int) -> Tensor:
-    """Return the evidence of a layer, fp32, on the device of its total. Raises InputError if a value is not finite."""
+    """Return the statistic of a layer, fp32, on the device of its total. Raises InputError if a value is not finite."""
     # An expert that no token reaches has a mean of 0.
-    evidence = statistic.finish(total, max(1, count))
+    values = statistic.finish(total, max(1, count))
     # Both are NaN if a value is NaN.
-    if not all(map(math.isfinite, evidence.aminmax())):
+    if not all(map(math.isfinite, values.aminmax())):
         what = "a gradient" if statistic.of_gradients else "an input"
         raise InputError(f"{layer}: {what} is not finite", "check the model's weights, or use another importance")
-    return evidence
+    return values

@@ -4,24 +4,22 @@ A window comes from a random document, or is chosen as wanda's `get_c4` does (lo
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.rows import read_rows
+from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import WINDOW, has_windows, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.model import load_tokenizer, model_config
+from sparseft.masks.settings import Masks
 from sparseft.methods import Method
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.study.mask_settings import Masks
-from sparseft.study.sources import CalibrationText
 from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
 
 
@@ -94,18 +92,14 @@ def calibration_examples(
 
     `key` is the key of the configuration that sets the number. Raises InputError if there are fewer examples, or if one
     is longer than the model's context."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    to_tokens = partial(
-        encode, task=task, tokenizer=tokenizer, max_length=model_config(checkpoint.folder).max_position_embeddings
-    )
+    limit = model_config(checkpoint.folder).max_position_embeddings
+    to_tokens = partial(encode, task=task, tokenizer=load_tokenizer(checkpoint.folder), max_length=limit)
     # Documents become other examples than their rows, so they are encoded before examples are chosen.
     candidates: list[Any] = to_tokens(rows) if task.sequence_length else rows
     if number > len(candidates):
-        raise InputError(
-            f"{key} {number}: {task.name} has only {len(candidates)} training"
-            f" {'sequences' if task.sequence_length else 'rows'}",
-            f"lower {key}, or give more rows",
-        )
+        kind = "sequences" if task.sequence_length else "rows"
+        what = f"{key} {number}: {task.name} has only {len(candidates)} training {kind}"
+        raise InputError(what, f"lower {key}, or give more rows")
     chosen = random.Random(seed).sample(candidates, number)
     return chosen if task.sequence_length else to_tokens(chosen)
 
@@ -120,8 +114,8 @@ def text_examples(checkpoint: Checkpoint, documents: list[str], text: Calibratio
             f"{place}: windows of {text.length} tokens, but the model takes {limit}",
             f"set the length in masks.calibration, or --calibration_length, to at most {limit}",
         )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    windows = choose_windows(documents, partial(tokenizer.encode, verbose=False), text, place)
+    encode_text = partial(load_tokenizer(checkpoint.folder).encode, verbose=False)
+    windows = choose_windows(documents, encode_text, text, place)
     # The first token is given, because nothing predicts it.
     return [Example(window, 1) for window in windows]
 
@@ -141,38 +135,31 @@ def choose_windows(
     Raises InputError with the `place` of the text if it has fewer tokens than all windows together, or if `get_c4`
     finds no document that is longer than a window."""
     generator = random.Random(text.seed)
-    is_drawn = text.choice == "get_c4"
-    if is_drawn:
-        numbers = iter(lambda: generator.randrange(len(documents)), None)
-    else:
-        numbers = iter(generator.sample(range(len(documents)), len(documents)))
+    joins = text.choice != "get_c4"
+
+    def window(ids: list[int]) -> list[int]:
+        start = generator.randrange(len(ids) - text.length + joins)
+        return ids[start : start + text.length]
+
+    numbers: Iterable[int] = iter(lambda: generator.randrange(len(documents)), None)
+    if joins:
+        numbers = generator.sample(range(len(documents)), len(documents))
     too_short: set[int] = set()
     windows: list[list[int]] = []
     for number in numbers:
-        if number in too_short:
-            if len(too_short) == len(documents):
-                raise InputError(
-                    f"{place}: no document is longer than a window of {text.length} tokens, and get_c4 joins none",
-                    "give longer documents, or lower the length or leave the choice of the calibration out",
-                )
-            continue
-        ids = encode(documents[number])
+        ids = [] if number in too_short else encode(documents[number])
         if len(ids) > text.length:
-            windows.append(_window(ids, text.length, generator, len(ids) - text.length + (not is_drawn)))
+            windows.append(window(ids))
         else:
             too_short.add(number)
         if len(windows) == text.examples:
             return windows
+        if len(too_short) == len(documents):
+            break
     ids = encode(DOCUMENT_BREAK.join(documents))
-    if len(ids) < text.examples * text.length:
+    if not joins or len(ids) < text.examples * text.length:
         raise InputError(
-            f"{place}: {len(ids):,} tokens are fewer than {text.examples:,} windows of {text.length:,} tokens",
-            "give more text, or lower the examples or the length of the calibration",
+            f"{place}: its documents are too short for {text.examples:,} windows of {text.length:,} tokens",
+            "give more or longer documents, or lower the examples or the length of the calibration",
         )
-    return [_window(ids, text.length, generator, len(ids) - text.length + 1) for _ in range(text.examples)]
-
-
-def _window(ids: list[int], length: int, generator: random.Random, starts: int) -> list[int]:
-    """Return `length` consecutive ids that start at one of the first `starts` places."""
-    start = generator.randrange(starts)
-    return ids[start : start + length]
+    return [window(ids) for _ in range(text.examples)]

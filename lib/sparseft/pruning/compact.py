@@ -67,13 +67,12 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
                 if part.axis == 1:
                     left_out[name] = ~kept
     for unit, layers in sizes.items():
-        title = groups[unit].title
-        if 0 in layers:
-            raise InputError(f"{layers[0]}: no {title} are left", "use a mask of a lower sparsity")
-        if len(layers) > 1:
-            different = " and ".join(f"{size} in {layer}" for size, layer in list(layers.items())[:2])
-            advice = "use a mask that keeps equally many in each layer"
-            raise InputError(f"the layers keep different numbers of {title}: {different}", advice)
+        if len(layers) > 1 or 0 in layers:
+            kept_units = " and ".join(f"{size} in {layer}" for size, layer in layers.items())
+            raise InputError(
+                f"the layers keep different numbers of {groups[unit].title}, or none: {kept_units}",
+                "use a mask that keeps equally many in each layer",
+            )
     for name, columns in left_out.items():
         # The shift removes the sign.
         if (checkpoint.read(name)[:, columns] << 1).any():

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sparseft.checkpoints.rewriting import converted
 from sparseft.errors import InputError
 from sparseft.pruning.pruned_base import PrunedWriter
-from sparseft.pruning.scores import bits_of
 from sparseft.storage.bits import BITS, to_float32
 
 # How many dampings are tried on a Hessian, and the ratio of each to the one before.
@@ -37,14 +37,9 @@ def solve_damped(
     """Return solve(L, L L^T) of a layer with L L^T = H + damping * scale * I, and the damping. H gets the `diagonal`,
     (cols,), before.
 
-    `scale` is the mean of the diagonal of all columns. `solve` may overwrite its matrices, (cols, cols), and returns
-    None if it fails. If L does not exist, or `solve` fails, stderr says so, and there is more damping. Raises
-    InputError after ATTEMPTS, or if the scale is 0, because no token reaches the layer or all its inputs are zero."""
-    if not scale:
-        raise InputError(
-            f"{layer}: its inputs are zero in all calibration examples, or no token reaches it",
-            "raise masks.calibration_examples, or `examples` of the text under masks.calibration",
-        )
+    `scale` is the mean of the diagonal of all columns. It is 0 if no token reaches the layer. `solve` may overwrite its
+    matrices, (cols, cols), and returns None if it fails. If L does not exist, or `solve` fails, stderr says so, and
+    there is more damping. Raises InputError after ATTEMPTS."""
     for attempt in range(1, ATTEMPTS + 1):
         # In columns, as LAPACK has them. It would copy rows.
         damped = hessian.mT.contiguous().mT
@@ -58,7 +53,7 @@ def solve_damped(
         if attempt < ATTEMPTS:
             damping *= DAMPING_RATIO
             print(f"{fault}; trying {damping:g}", file=sys.stderr)
-    raise InputError(fault, "raise masks.damping or the number of calibration examples")
+    raise InputError(fault, "raise the number of calibration examples, so that tokens reach it, or masks.damping")
 
 
 def inverse(factor: Tensor, damped: Tensor) -> Tensor:
@@ -102,12 +97,13 @@ def change_weights(
     The report gets the damping, and the error of the layer's output over all tokens of the examples. The metadata gets
     each damping that is not the one of the settings."""
     new = update(layer, weight.float(), hessian)
-    dtype = writer.original.tensors[f"{layer}.weight"].dtype
-    bits = converted(bits_of(new.weights.cpu().numpy()), "F32", dtype).view(BITS[dtype]).reshape(weight.shape)
+    dtype = writer.masks.checkpoint.tensors[f"{layer}.weight"].dtype
+    values = new.weights.contiguous().cpu().numpy().reshape(-1).view(np.uint32)
+    bits = converted(values, "F32", dtype).view(BITS[dtype]).reshape(weight.shape)
     stored = torch.from_numpy(to_float32(bits, dtype)).to(weight.device)
     error = output_error(weight.float(), stored, hessian)
     writer.write(layer, new.kept.cpu().numpy(), bits, damping=new.damping, output_error=error)
     more = writer.meta.setdefault("more_damping", {})
-    if new.damping != writer.settings.damping:
+    if new.damping != writer.masks.settings.damping:
         more[layer] = new.damping
     weight.copy_(stored)

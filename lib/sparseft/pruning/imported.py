@@ -28,7 +28,7 @@ from sparseft.checkpoints.rewriting import converted
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
 from sparseft.progress import show
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.storage.bits import BITS
 
@@ -61,17 +61,14 @@ def check_pattern(filled: np.ndarray, stated: str, layer: str, place: str) -> No
     """Raise InputError, naming the layer and the group, if a group of a layer breaks the pattern N:M that the user
     stated."""
     most, group = map(int, stated.split(":"))
-    remedy = "correct the pattern (masks.imported_pattern or --pattern), or leave it out"
-    if filled.shape[1] % group:
-        raise InputError(
-            f"{place}: {layer} has rows of {filled.shape[1]} weights, which groups of {group} do not divide", remedy
-        )
-    # The weights of each group that are not zero, (rows, cols / group).
+    # The weights of each group that are not zero, (rows, cols / group). numpy refuses groups that do not divide a row.
     counts = np.count_nonzero(filled.reshape(len(filled), -1, group), axis=2)
     for row, number in np.argwhere(counts > most)[:1]:
         columns = f"columns {number * group} to {(number + 1) * group - 1}"
         what = f"{layer}, row {row}, {columns}: {counts[row, number]} weights are not zero, and {stated} allows {most}"
-        raise InputError(f"{place}: {what}", remedy)
+        raise InputError(
+            f"{place}: {what}", "correct the pattern (masks.imported_pattern or --pattern), or leave it out"
+        )
 
 
 def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None
             kept, counts = infer_mask(base.read(f"{layer}.weight") if source else None, bits, stated)
             writer.write(layer, kept, bits)
             totals.update(counts)
-        reached = writer.masks.reached(0)
+        reached = writer.mask_writer.reached(0)
         if abs(reached - percent / 100) > TOLERANCE:
             raise InputError(
                 f"{place}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",

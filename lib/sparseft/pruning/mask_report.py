@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from sparseft.grid import PassFiles
 from sparseft.masks.mask_file import MaskWriter
-from sparseft.pruning.mask_pass import MaskPass
-from sparseft.records.manifests import MaskReport
+from sparseft.masks.mask_record import MaskReport
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_file
 
 
 def write_report(
-    folder: Path, masks: MaskPass, meta: dict, writer: MaskWriter, rows: Mapping[str, dict] = {}, **entries: Any
+    folder: Path, files: PassFiles, meta: dict, writer: MaskWriter, rows: Mapping[str, dict] = {}, **entries: Any
 ) -> dict:
     """Write the report and the plot of a pass to `folder`, and return the report: the metadata, and a row per layer and
     sparsity.
@@ -23,16 +23,15 @@ def write_report(
     writer.finish()
     sizes = {layer: rows * cols for layer, (rows, cols) in writer.shape.items()}
     sparsities = []
-    for level, percent in enumerate(masks.percents):
-        counts = {layer: int(writer.kept[layer][level]) for layer in sizes}
-        layers = [
-            {"layer": layer, "weights": size, "kept": counts[layer], "reached": 1 - counts[layer] / size}
-            | rows.get(layer, {})
-            for layer, size in sizes.items()
-        ]
+    for level, meta_of_mask in enumerate(writer.metas):
+        layers = []
+        for layer, size in sizes.items():
+            kept = int(writer.kept[layer][level])
+            row = {"layer": layer, "weights": size, "kept": kept, "reached": 1 - kept / size}
+            layers.append(row | rows.get(layer, {}))
+        percent = round(100 * meta_of_mask["sparsity"])
         sparsities.append({"asked_percent": percent, "reached": writer.reached(level), "layers": layers})
     report = {"format_version": 1, **meta, "sparsities": sparsities, **entries}
-    files = masks.files
     write(folder / files.report.name, MaskReport(**report))
     if files.plot:
         _plot(report, folder / files.plot.relative_to(files.report.parent))

@@ -37,11 +37,9 @@ from sparseft.architectures.architecture import Part
 from sparseft.importances import HESSIAN
 from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
-from sparseft.pruning.mask_generator import rankings
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass, rankings
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
 from sparseft.selection.units import unit_scores
-from sparseft.study.mask_settings import Masks
 
 
 def prune_units(masks: MaskPass) -> None:
@@ -75,13 +73,6 @@ def units_by_scores(masks: MaskPass, numbers: dict[str, list[int]]) -> dict[str,
             ranks = np.argsort(np.argsort(unit_scores(ranking, parts), kind="stable"))
             kept[parts[-1].layer] = torch.from_numpy(ranks >= numbers[parts[0].unit][0])
     return kept
-
-
-def by_rounds(settings: Masks, part: Part, weights: Tensor, hessian: Tensor, number: int) -> Tensor:
-    """Return the choice of `obs`, bool (units,)."""
-    diagonal = hessian.diagonal()
-    inverted, _ = solve_damped(part.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
-    return choose_units(weights, inverted, part.width, number, settings.obs_rounds)
 
 
 def choose_units(weights: Tensor, inverted: Tensor, width: int, number: int, rounds: int) -> Tensor:
@@ -148,15 +139,17 @@ def _prune_group(
     weights: layer -> (rows, cols)
     hessian: of the inputs of the last part, whose columns are updated
     units: those that are kept, bool (units,); None if `obs` chooses them"""
-    (*heads, last), settings = parts, writer.settings
+    (*heads, last), settings = parts, writer.masks.settings
     weight = weights[last.layer]
     if units is None:
-        units = by_rounds(settings, last, weight.float(), hessian, number)
+        diagonal = hessian.diagonal()
+        inverted, _ = solve_damped(last.layer, hessian, diagonal, diagonal.mean(), settings.damping, inverse)
+        units = choose_units(weight.float(), inverted, last.width, number, settings.obs_rounds)
     units = units.to(weight.device)
     columns = units.repeat_interleave(last.width)
     change_weights(writer, last.layer, weight, hessian, partial(refit, kept=columns, damping=settings.damping))
     for part in heads:
         kept = units.repeat_interleave(part.width)[:, None]
         weights[part.layer].mul_(kept)
-        bits = writer.original.read(f"{part.layer}.weight")
+        bits = writer.masks.checkpoint.read(f"{part.layer}.weight")
         writer.write(part.layer, kept.expand_as(weights[part.layer]).cpu().numpy(), bits)

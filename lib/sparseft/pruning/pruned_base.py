@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import MaskWriter
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.masks.mask_record import MaskReport, PrunedManifest
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.mask_report import write_report
-from sparseft.records.manifests import MaskReport, PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import is_finite, pack
-from sparseft.study.mask_settings import Masks
 
 
 @dataclass
@@ -32,9 +30,8 @@ class PrunedWriter:
     meta: further entries of the mask's metadata and of the report, which may be added until the end
     rows: layer -> further entries of its row in the report"""
 
-    original: Checkpoint
-    settings: Masks
-    masks: MaskWriter
+    masks: MaskPass
+    mask_writer: MaskWriter
     write_tensor: WriteTensor
     meta: dict = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
@@ -45,13 +42,12 @@ class PrunedWriter:
 
         What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a
         weight is not finite."""
-        tensor = self.original.tensors[f"{layer}.weight"]
+        tensor = self.masks.checkpoint.tensors[f"{layer}.weight"]
         content = np.where(kept, bits, 0)
         if not is_finite(content, tensor.dtype):
-            raise InputError(
-                f"{layer}: its new weights are not finite in {tensor.dtype}", "use another method or another checkpoint"
-            )
-        self.masks.write(layer, 0, pack(kept).reshape(1, -1))
+            what = f"{layer}: its new weights are not finite in {tensor.dtype}"
+            raise InputError(what, "use another method or another checkpoint")
+        self.mask_writer.write(layer, 0, pack(kept).reshape(1, -1))
         self.write_tensor(tensor.name, [content.tobytes()])
         self.rows[layer] = row
 
@@ -63,7 +59,7 @@ def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedW
     `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with
     its report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError as
     `MaskPass.checked_meta` does."""
-    original, files, shape = masks.checkpoint, masks.files, masks.shapes
+    files, shapes = masks.files, masks.shapes
     all_meta = masks.checked_meta() | (meta or {}) | masks.origin
     assert files.base, f"{masks.method.name} updates weights"
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
@@ -71,10 +67,10 @@ def pruned_writer(masks: MaskPass, meta: dict | None = None) -> Iterator[PrunedW
         atomic_files(files.report, MaskReport.known_by) as folder,
         atomic_folder(files.base, "manifest.json", PrunedManifest.known_by) as base,
     ):
-        writer_of_mask = MaskWriter([folder / files.masks[0].name], [all_meta], shape)
-        with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
-            writer = PrunedWriter(original, masks.settings, writer_of_mask, write_tensor)
+        mask_writer = MaskWriter([folder / files.masks[0].name], [all_meta], shapes)
+        with rewritten(masks.checkpoint, {f"{layer}.weight" for layer in shapes}, base) as write_tensor:
+            writer = PrunedWriter(masks, mask_writer, write_tensor)
             yield writer
         # The writer of the mask reads it when it writes the mask.
         all_meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **masks.origin)["digest"]}
-        write_report(folder, masks, all_meta, writer_of_mask, writer.rows)
+        write_report(folder, files, all_meta, mask_writer, writer.rows)

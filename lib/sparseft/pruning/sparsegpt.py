@@ -36,9 +36,8 @@ import torch
 from torch import Tensor
 
 from sparseft.importances import HESSIAN
-from sparseft.pruning.allocation import allocate_by_outliers
 from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.selection.ranking import check_groups
 
@@ -52,7 +51,7 @@ def prune_weights(masks: MaskPass) -> None:
         for layer, (_, cols) in masks.shapes.items():
             check_groups(layer, cols, group)
     if masks.method.allocation:
-        meta["outliers"], allocated = allocate_by_outliers(masks)
+        meta["outliers"], allocated = masks.allocate()
         counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}
     else:
         share = Fraction(masks.percents[0], 100)

@@ -21,7 +21,7 @@ from sparseft.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
 from sparseft.progress import show
 from sparseft.pruning.calibration import decoder_layers, run_layer
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def score_units(masks: MaskPass) -> np.ndarray:
     importance, units = method.importance, method.pattern.units
     assert importance and importance.score_units and units, f"{method.name} removes no units"
     number = units.number(masks.model)
-    groups = {place[0] for name in checkpoint.tensors if (place := units.place(name))}
+    groups = {unit[0] for name in checkpoint.tensors if (unit := units.unit_of(name))}
     shape = len(groups), number
     scores = importance.score_units(Observation(masks, shape))
     if not np.isfinite(scores).all():
@@ -131,8 +131,8 @@ def score_units(masks: MaskPass) -> np.ndarray:
 
 
 @contextmanager
-def _routed(block: nn.Module, values: Callable[[Routed], Tensor], found: list[Tensor]) -> Iterator[None]:
-    """Add the `values` to `found` each time that a block of experts has run."""
+def _routed(block: nn.Module, values: Callable[[Routed], Tensor], parts: list[Tensor]) -> Iterator[None]:
+    """Add the `values` to `parts` each time that a block of experts has run."""
     router: list[Tensor] = []
     norms: list[Tensor] = []
 
@@ -151,7 +151,7 @@ def _routed(block: nn.Module, values: Callable[[Routed], Tensor], found: list[Te
         table.T[chosen.T] = torch.cat(norms)
         norms.clear()
         routed = Routed(logits.softmax(1, dtype=torch.float32), chosen, table)
-        found.append(values(routed))
+        parts.append(values(routed))
 
     # transformers calls the router `gate` in every class.
     hooks = [block.gate.register_forward_hook(note_router), block.register_forward_hook(finish)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sparseft.pruning.mask_pass import MaskPass
+from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.obs import prune_units
 from sparseft.pruning.sparsegpt import prune_weights
 

@@ -1,17 +1,17 @@
-"""Define what all records share: the types and roles of their fields, and how a file is written and read."""
+"""Define what all records share: the fields, and how a file is written and read."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sparseft.errors import InputError
-from sparseft.records import SETTING, provenance, setting
+from sparseft.records import field, setting
+from sparseft.section import Section, first_fault
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.record import remake_advice, unaltered, write_record
-from sparseft.study.section import Role, Section, first_fault
 
 # Relative difference of two sums of the same numbers in another order.
 ROUNDING = 1e-9
@@ -19,7 +19,7 @@ ROUNDING = 1e-9
 
 def kind(name: str) -> Any:
     """Return the field `record` of a kind of record."""
-    return provenance("The kind of the record.", default=name)
+    return field("The kind of the record.", default=name)
 
 
 class RecordPart(BaseModel):
@@ -29,7 +29,7 @@ class RecordPart(BaseModel):
 
     @classmethod
     def _said(cls) -> dict[str, dict[str, Any]]:
-        """Return by field what its definition says of it: role, unit and column."""
+        """Return by field what its definition says of it: whether it decides a comparison, unit and column."""
         fields: dict[str, Any] = cls.model_fields
         return {name: field.json_schema_extra for name, field in fields.items()}
 
@@ -45,7 +45,7 @@ class RecordPart(BaseModel):
             for place, entry in entries.items():
                 if isinstance(entry, RecordPart):
                     found |= {f"{place}.{key}": part for key, part in entry.settings.items()}
-                elif said["role"] == SETTING:
+                elif said["decides"]:
                     found[place] = entry
         return found
 
@@ -64,8 +64,8 @@ class RecordPart(BaseModel):
 class Inputs(RecordPart):
     """Hold the digests of a pruned model: of its base and its mask."""
 
-    model: str = provenance("The digest of the base.")
-    mask: str = provenance("The sha256 of the mask.")
+    model: str = field("The digest of the base.")
+    mask: str = field("The sha256 of the mask.")
 
 
 class RecordFile(RecordPart):
@@ -75,31 +75,33 @@ class RecordFile(RecordPart):
     file_name: ClassVar[str]
     record: str = kind("")
     # Excluded, because `write_record` computes it.
-    record_sha256: str | None = provenance("The sha256 of the record without this key.", default=None, exclude=True)
+    record_sha256: str | None = field("The sha256 of the record without this key.", default=None, exclude=True)
 
 
 class RunRecord(RecordFile):
     """Check a file of a run."""
 
-    run_id: str | None = provenance("The run. Null if you ran the script by hand without --run_id.", default=None)
+    run_id: str | None = field("The run. Null if you ran the script by hand without --run_id.", default=None)
 
 
 R = TypeVar("R", bound=RecordPart)
 
 
-def section_fields(section: type[Section], names: Iterable[str], without_effect: Role = Role(0)) -> dict[str, Any]:
+def section_fields(
+    section: type[Section], names: Iterable[str], optional: Container[str], without_effect: Container[str] = ()
+) -> dict[str, Any]:
     """Return keys of a section of the configuration as fields of a record, for `pydantic.create_model`.
 
-    They are settings, apart from those with a role `without_effect`."""
+    optional: keys that not every training has
+    without_effect: keys that are no settings"""
     fields = {}
     for name in names:
         key = section.model_fields[name]
-        role = provenance if name in section.keys_of(without_effect) else setting
-        # Not every training has these.
+        make = field if name in without_effect else setting
         kind: Any = key.annotation
-        if name in section.keys_of(Role.ADAPTER | Role.FULL):
+        if name in optional:
             kind |= None
-        fields[name] = (Annotated[kind, *key.metadata, role(key.description)], ...)
+        fields[name] = (Annotated[kind, *key.metadata, make(key.description)], ...)
     return fields
 
 

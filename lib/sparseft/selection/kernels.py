@@ -70,10 +70,10 @@ def rank_in_groups(bits, group, ranks):
     groups = bits.size // group
     # Both hold place i of group g at (i, g).
     values = np.empty((group, CHUNK), bits.dtype)
-    found = np.empty((group, CHUNK), bits.dtype)
+    lower = np.empty((group, CHUNK), bits.dtype)
     for first in range(0, groups, CHUNK):
         number = min(CHUNK, groups - first)
-        found[:] = 0
+        lower[:] = 0
         for i in range(group):
             for g in range(number):
                 values[i, g] = bits[group * (first + g) + i] & top
@@ -81,11 +81,11 @@ def rank_in_groups(bits, group, ranks):
             for earlier in range(later):
                 for g in range(number):
                     is_lower = values[later, g] < values[earlier, g]
-                    found[earlier, g] += is_lower
-                    found[later, g] += 1 - is_lower
+                    lower[earlier, g] += is_lower
+                    lower[later, g] += 1 - is_lower
         for i in range(group):
             for g in range(number):
-                ranks[group * (first + g) + i] = found[i, g]
+                ranks[group * (first + g) + i] = lower[i, g]
 
 
 @compiled

@@ -1,4 +1,12 @@
-"""Hold the scores of a pass and take its masks. Memory is a few blocks per thread, for any model."""
+"""Hold the scores of a pass and take its masks. Memory is a few blocks per thread, for any model.
+
+The weights of a row or of a group are sorted. Those of a layer, or of the model, are not: a first reading of the scores
+counts their bits in a histogram, from which the threshold of every sparsity follows. A second reading writes the masks.
+Scores of 16 bits are one digit. Scores of 32 bits have a high and a low digit, and a reading of its own for the low
+one.
+
+The compiled loops (kernels.py) are imported where they are called, because a plan needs no numba.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,11 +56,6 @@ class Ranking:
     settings: Any = None
     threads: int = 1
 
-    @property
-    def layers(self) -> list[str]:
-        """Return the names of the layers."""
-        return list(self.shape)
-
     def counts(self, total: int) -> np.ndarray:
         """Return how many of `total` weights each level prunes, int64 (levels,). Halves are rounded to even."""
         return np.array([round(Fraction(percent * total, 100)) for percent in self.percents], np.int64)
@@ -97,6 +100,58 @@ class Ranking:
                 pass
 
 
+def by_scope(ranking: Ranking) -> None:
+    """Rank the weights that the settings rank together: those of a layer, of a row, or of the model."""
+    {"layer": by_layer, "row": by_row, "global": by_model}[ranking.scope](ranking)
+
+
+def by_row(ranking: Ranking) -> None:
+    """Rank the weights of each row by themselves. The scores are read once.
+
+    If a layer's count is not a multiple of its rows, the first rows prune one more weight than the others."""
+    from sparseft.selection.kernels import masks_of
+
+    def select(layer: str) -> None:
+        rows, cols = ranking.shape[layer]
+        # (rows, levels)
+        counts = (ranking.layer_counts(layer, cols) + np.arange(rows)[::-1, None]) // rows
+
+        def make(row: int, block: np.ndarray) -> np.ndarray:
+            magnitudes = block.reshape(-1, cols) & block.dtype.type(np.iinfo(block.dtype).max >> 1)
+            # numpy sorts 32 bits with vector instructions, and 16 bits by their digits if the sort must be stable.
+            magnitudes.sort(axis=1, kind="stable" if block.itemsize == 2 else None)
+            wanted = counts[row : row + len(magnitudes)]
+            # The last magnitude that is pruned, (rows, levels). Of the weights that equal it, the first are pruned.
+            thresholds = np.take_along_axis(magnitudes, np.maximum(wanted - 1, 0), axis=1)
+            below = [np.searchsorted(*of_row) for of_row in zip(magnitudes, thresholds, strict=True)]
+            return masks_of(block, cols, thresholds, wanted - np.array(below))
+
+        ranking.write(layer, make)
+
+    ranking.in_threads(select, list(ranking.shape))
+
+
+def by_group(ranking: Ranking, group: int) -> None:
+    """Rank every `group` consecutive weights of a row by themselves. The scores are read once.
+
+    Raises InputError if the groups do not divide a row."""
+    from sparseft.selection.kernels import rank_in_groups
+
+    def select(layer: str) -> None:
+        rows, cols = ranking.shape[layer]
+        check_groups(layer, cols, group)
+        counts = ranking.layer_counts(layer, group) // (rows * cols // group)
+
+        def make(_: int, block: np.ndarray) -> np.ndarray:
+            ranks = np.empty(block.size, np.uint8)
+            rank_in_groups(block, group, ranks)
+            return np.stack([pack(ranks.reshape(-1, cols) >= count).reshape(-1) for count in counts])
+
+        ranking.write(layer, make)
+
+    ranking.in_threads(select, list(ranking.shape))
+
+
 def check_groups(layer: str, cols: int, group: int) -> None:
     """Raise InputError if the groups of N:M do not divide a layer's rows."""
     if cols % group:
@@ -104,3 +159,83 @@ def check_groups(layer: str, cols: int, group: int) -> None:
             f"{layer}: its {cols} columns cannot be divided into groups of {group}",
             "leave the method out of grid.methods",
         )
+
+
+def by_layer(ranking: Ranking) -> None:
+    """Rank the weights of each layer by themselves."""
+    ranking.in_threads(lambda layer: _select_together(ranking, [layer]), list(ranking.shape))
+
+
+def by_model(ranking: Ranking) -> None:
+    """Rank the weights of all layers together. Raises InputError if the dtypes of their scores differ."""
+    dtypes = sorted(set(map(str, ranking.dtypes.values())))
+    if len(dtypes) > 1:
+        raise InputError(
+            f"the model's layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
+            "set masks.scope to layer or row",
+        )
+    _select_together(ranking, list(ranking.shape))
+
+
+def _select_together(ranking: Ranking, layers: list[str]) -> None:
+    """Rank all weights of `layers` together, and write their masks.
+
+    This reads the scores twice, and 32-bit scores three times."""
+    from sparseft.selection.kernels import BINS, count_high, masks_of
+
+    histogram = np.zeros(BINS, np.int64)
+    for layer in layers:
+        # int32 takes half of the cache.
+        of_layer = np.zeros(BINS, np.int32)
+        for block in ranking.read(layer):
+            count_high(block, of_layer)
+        histogram += of_layer
+    total = sum(math.prod(ranking.shape[layer]) for layer in layers)
+    counts = ranking.layer_counts(layers[0], total) if len(layers) == 1 else ranking.counts(total)
+    values, ties = _bins_of(histogram, counts)
+    if block.dtype == np.uint32:
+        values, ties = _with_low_digits(ranking, layers, values, ties)
+    thresholds = values.astype(block.dtype)[None]
+    for layer in layers:
+
+        def make(_: int, block: np.ndarray, cols: int = ranking.shape[layer][1]) -> np.ndarray:
+            # Every block counts the ties down.
+            return masks_of(block, cols, thresholds, ties[None])
+
+        ranking.write(layer, make)
+
+
+def _with_low_digits(
+    ranking: Ranking, layers: list[str], digits: np.ndarray, ties: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the whole 32-bit thresholds and their ties, both int64 (levels,).
+
+    `digits` has the high digits of the thresholds, and `ties` the number of weights to prune with each of these
+    digits."""
+    from sparseft.selection.kernels import BINS, LOW, count_low
+
+    used, rows = np.unique(digits, return_inverse=True)
+    # High digit -> row of `low`; -1 if no threshold has this digit.
+    slots = np.full(BINS, -1, np.int8)
+    slots[used] = np.arange(used.size)
+    # int32 is enough for one layer, which has fewer than 2^31 weights, and takes half of the cache. A model needs
+    # int64.
+    low = np.zeros((used.size, LOW), np.int32 if len(layers) == 1 else np.int64)
+    for layer in layers:
+        for block in ranking.source(layer):
+            count_low(block, slots, low)
+    bins, low_ties = zip(*(_bins_of(low[row], ties[[level]]) for level, row in enumerate(rows)), strict=True)
+    return digits * LOW + np.concatenate(bins), np.concatenate(low_ties)
+
+
+def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bin of the last of the first counts[j] values, and how many values of that bin are among them.
+
+    Both are int64 (levels,)."""
+    # flatnonzero takes a fifth of the time if its input is bool.
+    used = np.flatnonzero(histogram != 0)
+    ends = np.cumsum(histogram[used], dtype=np.int64)
+    indices = np.searchsorted(ends, counts)
+    bins = used[indices]
+    values_before = ends[indices] - histogram[bins]
+    return bins, counts - values_before

@@ -27,13 +27,20 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.command import Flags
+from sparseft.grid import (
+    CONFIGURATION,
+    FINDINGS,
+    PAGES,
+    REPORT,
+    TABLES,
+    Run,
+)
+from sparseft.section import flags
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.study.config import Analysis, Config
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES, Run
-from sparseft.study.section import flags
 
 # Raise it when the results change.
 VERSION = 1

@@ -8,7 +8,7 @@ The table has one row per cell and batch size.
 
 from pathlib import Path
 
-from sparseft.records.throughput_record import read_measurements
+from sparseft.evaluation.throughput_record import read_measurements
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.outputs import claim
 

@@ -15,12 +15,12 @@ from sparseft.command import Flags, Threads
 from sparseft.data.overlap import texts_of
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
-from sparseft.records.engine_record import EnginesRecord
+from sparseft.export.engine_record import EnginesRecord
+from sparseft.export.settings import Export
+from sparseft.grid import RUN_ID, Run
 from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
-from sparseft.study.export_settings import Export
-from sparseft.study.grid import RUN_ID, Run
 
 # Raise it when the results change.
 VERSION = 1

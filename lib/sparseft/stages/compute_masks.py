@@ -30,21 +30,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import Field
 
+from sparseft import grid
 from sparseft.command import Flags, Threads
+from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text, has_windows
 from sparseft.errors import InputError
+from sparseft.grid import pass_files
 from sparseft.importances import DEFAULT, IMPORTANCES
+from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
-from sparseft.study.grid import pass_files
-from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.sources import Choice
+from sparseft.study import targets
+from sparseft.study.config import Config
 
 if TYPE_CHECKING:
-    from sparseft.pruning.mask_pass import MaskPass
-from sparseft.study import grid, targets
-from sparseft.study.config import Config
+    from sparseft.pruning.mask_generator import MaskPass
+
 
 # Raise it when the results change.
 VERSION = 1
@@ -134,7 +136,7 @@ def run(
             report_{method}_sparsity{XX}.json
     """
     from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-    from sparseft.pruning.mask_pass import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass
 
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
     methods = methods_of(method, importance)

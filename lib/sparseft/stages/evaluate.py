@@ -30,25 +30,25 @@ from sparseft.command import Threads
 from sparseft.data.overlap import Texts, shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import SELECTION, read_selection
+from sparseft.data.settings import OWN_CONTEXT, Perplexity
 from sparseft.data.texts import each_document, read_documents, recorded_source
 from sparseft.errors import InputError
-from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
-from sparseft.records.merge_record import check_model
+from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
+from sparseft.grid import RUN_ID, WIKITEXT2, Run
+from sparseft.lora.merge_record import check_model
 from sparseft.records.record_file import write
+from sparseft.section import refuse
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
-from sparseft.study.grid import Run
-from sparseft.study.section import refuse
-from sparseft.study.sources import OWN_CONTEXT, Perplexity
+from sparseft.study import targets
+from sparseft.study.config import Config
 from sparseft.tasks.metrics import LOSS, perplexity_name
 from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
-from sparseft.study import targets
-from sparseft.study.config import Config
-from sparseft.study.grid import RUN_ID, WIKITEXT2
+
 
 # Raise it when the results change.
 VERSION = 1

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.command import Flags
-from sparseft.records.manifests import ExportManifest
+from sparseft.export.manifest import ExportManifest
+from sparseft.export.settings import Export
+from sparseft.grid import RUN_ID, Run
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
-from sparseft.study.export_settings import Export
-from sparseft.study.grid import RUN_ID, Run
 
 # Raise it when the results change.
 VERSION = 1

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparseft.errors import InputError
-from sparseft.records.evaluation_record import EvaluationRecord
+from sparseft.evaluation.evaluation_record import EvaluationRecord
+from sparseft.grid import Run
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.records.record_file import RunRecord, read_record_file
-from sparseft.records.training_record import TrainingRecord
-from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
-from sparseft.study.grid import Run
+from sparseft.training.training_record import TrainingRecord
 
 # Raise it when the results change.
 VERSION = 1

@@ -13,10 +13,10 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
+from sparseft import grid
 from sparseft.errors import InputError
-from sparseft.study import grid
+from sparseft.grid import Run, fill
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import Run, fill
 from sparseft.training.job_flags import JobFlags
 
 # Raise it when the results change.

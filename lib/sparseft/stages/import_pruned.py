@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sparseft import grid
+from sparseft.grid import pass_files
+from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import IMPORTED, get_method
+from sparseft.section import parse_section
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
-from sparseft.study import grid
 from sparseft.study.config import Config
-from sparseft.study.grid import pass_files
-from sparseft.study.mask_settings import Masks, whole_percent
-from sparseft.study.section import parse_section
 
 # Raise it when the results change.
 VERSION = 1
@@ -61,7 +61,7 @@ def run(
     """
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.pruning.imported import import_pruned
-    from sparseft.pruning.mask_pass import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass
 
     method = get_method(f"{IMPORTED.name}_{name}")
     percent = whole_percent(sparsity)

@@ -8,14 +8,14 @@ measure_cerebras.py wrote the files, one per repeat and batch size. Measurements
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.records.record_file import read_record_file, write
-from sparseft.records.throughput_record import (
+from sparseft.evaluation.throughput_record import (
     MEASURED,
     BatchRecord,
     ConditionsRecord,
     MeasurementRecord,
     ThroughputRecord,
 )
+from sparseft.records.record_file import read_record_file, write
 from sparseft.storage.record import claim_record
 
 # Raise it when the results change.

@@ -15,15 +15,14 @@ from cyclopts.types import NonNegativeInt
 
 from sparseft.command import Flags
 from sparseft.errors import InputError
+from sparseft.evaluation.throughput_record import MeasurementRecord
+from sparseft.grid import RUN_ID, Cell, training_name
 from sparseft.records.record_file import write
-from sparseft.records.throughput_record import MeasurementRecord
 from sparseft.storage.record import claim_record
-from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.study.config import Config
-from sparseft.study.grid import RUN_ID, Cell, training_name
-from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import Role
+from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
+from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
 
 # Raise it when the results change.
 VERSION = 1
@@ -79,7 +78,7 @@ def run(
     record = MeasurementRecord(
         cell=Cell.parse(flags.run_id.rpartition("-seed")[0]).id,
         threads=flags.threads,
-        **job.settings.model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
+        **job.settings.model_dump(exclude=MEASURED_KEYS),
         sequence_length=cerebras.sequence_length if fill_sequences else None,
         warmup_steps=warmup_steps,
         steps=steps,

@@ -17,14 +17,14 @@ from pydantic import create_model
 from sparseft.command import Flags, Threads
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
+from sparseft.evaluation.throughput_record import ThroughputRecord
+from sparseft.grid import CELL_ID, TASK_MODES, Cell, training_name
 from sparseft.records.record_file import write
-from sparseft.records.throughput_record import ThroughputRecord
+from sparseft.section import Section
 from sparseft.storage.record import claim_record
-from sparseft.study.backends import TORCH
 from sparseft.study.config import Config
-from sparseft.study.grid import CELL_ID, TASK_MODES, Cell, training_name
-from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import Role, Section
+from sparseft.trainers.backends import TORCH
+from sparseft.training.settings import MEASURED_KEYS, Narrowed, Throughput, Training
 
 # Raise it when the results change.
 VERSION = 1
@@ -35,14 +35,14 @@ def settings(config: Config, cell: Any) -> dict:
     training = config.training_of(cell.task, training_name(cell.training))
     return {
         "cell": CELL_ID.format(**vars(cell)),
-        **training.model_dump(exclude=Training.keys_of(Role.MEASUREMENT)),
-        **config.throughput.model_dump(exclude=Throughput.keys_of(Role.AXIS)),
+        **training.model_dump(exclude=MEASURED_KEYS),
+        **config.throughput.model_dump(exclude=Narrowed.model_fields.keys()),
         "threads": config.resources.threads,
     }
 
 
-TRAINING = Training.model_fields.keys() - Training.keys_of(Role.MEASUREMENT)
-THROUGHPUT = Throughput.model_fields.keys() - Throughput.keys_of(Role.AXIS)
+TRAINING = Training.model_fields.keys() - MEASURED_KEYS
+THROUGHPUT = Throughput.model_fields.keys() - Narrowed.model_fields.keys()
 _KEYS = {name: key for name, key in Training.model_fields.items() if name in TRAINING}
 _KEYS |= {name: key for name, key in Throughput.model_fields.items() if name in THROUGHPUT}
 # The keys of both sections that a measurement reads.

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.errors import InputError
-from sparseft.records.merge_record import MergeRecord
+from sparseft.grid import NO_FINETUNE, RUN_ID, Run
+from sparseft.lora.merge_record import MergeRecord
 from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.config import Config
-from sparseft.study.grid import NO_FINETUNE, RUN_ID, Run
 
 # Raise it when the results change.
 VERSION = 1

@@ -13,12 +13,12 @@ from typing import Any
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from sparseft.data.prepared import find_task, read_prepared
+from sparseft.data.settings import OWN_LENGTH, SHUFFLED, CalibrationText, Choice
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.errors import InputError
 from sparseft.methods import TASK
+from sparseft.section import parse_section
 from sparseft.study.config import Config
-from sparseft.study.section import parse_section
-from sparseft.study.sources import OWN_LENGTH, SHUFFLED, CalibrationText, Choice
 
 # Raise it when the results change.
 VERSION = 1

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sparseft.checkpoints.manifests import ModelManifest
+from sparseft.checkpoints.settings import Model
 from sparseft.command import Flags
-from sparseft.records.manifests import ModelManifest
 from sparseft.storage.outputs import claim
 from sparseft.storage.revisions import fixed
 from sparseft.study.config import Config
-from sparseft.study.sources import Model
 
 # Raise it when the results change.
 VERSION = 1

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.command import Flags
+from sparseft.data.manifests import SelectionManifest
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.rows import write_rows
 from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
-from sparseft.records.manifests import SelectionManifest
+from sparseft.data.settings import TaskData
 from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
@@ -22,7 +23,6 @@ from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.record import first_key
 from sparseft.study.config import Config
-from sparseft.study.sources import TaskData
 
 # Raise it when the results change.
 VERSION = 1

@@ -15,26 +15,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from sparseft.command import Flags
+from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text
+from sparseft.grid import RECONSTRUCTING_MODES
+from sparseft.masks.settings import Masks
+from sparseft.stages import train
 from sparseft.storage.locks import hold
-from sparseft.study.grid import RECONSTRUCTING_MODES
-from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Reconstruction
-from sparseft.study.sources import Choice
+from sparseft.study.config import Config
 from sparseft.training.job_flags import JobFlags
+from sparseft.training.settings import Reconstruction
 
 if TYPE_CHECKING:
     from sparseft.language_model.batches import Example
     from sparseft.training.job import TrainingJob
-from typing import Any
 
-from sparseft.stages import train
-from sparseft.study.config import Config
 
 # Raise it when the results change.
 VERSION = 1

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.command import Threads
+from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.methods import SELF
+from sparseft.section import parse_section
 from sparseft.study.config import Config
-from sparseft.study.section import parse_section
-from sparseft.study.sources import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
 
 # Raise it when the results change.
 VERSION = 1

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.command import Flags
+from sparseft.grid import RUN_ID, TASK_MODES, training_name
 from sparseft.study.config import Config
-from sparseft.study.grid import RUN_ID, TASK_MODES, training_name
-from sparseft.study.schedule import Training
-from sparseft.study.section import Role
 from sparseft.training.job_flags import JobFlags
+from sparseft.training.settings import Effort, Training
 
 # Raise it when the results change.
 VERSION = 1
@@ -27,7 +26,7 @@ def settings(config: Config, cell: Any) -> dict:
     """Return what decides the result of a training with any backend. Another number of threads changes the last
     bits."""
     training = training_name(cell.training)
-    unused = Training.unused_in(cell.mode) | Training.keys_of(Role.SAVING)
+    unused = Training.unused_in(cell.mode) | set(Effort.model_fields)
     evaluates = config.evaluates(cell.mode, cell.task, training)
     return {
         "run_id": RUN_ID.format(**vars(cell)),
@@ -40,7 +39,7 @@ def settings(config: Config, cell: Any) -> dict:
 def effort(config: Config, cell: Any) -> dict:
     """Return what changes the time or the memory of a training, and no bit."""
     schedule = config.schedule_of(cell.mode, cell.task, training_name(cell.training))
-    return schedule.model_dump(include=Training.keys_of(Role.SAVING) - Training.unused_in(cell.mode))
+    return schedule.model_dump(include=set(Effort.model_fields) - Training.unused_in(cell.mode))
 
 
 def run(

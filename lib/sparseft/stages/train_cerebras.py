@@ -16,8 +16,8 @@ from typing import Any
 from sparseft.command import Flags
 from sparseft.stages import train
 from sparseft.storage.locks import hold
-from sparseft.study.backends.cerebras import CerebrasJob
 from sparseft.study.config import Config
+from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
 
 # Raise it when the results change.

@@ -15,14 +15,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from sparseft.grid import RUN_ID, Run
+from sparseft.lora.merge_record import check_model
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode
-from sparseft.records.merge_record import check_model
 from sparseft.records.record_file import write
-from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
-from sparseft.study.grid import RUN_ID, Run
 
 # Raise it when the results change.
 VERSION = 1

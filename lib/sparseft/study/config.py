@@ -10,14 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
+from sparseft.checkpoints.settings import Model, pruned_base
+from sparseft.data.settings import CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
-from sparseft.methods import DENSE, get_method
-from sparseft.modes import get_mode, with_starts
-from sparseft.study.backends import BACKENDS
-from sparseft.study.backends.backend import Backend
-from sparseft.study.backends.cerebras import Cerebras
-from sparseft.study.export_settings import Export
-from sparseft.study.grid import (
+from sparseft.export.settings import Export
+from sparseft.grid import (
     IMPORTED_METHOD,
     METHODS,
     MODES,
@@ -31,11 +28,25 @@ from sparseft.study.grid import (
     base_folder,
     start_of,
 )
-from sparseft.study.mask_settings import Masks
-from sparseft.study.schedule import Reconstruction, Resources, Throughput, Training, laid_over
-from sparseft.study.section import Count, Faults, Percent, Positive, Role, Section, Seed, first_fault, refuse
-from sparseft.study.sources import CalibrationText, Model, Perplexity, TaskData, held_out, pruned_base
+from sparseft.masks.settings import Masks
+from sparseft.methods import DENSE, get_method
+from sparseft.modes import get_mode, with_starts
+from sparseft.section import (
+    Count,
+    Faults,
+    Percent,
+    Positive,
+    Section,
+    Seed,
+    first_fault,
+    refuse,
+)
+from sparseft.study.resources import Resources
 from sparseft.tasks import BY_NAME
+from sparseft.trainers.backends import BACKENDS
+from sparseft.trainers.backends.backend import Backend
+from sparseft.trainers.backends.cerebras import Cerebras
+from sparseft.training.settings import Narrowed, Reconstruction, Throughput, Training, laid_over
 
 
 def _known_method(name: str) -> str:
@@ -190,7 +201,7 @@ class Config(Section):
         """Return what a section may name that another one does not describe or that it cannot use, and whether it
         does."""
         text = self.reconstruction.calibration
-        axes = sorted(Throughput.keys_of(Role.AXIS))
+        axes = sorted(Narrowed.model_fields)
         # The values that name something, and the values that they may have.
         references: dict[str, tuple[Iterable, Iterable]] = {
             "grid.models": (self.grid.models, self.models),

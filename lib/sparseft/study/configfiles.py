@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from sparseft.section import parse_section
 from sparseft.study.config import Config
-from sparseft.study.section import parse_section
 from sparseft.study.yaml_file import parsed, read_sections
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"

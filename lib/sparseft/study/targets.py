@@ -2,21 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from sparseft import grid
 from sparseft.errors import InputError, located
+from sparseft.grid import Run, fill
 from sparseft.methods import TASK, get_method
-from sparseft.modes import get_mode, with_starts
+from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
-from sparseft.study import grid
 from sparseft.study.config import Config
-from sparseft.study.grid import Run, fill
-from sparseft.study.section import Role
 from sparseft.tasks.task import SPLITS
+from sparseft.training.settings import Narrowed
 
 # Expressions for the wildcards of a path that a user may request. They also match unknown names, so that `check_target`
 # can say which one is wrong.
@@ -119,7 +119,7 @@ def throughput_targets(config: Config) -> list[str]:
 def _measured(config: Config) -> list[Run]:
     """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
     axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}
-    for name in config.throughput.keys_of(Role.AXIS):
+    for name in Narrowed.model_fields:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
@@ -186,25 +186,6 @@ def final_targets(config: Config) -> list[str]:
     files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", grid.CONFIGURATION)]
     trained = [folder for run in runs(config) for folder in config.paths.trained(run)]
     return files + trained + record_targets(config)
-
-
-def used_values(
-    config: Config, wildcards: Mapping[str, str], probes: bool = False, architectures: Iterable[str] = ()
-) -> list[str]:
-    """Return the names of the values of the axes that a job uses. Its wildcards name its task, its method and its mode.
-
-    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task,
-    method and mode of the grid."""
-    tasks, methods, modes = config.grid.tasks, config.grid.methods, with_starts(config.grid.modes)
-    if wildcards:
-        tasks, methods, modes = (list(filter(None, [wildcards.get(axis)])) for axis in ("task", "method", "mode"))
-    if wildcards and probes:
-        tasks = [name for task in tasks for name in config.evaluated_tasks(task)]
-    # A task that is not built in has the file of its kind.
-    names = [*architectures, *modes, *(config.task_data(name).task_kind or name for name in tasks)]
-    for described in map(get_method, methods):
-        names += [described.pattern.name, *(importance.name for importance in described.importances)]
-    return names
 
 
 def check_target(config: Config, target: str, is_made: bool = True, stages: Iterable[str] = ()) -> None:

@@ -18,8 +18,8 @@ from sparseft.language_model.loss import logits
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import masked_update
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of, rows_and_columns
-from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob
+from sparseft.training.settings import Training
 
 IGNORED = -100
 # Types of rotary embeddings whose angles do not depend on the length of the batch.

@@ -20,7 +20,7 @@ from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import attach, load_factors
 from sparseft.storage.locks import hold
-from sparseft.study.backends import TORCH
+from sparseft.trainers.backends import TORCH
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import train_part
 from sparseft.training.progress import Progress, SavedState

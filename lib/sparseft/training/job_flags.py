@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts.types import PositiveInt
 
 from sparseft.command import Flags, Threads
-from sparseft.study.schedule import Training
+from sparseft.training.settings import Training
 
 _SCHEDULE = Training()
 

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.study.schedule import Training
 from sparseft.training.progress import NOT_SAVED, Progress, SavedState, check_finite, say_step, step_seed
+from sparseft.training.settings import Training
 from sparseft.training.trained_part import TrainedPart
 
 # The scale at which the training of a float16 model starts, torch.amp.GradScaler's. Without one, small gradients would

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from sparseft.errors import InputError
-from sparseft.records.training_record import final_loss
 from sparseft.storage.atomic import atomic_file
+from sparseft.training.training_record import final_loss
 
 # Steps before the speed is steady, while allocators and caches fill.
 BURN_IN = 3

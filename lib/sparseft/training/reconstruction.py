@@ -27,9 +27,9 @@ from torch.nn.functional import mse_loss
 
 from sparseft.language_model.batches import Example
 from sparseft.language_model.layered_model import Stream
-from sparseft.study.schedule import Training
 from sparseft.training.loop import train_part
 from sparseft.training.progress import Progress
+from sparseft.training.settings import Training
 from sparseft.training.trained_part import TrainedPart
 
 

@@ -32,8 +32,8 @@ from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.masks.mask_file import Mask
 from sparseft.modes import get_mode
 from sparseft.modes.mode import Mode
-from sparseft.study.schedule import Training
 from sparseft.training.job import TrainingJob, trained_names
+from sparseft.training.settings import Training
 
 
 class TrainedPart(ABC):

@@ -24,8 +24,8 @@ from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.errors import InputError
 from sparseft.language_model.weights import as_weight
 from sparseft.storage.bits import BITS
-from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
-from sparseft.study.schedule import Training
+from sparseft.trainers.backends.cerebras import DECAYS, CerebrasJob
+from sparseft.training.settings import Training
 
 RELEASES = ("2.6.0", "2.10.0")
 try:

@@ -28,8 +28,7 @@ from sparseft.language_model.weights import layer_paths, memory_path
 from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.modes import get_mode
-from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.study.schedule import Training
+from sparseft.trainers.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.trainers.cerebras.package import (
     RELEASE,
     cstorch,
@@ -48,6 +47,7 @@ from sparseft.trainers.fixed_shapes import (
 )
 from sparseft.training.job import TrainingJob, trained_names
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
+from sparseft.training.settings import Training
 
 
 class Trainer:

@@ -11,7 +11,7 @@ import torch
 
 from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.study.backends.cerebras import CEREBRAS, CerebrasJob
+from sparseft.trainers.backends.cerebras import CEREBRAS, CerebrasJob
 from sparseft.trainers.cerebras.package import RELEASE, open_backend
 from sparseft.trainers.cerebras.trainer import Trainer
 from sparseft.training.job import TrainingJob

@@ -23,8 +23,8 @@ from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
-from sparseft.study.backends import MODELZOO
-from sparseft.study.backends.cerebras import DECAYS, CerebrasJob
+from sparseft.trainers.backends import MODELZOO
+from sparseft.trainers.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.trainers.fixed_shapes import IGNORED, encoded_data, fixed_batch
 from sparseft.trainers.modelzoo.export import CHECKPOINT, model_section
 from sparseft.training.job import TrainingJob, trained_names

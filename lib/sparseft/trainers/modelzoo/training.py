@@ -36,8 +36,8 @@ from sparseft.modes import get_mode
 from sparseft.storage.atomic import write_json
 from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.reading import read_json
-from sparseft.study.backends.modelzoo import MODELZOO
 from sparseft.trainers.appliance import KILLED
+from sparseft.trainers.backends.modelzoo import MODELZOO
 from sparseft.trainers.fixed_shapes import as_they_act
 from sparseft.trainers.modelzoo.trainer_files import TrainerRun
 from sparseft.training.job import trained_names

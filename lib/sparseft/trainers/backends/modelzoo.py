@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from sparseft.architectures import LLAMA, MISTRAL
 from sparseft.errors import InputError
-from sparseft.study.backends.backend import StudyConfig
-from sparseft.study.backends.cerebras import CEREBRAS
+from sparseft.trainers.backends.backend import StudyConfig
+from sparseft.trainers.backends.cerebras import CEREBRAS
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:

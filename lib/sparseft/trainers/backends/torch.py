@@ -1,6 +1,6 @@
 """The backend torch: a Hugging Face model on the CPU or the GPUs of this machine. It trains every schedule."""
 
-from sparseft.study.backends.backend import Backend, StudyConfig
+from sparseft.trainers.backends.backend import Backend, StudyConfig
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from sparseft.errors import InputError
-from sparseft.records import Count, Positive, measurement, provenance
+from sparseft.records import Count, Positive, field
 from sparseft.records.record_file import Inputs, RunRecord, kind, read_record_file
 from sparseft.storage.record import MODEL, remake_advice
 
@@ -12,9 +12,7 @@ from sparseft.storage.record import MODEL, remake_advice
 class MergeInputs(Inputs):
     """Hold the digests of what was merged."""
 
-    adapter: str | None = provenance(
-        "The digest of the adapter or the trained weights. Null if the run is not trained."
-    )
+    adapter: str | None = field("The digest of the adapter or the trained weights. Null if the run is not trained.")
 
 
 class MergeRecord(RunRecord):
@@ -22,13 +20,13 @@ class MergeRecord(RunRecord):
 
     file_name: ClassVar[str] = "merge.json"
     record: Literal["merge"] = kind("merge")
-    inputs: MergeInputs = provenance("The digests of what was merged.")
-    scale: float | None = provenance("The factor alpha / r of the adapter. Null without one.")
-    layers_merged: Count = provenance("The number of layers with a mask.")
-    trained_outside: list[str] = provenance("The tensors outside the mask that were trained.", default=[])
-    as_trained: bool = provenance("Whether the trained layers multiply by the merged weight itself, bit for bit.")
-    outputs: dict[str, str] = provenance("The sha256 of each file of the model.", min_length=1)
-    seconds: Positive = measurement("The time of the merge.", "s")
+    inputs: MergeInputs = field("The digests of what was merged.")
+    scale: float | None = field("The factor alpha / r of the adapter. Null without one.")
+    layers_merged: Count = field("The number of layers with a mask.")
+    trained_outside: list[str] = field("The tensors outside the mask that were trained.", default=[])
+    as_trained: bool = field("Whether the trained layers multiply by the merged weight itself, bit for bit.")
+    outputs: dict[str, str] = field("The sha256 of each file of the model.", min_length=1)
+    seconds: Positive = field("The time of the merge.", "s")
 
 
 def check_model(folder: Path, hashes: dict[str, str]) -> MergeRecord | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.study.section import Faults, Length, Positive, Section, Small
+from sparseft.section import Faults, Length, Positive, Section, Small
 
 # The engines that export/engine_process.py runs. transformers is the reference.
 ENGINES = ("transformers", "vllm", LLAMA_CPP := "llama_cpp")

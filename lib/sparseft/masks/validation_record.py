@@ -7,32 +7,32 @@ fractions of the prunable weights of the model that was pruned.
 import math
 from typing import ClassVar, Literal
 
+from sparseft.masks.mask_record import MaskMeta
 from sparseft.methods import get_method
-from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance
-from sparseft.records.manifests import MaskMeta
+from sparseft.records import Count, Fraction, NonNegative, PositiveCount, field
 from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind
 
 
 class LayerRow(RecordPart):
     """Hold the row of one layer."""
 
-    layer: str = provenance("The layer.")
-    weights: PositiveCount = measurement("Its weights.")
-    pruned: Count = measurement("The weights that the mask prunes.")
-    zeros: Count = measurement("The weights that are zero.")
-    kept_zeros: Count = measurement("The zeros that the mask keeps.")
-    within_tolerance: Count = measurement("The pruned weights that are not zero and at most the tolerance.")
-    violations: Count = measurement("The pruned weights above the tolerance.")
-    max_abs_violation: NonNegative = measurement("The largest magnitude of a violation, or 0.")
-    max_abs_pruned: NonNegative = measurement("The largest magnitude of a pruned weight, or 0.")
+    layer: str = field("The layer.")
+    weights: PositiveCount = field("Its weights.")
+    pruned: Count = field("The weights that the mask prunes.")
+    zeros: Count = field("The weights that are zero.")
+    kept_zeros: Count = field("The zeros that the mask keeps.")
+    within_tolerance: Count = field("The pruned weights that are not zero and at most the tolerance.")
+    violations: Count = field("The pruned weights above the tolerance.")
+    max_abs_violation: NonNegative = field("The largest magnitude of a violation, or 0.")
+    max_abs_pruned: NonNegative = field("The largest magnitude of a pruned weight, or 0.")
 
 
 class ValidationInputs(RecordPart):
     """Hold the digests of what was compared."""
 
-    mask: str = provenance("The sha256 of the mask.")
-    checkpoint: dict[str, str] = provenance("The sha256 of each file of the checkpoint.")
-    base: str | None = provenance("The digest of the base. Null if none was given.")
+    mask: str = field("The sha256 of the mask.")
+    checkpoint: dict[str, str] = field("The sha256 of each file of the checkpoint.")
+    base: str | None = field("The digest of the base. Null if none was given.")
 
 
 class ValidationRecord(RunRecord):
@@ -40,27 +40,27 @@ class ValidationRecord(RunRecord):
 
     file_name: ClassVar[str] = "validation_report.json"
     record: Literal["validation"] = kind("validation")
-    passed: bool = measurement("Whether the proof succeeded.")
-    not_checked: list[str] = measurement("A sentence for each thing that the validation leaves open.")
-    layers_checked: Count = measurement("The layers that were compared with their mask.")
-    layers_expected: Count = measurement("The prunable layers of the checkpoint.")
-    layers_not_checked: list[str] = measurement("The layers without a mask, and the masks without a layer.")
-    mask: MaskMeta = provenance("What the mask says of itself.")
-    mask_of_base: bool | None = measurement("Whether the mask is of the base. Null without a base.")
-    violations: Count = measurement("The pruned weights above the tolerance.")
-    max_abs_violation: float = measurement("The largest magnitude of a violation, or 0.")
-    max_abs_pruned: NonNegative = measurement("The largest magnitude of a pruned weight, or 0.")
-    tolerance: float = provenance("The largest magnitude that passes as zero.")
-    parameters: PositiveCount | None = measurement("The parameters of the merged model.", column=True, default=None)
-    bytes: PositiveCount | None = measurement("The size of their files.", "bytes", column="model_bytes", default=None)
-    removed_weights: Count = measurement("The prunable weights that a pruned base lacks.", default=0)
-    expected_sparsity: Fraction | None = measurement("The share that the mask prunes, or that was removed.", "fraction")
-    actual_sparsity: Fraction | None = measurement("The share of exact zeros, or of what was removed.", "fraction")
-    sparsity_within_tolerance: Fraction | None = measurement("The share that passes as zero.", "fraction")
-    tensors_outside_checked: Count = measurement("The tensors outside the mask that were compared with the base.")
-    tensors_outside_changed: list[str] = measurement("The tensors that differ from the base and must not.")
-    layers: list[LayerRow] = measurement("The row of each layer.")
-    inputs: ValidationInputs = provenance("The digests of what was compared.")
+    passed: bool = field("Whether the proof succeeded.")
+    not_checked: list[str] = field("A sentence for each thing that the validation leaves open.")
+    layers_checked: Count = field("The layers that were compared with their mask.")
+    layers_expected: Count = field("The prunable layers of the checkpoint.")
+    layers_not_checked: list[str] = field("The layers without a mask, and the masks without a layer.")
+    mask: MaskMeta = field("What the mask says of itself.")
+    mask_of_base: bool | None = field("Whether the mask is of the base. Null without a base.")
+    violations: Count = field("The pruned weights above the tolerance.")
+    max_abs_violation: float = field("The largest magnitude of a violation, or 0.")
+    max_abs_pruned: NonNegative = field("The largest magnitude of a pruned weight, or 0.")
+    tolerance: float = field("The largest magnitude that passes as zero.")
+    parameters: PositiveCount | None = field("The parameters of the merged model.", column=True, default=None)
+    bytes: PositiveCount | None = field("The size of their files.", "bytes", column="model_bytes", default=None)
+    removed_weights: Count = field("The prunable weights that a pruned base lacks.", default=0)
+    expected_sparsity: Fraction | None = field("The share that the mask prunes, or that was removed.", "fraction")
+    actual_sparsity: Fraction | None = field("The share of exact zeros, or of what was removed.", "fraction")
+    sparsity_within_tolerance: Fraction | None = field("The share that passes as zero.", "fraction")
+    tensors_outside_checked: Count = field("The tensors outside the mask that were compared with the base.")
+    tensors_outside_changed: list[str] = field("The tensors that differ from the base and must not.")
+    layers: list[LayerRow] = field("The row of each layer.")
+    inputs: ValidationInputs = field("The digests of what was compared.")
 
     @property
     def weights(self) -> int:

@@ -1,17 +1,38 @@
 """The sections that say how a training, a reconstruction and a measurement of the speed run, and on what."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from sparseft.errors import InputError
+from sparseft.grid import TASK_MODES
+from sparseft.lora.settings import Adapters
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
-from sparseft.study.grid import PROJECTIONS, TASK_MODES
-from sparseft.study.section import Count, Faults, LearningRate, Length, Positive, Role, Section, Small, refuse
+from sparseft.section import (
+    Count,
+    Faults,
+    LearningRate,
+    Length,
+    Positive,
+    Section,
+    Small,
+    refuse,
+)
 
-# The roles of a key whose value a measurement and a reconstruction decide. Neither is evaluated or has a teacher.
-DECIDED = Role.MEASUREMENT | Role.LAYERS
+# What no measurement and no reconstruction has: each is one training by itself, without a teacher or an evaluation.
+ALONE = {"recover_on": None, "distillation": None, "eval_every": 0}
+# The keys that the section `throughput` decides for a measurement, and `reconstruction` for each decoder layer.
+MEASURED_KEYS = {"steps", "batch_size", "micro_batch_size", "save_every", *ALONE}
+LAYERED_KEYS = {
+    "steps",
+    "batch_size",
+    "micro_batch_size",
+    "learning_rate",
+    "cache_weights",
+    "gradient_checkpointing",
+    *ALONE,
+}
 # The most examples of a forward pass, unless the user sets another number.
 MICRO_BATCH = 8
 
@@ -40,23 +61,43 @@ def micro_batch(batch_size: int, largest: int = MICRO_BATCH) -> int:
     return max(size for size in range(1, largest + 1) if batch_size % size == 0)
 
 
-class Training(Section):
+class FullWeights(Section):
+    """Set what only the modes have that train the weights themselves."""
+
+    full_learning_rate: LearningRate = 1e-4
+    """Peak learning rate of the modes that train the weights themselves. They need a lower one than adapters."""
+    train: list[Literal["norms", "biases", "embeddings"]] = Field([], examples=[["norms", "embeddings"]])
+    """What the `full_` modes train in addition to the kept weights of the prunable matrices."""
+
+
+class Effort(Section):
+    """Set what changes the time or the memory of a training, and no bit of its result."""
+
+    cache_weights: bool = False
+    """Keep the masked weights over the micro-batches of a step: faster, with memory for a second model."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
+    save_every: Count = 50
+    """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
+
+
+class Training(Adapters, FullWeights, Effort):
     """Set the training schedule: one for all modes, so that their results can be compared.
 
     A key that you set here replaces the suggestion of a mini task. `tasks.NAME.training` replaces both."""
 
-    steps: Annotated[Positive, DECIDED] = 60
+    steps: Positive = 60
     """Optimiser steps, over which warm-up and decay extend. Each mini task suggests its own number."""
-    batch_size: Annotated[Small, DECIDED] = 8
+    batch_size: Small = 8
     """Examples per optimiser step."""
-    micro_batch_size: Annotated[Positive, DECIDED] = Field(
+    micro_batch_size: Positive = Field(
         # A wrong batch_size is not in `keys`.
         default_factory=lambda keys: micro_batch(keys.get("batch_size", MICRO_BATCH)),
         json_schema_extra={"default": MICRO_BATCH},
     )
     """Examples per forward pass. Must divide batch_size. A smaller value needs less memory. If you set batch_size only,
     this is its largest divisor up to the value that would hold otherwise."""
-    learning_rate: Annotated[LearningRate, Role.LAYERS] = 1e-3
+    learning_rate: LearningRate = 1e-3
     """Peak learning rate of AdamW. Each mini task suggests its own."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the steps, rounded to whole ones, until the learning rate is at its peak. 0 starts at the peak."""
@@ -66,46 +107,22 @@ class Training(Section):
     """Weight decay of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients with a larger norm are scaled down to this norm."""
-    full_learning_rate: Annotated[LearningRate, Role.FULL] = 1e-4
-    """Peak learning rate of the modes that train the weights themselves. They need a lower one than adapters."""
-    train: Annotated[list[Literal["norms", "biases", "embeddings"]], Role.FULL] = Field(
-        [], examples=[["norms", "embeddings"]]
-    )
-    """What the `full_` modes train in addition to the kept weights of the prunable matrices."""
-    recover_on: Annotated[str | None, Role.TORCH | DECIDED] = Field(None, examples=["my_text"])
+    recover_on: str | None = Field(None, examples=["my_text"])
     """A task of kind `text`, one of `grid.tasks`, on which every run is trained before its own task: its training
     starts from what that one left, with a schedule of its own. Null: it starts from the pruned model."""
-    lora_r: Annotated[Small, Role.ADAPTER] = 8
-    """Rank r of the adapters."""
-    lora_alpha: Annotated[float, Role.ADAPTER] = Field(16.0, gt=0, lt=1e9)
-    """The adapter's product B A is scaled by alpha / r."""
-    lora_dropout: Annotated[float, Role.ADAPTER] = Field(0.0, ge=0, lt=1)
-    """Dropout of the adapters' input. Must be 0 unless sparse_to_dense is the only mode of the grid."""
-    lora_targets: Annotated[list[Literal[PROJECTIONS]], Role.ADAPTER] = Field(  # type: ignore[valid-type]  # the architectures name them
-        [], examples=[["q_proj", "v_proj"]]
-    )
-    """Projections that get an adapter. If the list is empty, all prunable projections get one."""
     train_on_inputs: bool = False
     """Take the loss of a training example on every token but the first, and not only on its answer. Evaluation losses
     are always on the answers. The name is that of Alpaca-LoRA and of Shears."""
-    distillation: Annotated[Distillation | None, Role.TORCH | DECIDED] = Field(
-        None, examples=[{"weight": 0.5, "temperature": 2.0}]
-    )
+    distillation: Distillation | None = Field(None, examples=[{"weight": 0.5, "temperature": 2.0}])
     """Learn from the dense model too. Null means that the loss is only the cross-entropy. Only the backend torch has
     it. A reconstruction does not use it."""
-    cache_weights: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS] = False
-    """Keep the masked weights over the micro-batches of a step: faster, with memory for a second model."""
-    gradient_checkpointing: Annotated[bool, Role.SAVING | Role.TORCH | Role.LAYERS] = False
-    """Compute activations twice instead of keeping them. This needs less memory and is a third slower."""
-    shard_model: Annotated[bool, Role.TORCH] = False
+    shard_model: bool = False
     """Divide the weights among the processes (FSDP). A single process keeps them in the machine's memory, and copies a
     decoder layer at a time to the GPU. Needs `cache_weights: false`."""
     length_buckets: Positive = 8
     """Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns it off."""
-    eval_every: Annotated[Count, Role.WATCHING | Role.TORCH | DECIDED] = 0
+    eval_every: Count = 0
     """Steps between two evaluation losses, with the backend torch. If it is 0, only the end is evaluated."""
-    save_every: Annotated[Count, Role.SAVING | Role.MEASUREMENT] = 50
-    """Steps between two saved states, from which a killed run continues. If it is 0, none is saved."""
 
     def contradictions(self) -> Faults:
         """Return what may be wrong with the schedule, and whether it is."""
@@ -129,21 +146,10 @@ class Training(Section):
         parameter."""
         return self.steps - min(1, self.steps_to_peak)
 
-    @property
-    def lora_scale(self) -> float:
-        """Return s = alpha / r."""
-        return self.lora_alpha / self.lora_r
-
     @classmethod
     def unused_in(cls, mode: str) -> set[str]:
         """Return the keys that a training in a mode does not have."""
-        is_full = get_mode(mode).is_full
-        return {"learning_rate", *cls.keys_of(Role.ADAPTER)} if is_full else cls.keys_of(Role.FULL)
-
-    def decided(self, role: Role, **values: Any) -> Self:
-        """Return the schedule with other values. A key with this role that is not among them has its default."""
-        defaults = {name: type(self).model_fields[name].default for name in self.keys_of(role)}
-        return self.model_copy(update=defaults | values)
+        return {"learning_rate", *Adapters.model_fields} if get_mode(mode).is_full else set(FullWeights.model_fields)
 
     def in_mode(self, mode: str) -> Self:
         """Return the schedule of a training in a mode: one of the weights has its own learning rate.
@@ -227,6 +233,10 @@ def laid_over(*layers: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
+# The keys that not every mode has.
+PARTIAL = {*Adapters.model_fields, *FullWeights.model_fields}
+
+
 class Reconstruction(Section):
     """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of
     `training:`."""
@@ -245,23 +255,29 @@ class Reconstruction(Section):
 
     def schedule(self, training: Training) -> Training:
         """Return the schedule of each decoder layer."""
-        own = self.model_dump(include=Training.keys_of(Role.LAYERS))
-        return training.decided(Role.LAYERS, **own, micro_batch_size=self.batch_size)
+        own = self.model_dump(exclude={"calibration", "examples"})
+        off = {"cache_weights": False, "gradient_checkpointing": False}
+        return training.model_copy(update=own | off | ALONE | {"micro_batch_size": self.batch_size})
 
 
-class Throughput(Section):
+class Narrowed(Section):
+    """Narrow the grid to some of its values."""
+
+    methods: list[str] = Field([])
+    """Some of grid.methods. If the list is empty, all of them."""
+    sparsities: list[int] = Field([])
+    """Some of grid.sparsities, in percent. If the list is empty, all of them."""
+    modes: list[Literal[TASK_MODES]] = Field([])  # type: ignore[valid-type]  # computed from the table
+    """Some of grid.modes that train on the task. If the list is empty, all of them."""
+    trainings: list[str] = Field([])
+    """Some of the names in grid.trainings. If the list is empty, all of them."""
+
+
+class Throughput(Narrowed):
     """Set what `snakemake throughput` measures: the speed of training against the batch size."""
 
     batch_sizes: list[Small] = Field([32, 64, 128, 256, 512], min_length=1)
     """Examples per step. All of them are in one forward pass."""
-    methods: Annotated[list[str], Role.AXIS] = Field([])
-    """Some of grid.methods. If the list is empty, all of them."""
-    sparsities: Annotated[list[int], Role.AXIS] = Field([])
-    """Some of grid.sparsities, in percent. If the list is empty, all of them."""
-    modes: Annotated[list[Literal[TASK_MODES]], Role.AXIS] = Field([])  # type: ignore[valid-type]  # computed from the table
-    """Some of grid.modes that train on the task. If the list is empty, all of them."""
-    trainings: Annotated[list[str], Role.AXIS] = Field([])
-    """Some of the names in grid.trainings. If the list is empty, all of them."""
     sequence_length: Length | None = None
     """Tokens per example; examples are cut or repeated to it. Null keeps their own lengths."""
     warmup_steps: Count = 2
@@ -276,36 +292,4 @@ class Throughput(Section):
     def schedule(self, training: Training, batch_size: int) -> Training:
         """Return the schedule of a measurement of `batch_size`, without saved states."""
         sizes = {"batch_size": batch_size, "micro_batch_size": batch_size}
-        return training.decided(Role.MEASUREMENT, steps=self.warmup_steps + self.steps, save_every=0, **sizes)
-
-
-class Resources(Section):
-    """Set what one job needs: threads, processes, GPUs, memory and time."""
-
-    threads: Positive = 1
-    """CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits."""
-    processes: Positive = 1
-    """Processes that share every step of a training (torchrun), one per GPU. Another number changes the last bits."""
-    memory_mb: Positive | None = None
-    """Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the model's size.
-    The second attempt requests twice as much, the third three times."""
-    minutes: Positive | None = None
-    """Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb."""
-    gpus: Count = 0
-    """GPUs of a training: 0, or as many as `processes`. A reconstruction or masks from examples use one of them."""
-    gpu_memory_mb: Positive | None = Field(None, examples=[80_000])
-    """Memory of one GPU, in MB. An evaluation uses as many of `gpus` as its weights need, and reads the decoder layers
-    that fit on none from their files, for every batch. Null means one GPU, and what is free on it."""
-
-    jobs_per_gpu: Positive = 1
-    """Jobs that share a GPU of this machine, for small models. Each has an equal share of its memory. What measures a
-    speed, `throughput` and `engines`, has a whole GPU."""
-
-    def contradictions(self) -> Faults:
-        """Return what may be wrong with the GPUs, and whether it is."""
-        place = f"gpus {self.gpus}, processes {self.processes}"
-        fault = f"{place}: each process uses one GPU; set gpus to {self.processes} or 0"
-        shared = (
-            f"jobs_per_gpu {self.jobs_per_gpu}: a training on several GPUs shares none; set jobs_per_gpu or gpus to 1"
-        )
-        return {fault: self.gpus not in (0, self.processes), shared: self.jobs_per_gpu > 1 and self.gpus > 1}
+        return training.model_copy(update=sizes | ALONE | {"steps": self.warmup_steps + self.steps, "save_every": 0})

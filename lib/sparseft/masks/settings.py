@@ -5,10 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sparseft.checkpoints.settings import CHECKPOINT, ModelSource
+from sparseft.data.settings import DIVERGENCE, CalibrationText, TextName
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SELF, TASK, Method
-from sparseft.study.section import Faults, Percent, Positive, Section, Seed, refuse
-from sparseft.study.sources import CHECKPOINT, DIVERGENCE, CalibrationText, ModelSource, TextName
+from sparseft.section import (
+    Faults,
+    Percent,
+    Positive,
+    Section,
+    Seed,
+    refuse,
+)
 
 Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
 

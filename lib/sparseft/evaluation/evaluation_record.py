@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue
 
-from sparseft.records import Count, Fraction, Loss, NonNegative, PositiveCount, measurement, provenance, setting
-from sparseft.records.merge_record import MergeInputs
+from sparseft.lora.merge_record import MergeInputs
+from sparseft.records import Count, Fraction, Loss, NonNegative, PositiveCount, field, setting
 from sparseft.records.record_file import RecordPart, RunRecord, kind
 
 LogLikelihood = Annotated[float, Field(le=0)]
@@ -21,25 +21,23 @@ class AnswersPart(RecordPart):
 
     metric: str = setting("The name of the headline metric.", column=True)
     definition_sha256: str | None = setting("The task's definition. Null if built in.", default=None)
-    value: NonNegative = measurement("The headline metric.", column=True)
-    standard_error: NonNegative = measurement("Its standard error over the examples.", column=True)
-    examples: PositiveCount = measurement("The number of examples.", column=True)
-    chance: Fraction | None = measurement(
-        "The value of guessing. Null if the metric is the loss.", "fraction", column=True
-    )
+    value: NonNegative = field("The headline metric.", column=True)
+    standard_error: NonNegative = field("Its standard error over the examples.", column=True)
+    examples: PositiveCount = field("The number of examples.", column=True)
+    chance: Fraction | None = field("The value of guessing. Null if the metric is the loss.", "fraction", column=True)
     few_shot: Count = setting("The worked examples before each question.")
-    metrics: dict[str, float | None] = measurement("Every metric of the task, by name.")
+    metrics: dict[str, float | None] = field("Every metric of the task, by name.")
     harness: str | None = setting("The version of lm-eval. Null if the metric is the loss.")
-    prompt_sha256: str = provenance("The sha256 of all prompts.")
-    generation_config: JsonValue = provenance("What the model sets for generated texts.", default=None)
-    labels: list[Count] | list[str] | None = measurement("The right choice, or the right answer.", default=None)
-    choice_lengths: list[list[PositiveCount]] | None = measurement("The characters of each choice.", default=None)
-    log_likelihoods: list[list[LogLikelihood]] | None = measurement("That of each choice.", "nats", default=None)
-    generations: list[str] | None = measurement("The generated text.", default=None)
-    ties: Count | None = measurement("The examples in which several choices are the likeliest.", default=None)
-    predictions: list[Count] | list[str] | None = measurement("The chosen choice, or the answer found.", default=None)
-    outcomes: list[Fraction] | None = measurement("The headline metric of each example.", "fraction", default=None)
-    scored_by: Literal["lm-eval"] | None = provenance("lm-eval, if only it has the task's filters.", default=None)
+    prompt_sha256: str = field("The sha256 of all prompts.")
+    generation_config: JsonValue = field("What the model sets for generated texts.", default=None)
+    labels: list[Count] | list[str] | None = field("The right choice, or the right answer.", default=None)
+    choice_lengths: list[list[PositiveCount]] | None = field("The characters of each choice.", default=None)
+    log_likelihoods: list[list[LogLikelihood]] | None = field("That of each choice.", "nats", default=None)
+    generations: list[str] | None = field("The generated text.", default=None)
+    ties: Count | None = field("The examples in which several choices are the likeliest.", default=None)
+    predictions: list[Count] | list[str] | None = field("The chosen choice, or the answer found.", default=None)
+    outcomes: list[Fraction] | None = field("The headline metric of each example.", "fraction", default=None)
+    scored_by: Literal["lm-eval"] | None = field("lm-eval, if only it has the task's filters.", default=None)
 
     # The lists with a value per example that say why an example counts as right.
     ANSWERS: ClassVar = ["labels", "choice_lengths", "log_likelihoods", "generations", "predictions"]
@@ -53,19 +51,19 @@ class AnswersPart(RecordPart):
 class ScoredRecord(AnswersPart, RunRecord):
     """Record the result of a model on rows of a task."""
 
-    task: str = provenance("The task.")
-    distinct_prompts: PositiveCount = measurement("The number of different prompts.")
-    eval_loss: Loss = measurement("The sum of the losses divided by the answer tokens.", "nats per token", column=True)
+    task: str = field("The task.")
+    distinct_prompts: PositiveCount = field("The number of different prompts.")
+    eval_loss: Loss = field("The sum of the losses divided by the answer tokens.", "nats per token", column=True)
     loss_few_shot: Count = setting("The worked examples before an answer whose loss is taken.")
-    losses: list[Loss] = measurement("The loss of each right answer, over all its tokens.", "nats")
-    answer_tokens: list[PositiveCount] = measurement("The tokens of each right answer.", "tokens")
-    device: str = provenance("The device of the evaluation.")
-    placement: dict[str, PositiveCount] | None = provenance(
+    losses: list[Loss] = field("The loss of each right answer, over all its tokens.", "nats")
+    answer_tokens: list[PositiveCount] = field("The tokens of each right answer.", "tokens")
+    device: str = field("The device of the evaluation.")
+    placement: dict[str, PositiveCount] | None = field(
         "How many decoder layers were on each device; disk: read from the files for every batch.", default=None
     )
     dtype: str = setting("The number format of the weights.")
-    seconds: NonNegative = measurement("The time of the evaluation, without loading the model.", "s")
-    peak_memory_bytes: PositiveCount = measurement("The largest memory of the process.", "bytes")
+    seconds: NonNegative = field("The time of the evaluation, without loading the model.", "s")
+    peak_memory_bytes: PositiveCount = field("The largest memory of the process.", "bytes")
 
 
 class ProbePart(AnswersPart):
@@ -73,24 +71,24 @@ class ProbePart(AnswersPart):
 
     data_sha256: str = setting("The sha256 of the probe's rows.")
     train_sha256: str = setting("The sha256 of the rows that worked examples come from.")
-    overlap: Fraction = measurement("The share of the examples that the model has seen.", "fraction")
+    overlap: Fraction = field("The share of the examples that the model has seen.", "fraction")
 
 
 class EvaluationInputs(RecordPart):
     """Hold the digests of what was evaluated, and on what."""
 
-    model: dict[str, str] = provenance("The sha256 of each file of the model.")
-    data: str = provenance("The sha256 of the rows.")
+    model: dict[str, str] = field("The sha256 of each file of the model.")
+    data: str = field("The sha256 of the rows.")
     train: str = setting("The sha256 of the rows of the worked examples.")
     wikitext2: str | None = setting("The sha256 of the perplexity's text. Null without one.", default=None)
     divergence: str | None = setting("The sha256 of the divergence's text. Null without one.", default=None)
-    calibration: list[str] | None = provenance("The sha256 of each text of a calibration.", default=None)
+    calibration: list[str] | None = field("The sha256 of each text of a calibration.", default=None)
 
 
 class MergedModelRecord(ScoredRecord):
     """Record the result of a merged model."""
 
-    overlap: Fraction = measurement(
+    overlap: Fraction = field(
         "The share of the examples that the model has seen.", "fraction", column="validation_overlap"
     )
 
@@ -100,28 +98,26 @@ class EvaluationRecord(MergedModelRecord):
 
     file_name: ClassVar[str] = "evaluation.json"
     record: Literal["evaluation"] = kind("evaluation")
-    perplexity_source: JsonValue = provenance("Where the perplexity's text comes from. Null if unknown.", default=None)
-    perplexity_overlap: Fraction | None = measurement(
-        "The seen share of that text.", "fraction", column=True, default=None
-    )
-    divergence: float | None = measurement(
+    perplexity_source: JsonValue = field("Where the perplexity's text comes from. Null if unknown.", default=None)
+    perplexity_overlap: Fraction | None = field("The seen share of that text.", "fraction", column=True, default=None)
+    divergence: float | None = field(
         "KL(dense, this model) on windows that the dense model samples.", "nats per token", column=True, default=None
     )
-    divergence_standard_error: NonNegative | None = measurement(
+    divergence_standard_error: NonNegative | None = field(
         "Its standard error over the windows.", "nats per token", column=True, default=None
     )
-    same_top_tokens: Fraction | None = measurement(
+    same_top_tokens: Fraction | None = field(
         "The share of their places with the same likeliest token.", "fraction", column=True, default=None
     )
-    divergences: list[float] | None = measurement("The estimate of each window.", "nats per token", default=None)
-    probes: dict[str, ProbePart] = measurement("The result on each probe, by its name.", default={})
-    inputs: EvaluationInputs = provenance("The digests of what was evaluated.")
+    divergences: list[float] | None = field("The estimate of each window.", "nats per token", default=None)
+    probes: dict[str, ProbePart] = field("The result on each probe, by its name.", default={})
+    inputs: EvaluationInputs = field("The digests of what was evaluated.")
 
 
 class SelectionInputs(EvaluationInputs):
     """Hold also the digest of the validation rows, which are not those that are evaluated."""
 
-    validation: str = provenance("The sha256 of the validation rows.")
+    validation: str = field("The sha256 of the validation rows.")
 
 
 class SelectionRecord(MergedModelRecord):
@@ -129,15 +125,15 @@ class SelectionRecord(MergedModelRecord):
 
     file_name: ClassVar[str] = "selection.json"
     record: Literal["selection"] = kind("selection")
-    split: Literal["selection"] = provenance("The name of the rows.")
-    inputs: SelectionInputs = provenance("The digests of what was evaluated.")
+    split: Literal["selection"] = field("The name of the rows.")
+    inputs: SelectionInputs = field("The digests of what was evaluated.")
 
 
 class BeforeMergeInputs(MergeInputs):
     """Hold the digests of what was evaluated before the merge, which are those of what is merged, and those of the
     rows."""
 
-    data: str = provenance("The sha256 of the validation rows.")
+    data: str = field("The sha256 of the validation rows.")
     train: str = setting("The sha256 of the rows of the worked examples.")
 
 
@@ -146,4 +142,4 @@ class BeforeMergeRecord(ScoredRecord):
 
     file_name: ClassVar[str] = "before_merge.json"
     record: Literal["before_merge"] = kind("before_merge")
-    inputs: BeforeMergeInputs = provenance("The digests of what was evaluated.")
+    inputs: BeforeMergeInputs = field("The digests of what was evaluated.")

@@ -7,22 +7,46 @@ from pydantic import Field
 from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.study.backends.backend import Appliance, Backend, StudyConfig
-from sparseft.study.schedule import Throughput, Training
-from sparseft.study.section import Length, Positive, Role, Section
+from sparseft.section import Length, Positive, Section
+from sparseft.trainers.backends.backend import Appliance, Backend, StudyConfig
+from sparseft.training.settings import Throughput, Training
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JobLabel = Annotated[str, Field(pattern=f"^{_LABEL}={_LABEL}$")]
-# The roles of a key that says where and when a job runs, as an argument of ClusterConfig.
-PLACED = Role.PLACE | Role.CLUSTER
+# The keys of `training:` that only the backend torch has.
+ONLY_TORCH = (
+    "cache_weights",
+    "distillation",
+    "eval_every",
+    "gradient_checkpointing",
+    "recover_on",
+    "shard_model",
+)
 # training.lr_scheduler_type -> the class of cerebras-pytorch, which goes from a first to a last rate.
 DECAYS = {"cosine": "CosineDecayLR", "linear": "LinearLR"}
 # A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
 LEAST_TIMED_STEPS = 100
 
 
-class CerebrasJob(Section):
+class Placement(Section):
+    """Set where and when a job on the appliance runs. No number of a result depends on it."""
+
+    job_labels: list[JobLabel] = Field([], examples=[["study=sweep"]])
+    """Labels of the job, NAME=VALUE, by which csctl finds it."""
+    job_priority: Literal["p1", "p2", "p3"] = Field("p2", examples=["p3"])
+    """Priority in the appliance's queue. p1 goes first."""
+    job_time_sec: Positive | None = Field(None, examples=[14400])
+    """Seconds until the appliance ends the job. Null means no limit."""
+    mount_dirs: list[str] = Field([], examples=[["/home/me"]])
+    """Folders that the appliance's workers must see."""
+    python_paths: list[str] = Field([], examples=[["/home/me/SparseFT/lib"]])
+    """Folders of packages that the appliance's workers import."""
+    compile_dir: str | None = Field(None, min_length=1, examples=["compiled"])
+    """Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default."""
+
+
+class CerebrasJob(Placement):
     """Set how one job of the backends `cerebras` and `modelzoo` runs.
 
     The names are those of cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
@@ -33,20 +57,8 @@ class CerebrasJob(Section):
     """Tokens per example, padded on the right. A longer example is an error."""
     csx_micro_batch_size: Positive | Literal["auto"] = Field("auto", examples=[16])
     """Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch."""
-    num_csx: Annotated[Positive, Role.CLUSTER] = Field(1, examples=[2])
+    num_csx: Positive = Field(1, examples=[2])
     """CS-3 systems that share every step. Must divide the batch sizes."""
-    job_labels: Annotated[list[JobLabel], PLACED] = Field([], examples=[["study=sweep"]])
-    """Labels of the job, NAME=VALUE, by which csctl finds it."""
-    job_priority: Annotated[Literal["p1", "p2", "p3"], PLACED] = Field("p2", examples=["p3"])
-    """Priority in the appliance's queue. p1 goes first."""
-    job_time_sec: Annotated[Positive | None, PLACED] = Field(None, examples=[14400])
-    """Seconds until the appliance ends the job. Null means no limit."""
-    mount_dirs: Annotated[list[str], PLACED] = Field([], examples=[["/home/me"]])
-    """Folders that the appliance's workers must see."""
-    python_paths: Annotated[list[str], PLACED] = Field([], examples=[["/home/me/SparseFT/lib"]])
-    """Folders of packages that the appliance's workers import."""
-    compile_dir: Annotated[str | None, Role.PLACE] = Field(None, min_length=1, examples=["compiled"])
-    """Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default."""
 
     @property
     def on_csx(self) -> bool:
@@ -56,17 +68,17 @@ class CerebrasJob(Section):
     @property
     def deciding(self) -> dict[str, Any]:
         """Return the keys that decide the numbers of a training."""
-        return self.model_dump(include=CerebrasJob.model_fields.keys() - CerebrasJob.keys_of(Role.PLACE))
+        return self.model_dump(include=CerebrasJob.model_fields.keys() - Placement.model_fields.keys())
 
     @property
     def placing(self) -> dict[str, Any]:
         """Return the keys that decide no number, without the labels, which run_on_appliance.py adds."""
-        return self.model_dump(include=CerebrasJob.keys_of(Role.PLACE) - {"job_labels"})
+        return self.model_dump(include=Placement.model_fields.keys() - {"job_labels"})
 
     @property
     def cluster(self) -> dict[str, Any]:
         """Return the arguments of cerebras-pytorch's ClusterConfig."""
-        return self.model_dump(include=self.keys_of(Role.CLUSTER))
+        return self.model_dump(include={"num_csx", *Placement.model_fields} - {"compile_dir"})
 
     def device_record(self, batch_size: int) -> dict:
         """Return the part of a record that says where its numbers were made. `batch_size` is that of the training."""
@@ -79,7 +91,7 @@ class CerebrasJob(Section):
 
     def check(self, training: Training, evaluation_batch_size: int = 0) -> None:
         """Raise InputError if Cerebras' backends cannot train a schedule, or evaluate in batches of this size."""
-        for name in sorted(Training.keys_of(Role.TORCH)):
+        for name in ONLY_TORCH:
             if getattr(training, name):
                 what = f"training.{name} {getattr(training, name)}: Cerebras' backends do not support it"
                 raise InputError(what, "leave it out, or set backend: torch")
@@ -100,9 +112,9 @@ class CerebrasJob(Section):
 class Cerebras(CerebrasJob):
     """Set how the backends `cerebras` and `modelzoo` run, with the keys that only the rules read."""
 
-    python: Annotated[str, Role.PLACE] = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
+    python: str = Field(".venv-cerebras/bin/python", examples=["/opt/cerebras/bin/python"])
     """Python of the environment that has cerebras-pytorch."""
-    lock: Annotated[str | None, Role.PLACE] = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
+    lock: str | None = Field("~/.sparseft_csx.lock", min_length=1, examples=["~/.my_csx.lock"])
     """Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock."""
 
 

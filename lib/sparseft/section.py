@@ -2,8 +2,8 @@
 flags."""
 
 import re
+from collections.abc import Collection
 from difflib import get_close_matches
-from enum import Flag, auto
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
@@ -19,8 +19,9 @@ from pydantic import (
 )
 
 from sparseft.errors import InputError, one_line
-from sparseft.study.grid import SEEDS
 
+# Every seed is smaller, because torch's generator on a CPU takes 32 bits of it.
+SEEDS = 2**32
 # The largest count. A larger one is a typing error, and would overflow an int64 or a float somewhere.
 LARGEST = 10**9
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -34,8 +35,6 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Faults = dict[str, object]
 # Pattern of a text -> what to write, if an error can say it better than the pattern.
 IN_WORDS: dict[str, str] = {}
-# The keys of the configuration.
-KEYS: set[str] = set()
 
 
 def _not_fraction(value: object) -> object:
@@ -57,33 +56,6 @@ def spelled(place: str, info: SerializationInfo) -> str:
 Place = Annotated[str, PlainSerializer(spelled)]
 
 
-class Role(Flag):
-    """Say what a key of the configuration is. A key without a role is a setting: it decides the results of its
-    stage."""
-
-    # It changes the time or the memory of a training, and no bit of its adapter.
-    SAVING = auto()
-    # It looks at a training, and changes no step of it.
-    WATCHING = auto()
-    # Without effect on the adapter.
-    WITHOUT_EFFECT = SAVING | WATCHING
-    # Only the backend torch has it.
-    TORCH = auto()
-    # The section `throughput` decides it for a measurement.
-    MEASUREMENT = auto()
-    # The section `reconstruction` decides it for each decoder layer.
-    LAYERS = auto()
-    # Only a training of adapters, or only one of the weights themselves, has it.
-    ADAPTER = auto()
-    FULL = auto()
-    # It narrows the key of `grid` that has its name.
-    AXIS = auto()
-    # It says where and when a job on the appliance runs.
-    PLACE = auto()
-    # It is an argument of cerebras-pytorch's ClusterConfig.
-    CLUSTER = auto()
-
-
 class Section(BaseModel):
     """Check one section of the configuration. An unknown key is refused, so that a typing error is no silent default.
 
@@ -101,21 +73,9 @@ class Section(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
-        """Put the description of each key on one line, and add the keys to KEYS."""
-        # The sections of scripts have flags of their own.
-        if cls.__module__.startswith("sparseft.study."):
-            KEYS.update(cls.model_fields)
+        """Put the description of each key on one line."""
         for field in cls.model_fields.values():
             field.description = field.description and one_line(field.description)
-
-    @classmethod
-    def keys_of(cls, roles: Role) -> set[str]:
-        """Return the keys that have one of these roles. The definition of a key has its role."""
-        return {
-            name
-            for name, field in cls.model_fields.items()
-            if any(isinstance(part, Role) and part & roles for part in field.metadata)
-        }
 
     def contradictions(self) -> Faults:
         """Return what may be wrong with the keys taken together, and whether it is."""
@@ -169,13 +129,15 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
         return section.model_validate(raw)
     except ValidationError as error:
         faults: dict[tuple, str] = {}
+        sections = [schema := section.model_json_schema(), *schema.get("$defs", {}).values()]
+        keys = {key for described in sections for key in described.get("properties", ())}
         for fault in error.errors():
             place = tuple(part for part in fault["loc"] if part != "[key]")
             known = place if fault["type"] == "missing" else place[: _depth(raw, place)]
             # A default that follows from a wrong key has no fault of its own. A value of several types has one fault
             # per type.
             if fault["type"] != "default_factory_not_called":
-                faults.setdefault(known, _text(fault, known))
+                faults.setdefault(known, _text(fault, known, keys))
         raise InputError(f"{name}: {'; '.join(faults.values())}", "config/schema.json describes every key") from None
 
 
@@ -196,11 +158,11 @@ def first_fault(error: ValidationError) -> str:
     return _text(fault, tuple(part for part in fault["loc"] if part != "[key]"))
 
 
-def _text(fault: Any, place: tuple) -> str:
-    """Return a fault of a section with its place."""
+def _text(fault: Any, place: tuple, keys: Collection[str] = ()) -> str:
+    """Return a fault of a section with its place. `keys` are those of the configuration."""
     key = str(place[-1]) if place else ""
     # A key of another section is in the wrong place, and not misspelled.
-    nearest = [] if key in KEYS else get_close_matches(key, KEYS, 1)
+    nearest = [] if key in keys else get_close_matches(key, keys, 1)
     messages = {
         "extra_forbidden": "unknown key" + "".join(f" (the nearest is {name})" for name in nearest),
         "list_type": f"write a list, [{fault['input']}]",

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 from sparseft import architectures, methods, modes
 from sparseft.errors import InputError
+from sparseft.section import SEEDS
 
 METHODS = tuple(methods.METHODS)
 EXAMPLE_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_examples)
@@ -47,8 +48,6 @@ TASK_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task)
 FULL_MODES = tuple(mode.name for mode in modes.MODES if mode.is_full)
 LORA_MODES = tuple(name for name in TASK_MODES if name not in FULL_MODES and not modes.get_mode(name).starts_from)
 RECONSTRUCTING_MODES = tuple(mode.name for mode in modes.MODES if mode.reconstructs)
-# Every seed is smaller, because torch's generator on a CPU takes 32 bits of it.
-SEEDS = 2**32
 # The files of the analysis: its tables, and two views of its results page.
 TABLES = (
     "summary.csv",

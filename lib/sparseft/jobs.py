@@ -1,0 +1,120 @@
+"""Give Snakemake the params and the resources of the jobs that run a stage.
+
+A job runs again if its settings, a version or the content of the user's own files changes. A version is a whole number
+in the file of a stage, or of a value of an axis. Raise it by hand when results change. tests/test_golden.py notices a
+result that changed without its version.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from sparseft.architectures import ARCHITECTURES
+from sparseft.methods import get_method
+from sparseft.modes import get_mode
+from sparseft.planning.job_kind import JobKind
+from sparseft.planning.requests import Requests
+from sparseft.planning.sizes import architectures
+from sparseft.section import flags
+from sparseft.storage.known_hashes import KnownHashes
+from sparseft.study.config import Config
+from sparseft.tasks import BY_NAME, KINDS
+
+
+def cell_of(wildcards: Mapping[str, str]) -> SimpleNamespace:
+    """Return the wildcards of a job by name. The folder of its masks says its task."""
+    values = dict(wildcards.items())
+    return SimpleNamespace(**{"task": values.get("task_folder", "").removeprefix("/"), **values})
+
+
+def files(wildcards: object, input: Any, output: Any) -> str:
+    """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
+    named = {}
+    for name, paths in (*input.items(), *output.items()):
+        first = Path(paths if isinstance(paths, str) else next(iter(paths), ""))
+        is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
+        named[name] = first.parent if is_folder else paths
+    return flags(**named)
+
+
+class Jobs:
+    """Describe the jobs of one study."""
+
+    def __init__(self, config: Config, hashes: KnownHashes, requests: Requests) -> None:
+        """`hashes` has the content of the user's own files, and `requests` what jobs need."""
+        self.config, self.hashes, self.requests = config, hashes, requests
+        self.architectures_of = cache(partial(architectures, config))
+
+    def running(
+        self,
+        name: str,
+        kind: str = "",
+        sources: Callable | None = None,
+        effort: Callable[[int], dict] | None = None,
+        command: object = "python",
+        **options: object,
+    ) -> dict[str, Any]:
+        """Return the params of a job that runs the stage `name`.
+
+        kind: the kind of the job, which decides what it needs (planning/job_kind.py)
+        sources: the input function of the user's own files
+        effort: threads -> what the stage's `effort` takes in place of the options
+        command: what starts the script
+        options: what the `settings` and the `effort` of the stage take
+
+        Snakemake does not compare params that are functions of the files, such as those that change no result."""
+        stage = import_module(f"sparseft.stages.{name}")
+
+        def flags_of(function: str, wildcards: Any, given: Mapping[str, object]) -> str:
+            describe: Callable[..., dict] = getattr(stage, function, lambda *_, **__: {})
+            return flags(**describe(self.config, cell_of(wildcards), **given))
+
+        return {
+            "script": f"{name}.py",
+            "command": command,
+            # A function, because the linter takes a text with which an output begins for its path.
+            "kind": lambda wildcards: kind,
+            "version": lambda wildcards: self.versions(stage.VERSION, cell_of(wildcards)),
+            "settings": lambda wildcards: flags_of("settings", wildcards, options),
+            "effort": lambda wildcards, input, threads: flags_of(
+                "effort", wildcards, effort(threads) if effort else options
+            ),
+            # Exit code 1 of a stage that answers yes or no says that the work was done and the answer is no.
+            "answer": "|| [ $? -eq 1 ]" if stage.run.__annotations__["return"] is int else "",
+            **({"content": lambda wildcards: self.hashes.joint(sources(wildcards))} if sources else {}),
+        }
+
+    def requested(self, kind_of: Callable[[str, Any], str]) -> dict[str, Callable]:
+        """Return the MB, minutes and GPUs that the jobs of a rule request. `kind_of` returns the kind of a rule's
+        job."""
+
+        def kind(wildcards: Any, rulename: str) -> JobKind:
+            return JobKind.of(kind_of(rulename, wildcards), vars(cell_of(wildcards)))
+
+        of, gpus = self.requests.of, self.requests.gpus
+        return {
+            "mem_mb": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[0],
+            "runtime": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[1],
+            "gpu": lambda wildcards, rulename: gpus(kind(wildcards, rulename)),
+        }
+
+    def versions(self, stage: int, cell: SimpleNamespace) -> str:
+        """Return the versions that decide the result of a job: that of its stage, and those of the values of the axes
+        that it uses."""
+        names, values = vars(cell), list[tuple[str, Any]]()
+        if model := names.get("model"):
+            known = set(self.architectures_of(model))
+            values += [(value.name, value) for value in ARCHITECTURES if value.name in known]
+        if name := names.get("method"):
+            method = get_method(name)
+            values.append((method.pattern.name, method.pattern))
+            values += [(value.name, value) for value in method.importances]
+        if name := names.get("task"):
+            kind = self.config.task_data(name).task_kind or ""
+            values.append((kind, KINDS[kind]) if kind else (name, BY_NAME[name]))
+        if name := names.get("mode"):
+            values.append((name, get_mode(name)))
+        return " ".join([str(stage), *(f"{name}={value.version}" for name, value in values)])
