@@ -39,11 +39,6 @@ def fetch_snapshot(place: str, wanted: Iterable[str]) -> Path:
         raise InputError(f"hub:{name}: {type(error).__name__}: {one_line(error)}", _REMEDY) from None
 
 
-def fetch_config(place: str) -> dict:
-    """Return the config.json of a place, and fetch nothing else. Raises InputError if it cannot be fetched."""
-    return read_json(fetch_snapshot(place, [_CONFIG]) / _CONFIG, _GIVE_MODEL)
-
-
 @cache
 def known_config(place: str) -> dict | None:
     """Return the config.json of a place: from the hub's cache here, else from the hub; None if neither has it now."""

@@ -19,7 +19,7 @@ from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, TERMS, Checkpoint, files_like
 from sparseft.checkpoints.layers import check_finite_weights, check_tensors
 from sparseft.checkpoints.manifests import ModelManifest
-from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
+from sparseft.checkpoints.model_hub import fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.checkpoints.rewriting import safetensors_stream, write_manifest
 from sparseft.checkpoints.settings import Model, pruned_base
@@ -79,7 +79,8 @@ def open_source(source: str) -> Checkpoint:
     folder = Path("pruned", place) if kind == "pruned" else Path(place)
     if kind == "hub":
         # config.json is checked first, because the weights are large.
-        tensor_shapes(fetch_config(place), source)
+        config = read_json(fetch_snapshot(place, ["config.json"]) / "config.json", "name a repository of transformers")
+        tensor_shapes(config, source)
         folder = fetch_snapshot(place, WANTED)
     checkpoint = Checkpoint(folder)
     # The output of prepare_model is checked too, but a copy of gigabytes comes before that.
