@@ -103,11 +103,11 @@ def row(**values: object) -> dict:
     ({"doc_to_txt": "a"}, None, "doc_to_txt"),
     ({"repeats": 5}, None, "repeats 5"),
     ({"output_type": "loglikelihood_rolling"}, None, "output_type loglikelihood_rolling is not supported"),
-    ({"filter_list": [{"name": "a", "filter": [{"function": "take_first"}]}]}, None, "no filters"),
+    ({"filter_list": [{"name": "a", "filter": [{"function": "take_first"}]}]}, None, "filter_list of a task"),
     ({"metric_list": [{"metric": "brier_score"}, {"metric": "acc_nrm"}]}, None, "fractions over its rows are: none"),
     ({"doc_to_choice": "question"}, None, "doc_to_choice gives 'Q0?', and a list of texts is needed"),
     (GENERATION | {"generation_kwargs": {"custom_generate": "org/code"}}, None, "generation_kwargs.custom_generate"),
-    (GENERATION | {"generation_kwargs": {"do_sample": True, "temperature": 1}}, None, "drawn at random"),
+    (GENERATION | {"generation_kwargs": {"do_sample": True, "temperature": 1}}, None, "do_sample is not"),
     (GENERATION | {"doc_to_target": "soluton"}, None, "'soluton' is neither a field of the rows nor a template"),
     (GENERATION | {"doc_to_target": "{{options}}"}, None, "several right answers"),
     (GENERATION | {"doc_to_target": "{{solution if false}}"}, None, "field 'answer' is empty"),
@@ -133,7 +133,7 @@ def test_a_target_that_is_one_choice_and_the_index_of_another_is_refused(tmp_pat
 
 
 def test_the_answer_of_the_configuration_belongs_to_a_generated_answer(tmp_path):
-    assert "tasks.mine.answer" in refused(tmp_path, CHOICE, answer="solution")
+    assert "tasks.mine: answer of a task with choices" in refused(tmp_path, CHOICE, answer="solution")
 
 
 def test_a_prepared_row_that_is_damaged_is_refused(tmp_path):

@@ -183,21 +183,16 @@ class Source:
 def _check_supported(name: str, config: dict, data: TaskData) -> None:
     """Raise InputError if a task needs more than a prompt and choices, or a prompt and one generated answer."""
     output_type, repeats = config.get("output_type", GENERATE_UNTIL), config.get("repeats", 1)
-    has_choices, is_generated = output_type == MULTIPLE_CHOICE, output_type == GENERATE_UNTIL
-    place, types = f"tasks.{name}", f"{MULTIPLE_CHOICE} or {GENERATE_UNTIL}"
-    refuse(
-        {
-            f"{place}: output_type {output_type} is not supported; name a task of {types}": not (
-                has_choices or is_generated
-            ),
-            f"{place}: repeats {repeats} is not supported; set it to 1": repeats != 1,
-            f"{place}: choices have no filters; leave out filter_list": has_choices and config.get("filter_list"),
-            f"{place}.answer: training learns the right choice; leave answer out": has_choices and data.answer,
-            f"{place}: the answers are drawn at random; set generation_kwargs.do_sample to false": (
-                is_generated and _generation(config)["do_sample"]
-            ),
-        }
-    )
+    has_choices = output_type == MULTIPLE_CHOICE
+    unsupported = {
+        f"output_type {output_type}": output_type not in (MULTIPLE_CHOICE, GENERATE_UNTIL),
+        f"repeats {repeats}": repeats != 1,
+        "filter_list of a task with choices": has_choices and config.get("filter_list"),
+        "answer of a task with choices": has_choices and data.answer,
+        "generation_kwargs.do_sample": output_type == GENERATE_UNTIL and _generation(config)["do_sample"],
+    }
+    remedy = f"leave it out, or name a task of {MULTIPLE_CHOICE} or {GENERATE_UNTIL}"
+    refuse({f"tasks.{name}: {what} is not supported; {remedy}": fault for what, fault in unsupported.items()})
 
 
 def _generation(config: dict) -> dict:

@@ -100,18 +100,18 @@ def choose_selection(
     wanted = number or (sum(map(size, prepared["validation"])) if candidates.split == "train" else math.inf)
     # The chosen rows by the normal form of their prompts.
     rows: dict[str, Row] = {}
-    taken = looked_at = 0
+    taken = examined = 0
     for row, is_known in _with_known(task, candidates, prepared):
         if taken >= wanted:
             break
-        looked_at += 1
+        examined += 1
         form = normal_form(task.prompt(row))
         if not is_known and form not in rows:
             rows[form] = row
             taken += size(row)
     if len(rows) < (number or 1):
         raise InputError(
-            f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION} of {looked_at} that are not"
+            f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION} of {examined} that are not"
             f" trained on, {number or 1} needed",
             f"lower tasks.{task.name}.selection_examples or train_examples, or give the data a split {SELECTION}",
         )
@@ -126,7 +126,7 @@ def choose_selection(
             f"tasks.{task.name}: {in_words(overlap, task, SELECTION)} also occur in the training or validation text",
             "give another selection text",
         )
-    return chosen, looked_at - len(rows), overlap
+    return chosen, examined - len(rows), overlap
 
 
 def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[list[Row], str]:
