@@ -70,7 +70,7 @@ def test_a_killed_training_goes_on_from_its_last_complete_state_to_the_same_numb
     # Every attempt has a label of its own.
     done = inputs.train(killed, RUN, target="CPU", job_labels="sparseft=two")
     record = trained(done, killed)
-    assert f"{incomplete}: partly written: __SUCCESS__" in done.stderr
+    assert f"{incomplete}: truncated" in done.stderr
     assert f"{killed / 'state_19.mdl'}: truncated" in done.stderr
     assert record["resumed_after_steps"] == [int(last.stem.removeprefix("state_"))]
     assert (record["loss_curve"], record["outputs"]) == (expected["loss_curve"], expected["outputs"])

@@ -38,7 +38,7 @@ def test_headers_and_bits_are_those_of_safetensors_and_torch(tmp_path, dtype):
 @pytest.mark.parametrize("name", ["../m.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])
 def test_an_index_cannot_name_a_file_outside_the_folder(tmp_path, name):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(InputError, match=r"leaves the model folder|no such file"):
+    with pytest.raises(InputError, match="no such file in the model folder"):
         _ = Checkpoint(tmp_path).files
 
 
@@ -75,14 +75,9 @@ def test_the_digest_of_a_prepared_model_takes_the_hashes_of_its_weights_from_the
     file.write_bytes(content[:-1])
     with pytest.raises(InputError, match=r"model\.safetensors: .*manifest\.json records"):
         _ = Checkpoint(prepared).digest
-    file.write_bytes(content)
-    (prepared / "generation_config.json").unlink()
-    with pytest.raises(InputError, match=r"generation_config\.json: .*manifest\.json records"):
-        _ = Checkpoint(prepared).digest
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
-                                  "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"])  # fmt: skip
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"])
 def test_the_digest_and_the_manifest_follow_every_file_that_decides_a_result(prepared, tiny_llama, name):
     file = prepared / name
     if name == "model.safetensors":
@@ -110,15 +105,14 @@ def test_the_digest_leaves_out_what_decides_nothing(tmp_path, tiny_llama):
 
 def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
     save_file({"i": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "model.safetensors")
-    for read in (Checkpoint(tmp_path).read, lambda name: list(Checkpoint(tmp_path).read_blocks(name, 2))):
-        with pytest.raises(InputError, match=r"\bi is .*I8"):
-            read("i")
+    with pytest.raises(InputError, match=r"\bi is .*I8"):
+        Checkpoint(tmp_path).read("i")
 
 
-def test_rows_are_those_of_the_matrix_or_vector(tiny):
+def test_rows_are_those_of_the_matrix_or_vector(tiny_llama):
     for name in ("model.layers.1.self_attn.q_proj.weight", "model.norm.weight"):
         for rows in (slice(0, 1), slice(3, 20), slice(31, 32)):
-            assert np.array_equal(tiny.read(name, rows), tiny.read(name)[rows])
+            assert np.array_equal(tiny_llama.read(name, rows), tiny_llama.read(name)[rows])
 
 
 def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
@@ -129,8 +123,6 @@ def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
         file.truncate(checkpoint.tensors[name].start + 2)
     with pytest.raises(InputError, match=f"ends within {name}"):
         list(checkpoint.read_blocks(name, 1))
-    with pytest.raises(InputError, match=f"ends within {name}"):
-        checkpoint.read(name, slice(2, 4))
 
 
 HEADER = b'{"__metadata__":{"format":"pt"},"a":{"dtype":"F16","shape":[1,2],"data_offsets":[4,8]},' + (
@@ -158,8 +150,8 @@ def test_a_file_that_is_not_as_long_as_its_header_says_is_refused(tmp_path, tiny
 
 
 @pytest.mark.parametrize("block", [1, 40, 10**6])
-def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny, block):
+def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny_llama, block):
     name = "model.embed_tokens.weight"
-    blocks = [part.copy() for part in tiny.read_blocks(name, block)]
-    assert all(part.size % tiny.tensors[name].shape[1] == 0 for part in blocks)
-    np.testing.assert_array_equal(np.concatenate(blocks), tiny.read(name).ravel())
+    blocks = [part.copy() for part in tiny_llama.read_blocks(name, block)]
+    assert all(part.size % tiny_llama.tensors[name].shape[1] == 0 for part in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), tiny_llama.read(name).ravel())

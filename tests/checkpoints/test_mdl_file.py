@@ -77,10 +77,6 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
             read(tmp_path / "x.mdl")
 
 
-def set_attribute(name: str, value: object):
-    return lambda file: file.attrs.__setitem__(name, value)
-
-
 def set_meta(**changes: object):
     """Return a change of the metadata of model.w."""
 
@@ -107,23 +103,20 @@ def without_last_row(file: h5py.File) -> None:
     file.create_dataset("model.w", (6, 5), "i2", chunks=(1, 5))[:5] = 1
 
 
+NOT_STORED = r"model\.w: .*not stored whole in this file, as its metadata says"
 BAD = {
-    "no mark of success": (lambda file: file.attrs.__delitem__("__SUCCESS__"), "partly written: __SUCCESS__"),
-    "a mark that says no": (set_attribute("__SUCCESS__", False), "partly written"),
-    "an older format": (set_attribute("__version__", 0.4), r"\.mdl format 0\.4, not 0\.5"),
-    "no JSON": (set_attribute("model.w.__metadata__", "{"), r"x\.mdl: truncated"),
-    "another shape": (set_meta(shapes=[[5, 6]]), r"model\.w: .*metadata"),
-    "an unknown dtype": (set_meta(dtypes=["torch.complex64"]), r"model\.w: .*complex64"),
-    "what the appliance compressed": (set_meta(compressed=True), "metadata says"),
+    "no mark of success": (lambda file: file.attrs.__delitem__("__SUCCESS__"), "__SUCCESS__ is not set"),
+    "an older format": (lambda file: file.attrs.__setitem__("__version__", 0.4), r"its format 0\.4 is not 0\.5"),
+    "no JSON": (lambda file: file.attrs.__setitem__("model.w.__metadata__", "{"), r"x\.mdl: truncated"),
+    "another shape": (set_meta(shapes=[[5, 6]]), NOT_STORED),
+    "what the appliance compressed": (set_meta(compressed=True), NOT_STORED),
     "a link to nowhere": (set_meta(__LINKED__=True, key="model.v"), r"model\.v"),
-    "nothing in it": (replace(lambda f: f.create_dataset("model.w", (6, 5), "i2")), "parts of it are missing"),
-    "a chunk less": (replace(without_last_row), "parts of it are missing"),
+    "a chunk less": (replace(without_last_row), NOT_STORED),
     "a link out of the file": (
-        replace(lambda f: f.__setitem__("model.w", h5py.ExternalLink("other.mdl", "model.w"))), "lies in another file"
+        replace(lambda f: f.__setitem__("model.w", h5py.ExternalLink("other.mdl", "model.w"))), NOT_STORED
     ),
     "bytes out of the file": (
-        replace(lambda f: f.create_dataset("model.w", (6, 5), "i2", external=[("/etc/passwd", 0, 60)])),
-        "lies in another file",
+        replace(lambda f: f.create_dataset("model.w", (6, 5), "i2", external=[("/etc/passwd", 0, 60)])), NOT_STORED
     ),
 }  # fmt: skip
 
@@ -139,31 +132,18 @@ def test_bad_files_are_refused(tmp_path, name):
         read(path)
 
 
-NOT_PLAIN = {
-    "a pickle": (set_meta(__TYPE__="ObjectSerializer", __BYTES__=True), "model.w"),
-    "an object elsewhere": (set_meta(__TYPE__="DeferredObject", path="other.mdl"), "model.w"),
-    "a type that imports": (
-        lambda file: file.attrs.__setitem__(
-            "__spec__", file.attrs["__spec__"].replace("builtins.dict", "collections.defaultdict")
-        ),
-        "",
-    ),
-}
+def import_a_type(file: h5py.File) -> None:
+    """Let the tree have a type that a reader would import."""
+    file.attrs["__spec__"] = file.attrs["__spec__"].replace("builtins.dict", "collections.defaultdict")
 
 
-@pytest.mark.parametrize("name", NOT_PLAIN)
-def test_a_state_with_what_a_reader_could_unpickle_or_import_is_refused(tmp_path, name):
-    path, (change, named) = write(tmp_path / "x.mdl"), NOT_PLAIN[name]
+@pytest.mark.parametrize("change", [set_meta(__TYPE__="ObjectSerializer", __BYTES__=True), import_a_type])
+def test_a_state_with_what_a_reader_could_unpickle_or_import_is_refused(tmp_path, change):
+    path = write(tmp_path / "x.mdl")
     with h5py.File(path, "a") as file:
         change(file)
-    with pytest.raises(InputError, match=rf"x\.mdl: {named} is not plain data"):
+    with pytest.raises(InputError, match=r"x\.mdl: .*is not plain data"):
         MdlFile(path).content()
-
-
-def test_a_folder_and_a_missing_file_are_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none.mdl"):
-        with pytest.raises(InputError, match="no such file"):
-            read(path)
 
 
 def test_a_link_is_the_tensor_that_it_names(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_cache import publish, write
+from hub_cache import write
 from sparseft import limits
 from sparseft.data.lm_eval_definitions import FOLDER, config_of, read_definition
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
@@ -55,15 +55,11 @@ def refused(folder: Path, definition: dict | str, *args: object, **keys: object)
 @pytest.mark.parametrize("line", [
     "doc_to_text: !function utils.text",
     "metric_list: [{metric: !function utils.text, aggregation: mean}]",
-    "include: [between.yaml]",
     "doc_to_text: !!python/object/apply:os.mkdir [trace]",
-    "doc_to_text: !other x",
 ])  # fmt: skip
 def test_code_in_a_user_s_file_is_refused_before_it_is_imported(tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     Path("utils.py").write_text("open('trace', 'w')\ndef text(doc):\n    return 'a'\n")
-    Path("other.yaml").write_text("doc_to_text: !function utils.text\n")
-    Path("between.yaml").write_text("include: other.yaml\n")
     assert "only lm-eval's own files may have code" in refused(tmp_path, f"{yaml.safe_dump(CHOICE)}{line}\n")
 
 
@@ -101,45 +97,27 @@ def row(**values: object) -> dict:
 
 # What differs from CHOICE, or a whole definition; a fifth row, or None; what the line names.
 @pytest.mark.parametrize(("change", "fifth", "what"), [
-    ({"class": "os.system"}, None, "class is not supported"),
     ({"unsafe_code": True}, None, "unsafe_code is not supported"),
-    ({"custom_dataset": "x"}, None, "custom_dataset is not supported"),
     ({"process_docs": "utils.text"}, None, "process_docs is not supported"),
-    ({"process_results": "utils.text"}, None, "process_results is not supported"),
-    ({"include": "missing.yaml"}, None, "missing.yaml: no such file"),
-    ({"include": "task.yaml"}, None, "not a plain YAML file"),
+    ({"include": "missing.yaml"}, None, "missing.yaml"),
     ({"doc_to_txt": "a"}, None, "doc_to_txt"),
     ({"repeats": 5}, None, "repeats 5"),
     ({"output_type": "loglikelihood_rolling"}, None, "output_type loglikelihood_rolling is not supported"),
-    ({"filter_list": [{"name": "a", "filter": [{"function": "take_first"}]}]}, None, "no filters"),
-    ({"metric_list": [{"metric": "acc_nrm"}]}, None, "has no metric of lm-eval"),
-    ({"metric_list": ["acc"]}, None, "has no metric of lm-eval"),
-    ({"metric_list": [{"metric": "brier_score"}, {"metric": "mcc"}]}, None, "no metric that is a mean"),
-    ({"metric_list": [{"metric": "acc"}, {"metric": "acc"}]}, None, "a metric or a filter occurs twice"),
+    ({"filter_list": [{"name": "a", "filter": [{"function": "take_first"}]}]}, None, "filter_list of a task"),
+    ({"metric_list": [{"metric": "brier_score"}, {"metric": "acc_nrm"}]}, None, "fractions over its rows are: none"),
     ({"doc_to_choice": "question"}, None, "doc_to_choice gives 'Q0?', and a list of texts is needed"),
     (GENERATION | {"generation_kwargs": {"custom_generate": "org/code"}}, None, "generation_kwargs.custom_generate"),
-    (GENERATION | {"generation_kwargs": {"do_sample": True, "temperature": 1}}, None, "drawn at random"),
+    (GENERATION | {"generation_kwargs": {"do_sample": True, "temperature": 1}}, None, "do_sample is not"),
     (GENERATION | {"doc_to_target": "soluton"}, None, "'soluton' is neither a field of the rows nor a template"),
-    (GENERATION | {"doc_to_target": "{{soluton}}"}, None, "'soluton' is undefined"),
     (GENERATION | {"doc_to_target": "{{options}}"}, None, "several right answers"),
     (GENERATION | {"doc_to_target": "{{solution if false}}"}, None, "field 'answer' is empty"),
     (GENERATION | {"fewshot_split": "validation", "num_fewshot": 4}, None, "render 4 worked examples (ValueError: "),
-    (GENERATION | {"filter_list": [{"name": "a", "filter": [{"function": "regex", "other": 9}]}]}, None, "other"),
-    ({}, row(right=3), "row 5"),
     ({}, row(right=None), "row 5 (ValueError: the right choice is None"),
     ({}, row(options=["x"], right=0), "row 5: it has fewer than two choices"),
-    ({}, row(options=["x", ""], right=0), "row 5: choice 2 is empty"),
-    ({}, row(options=["x", None], right=0),
-     "row 5 (ValueError: doc_to_choice gives ['x', None], and a list of texts is needed"),
-    ({}, row(question=None), "no value"),
-    ({}, row(question=" "), "row 5: field 'prompt' is empty"),
     ({}, row(question=1), "the rows of"),
     ({"doc_to_text": "{{hint}}"}, row(hint="h"), "a field of the template has no value"),
     # Templates that reach into Python, or change a row.
     ({"doc_to_text": "{{ ''.__class__.__mro__[1].__subclasses__() }}"}, None, "SecurityError"),
-    ({"doc_to_choice": "{{ question | attr('__class__') }}"}, None, "SecurityError"),
-    ({"doc_to_target": "{{ '{0.__class__}'.format(question) }}"}, None, "SecurityError"),
-    ({"description": "{{ cycler.__init__.__globals__.os.mkdir('trace') }}"}, None, "SecurityError"),
     ({"doc_to_text": "{{ question }}{{ options.append(1) }}"}, None, "SecurityError"),
 ])  # fmt: skip
 def test_what_cannot_be_learned_and_compared_is_refused(tmp_path, change, fifth, what):
@@ -154,19 +132,14 @@ def test_a_target_that_is_one_choice_and_the_index_of_another_is_refused(tmp_pat
     assert load(tmp_path, CHOICE, rows).rows["train"][0]["answer"] == " 1"
 
 
-def test_the_answer_of_the_configuration_is_a_text_of_a_generated_answer(tmp_path):
-    assert "SecurityError" in refused(tmp_path, GENERATION, answer="{{ ''.__class__ }}")
-    assert "tasks.mine.answer" in refused(tmp_path, CHOICE, answer="solution")
+def test_the_answer_of_the_configuration_belongs_to_a_generated_answer(tmp_path):
+    assert "tasks.mine: answer of a task with choices" in refused(tmp_path, CHOICE, answer="solution")
 
 
-@pytest.mark.parametrize(("change", "fault"), [
-    ({"requests": []}, "it has fewer than two choices"),
-    ({"doc": "x"}, "field 'doc' has the wrong type"),
-])  # fmt: skip
-def test_a_prepared_row_that_is_damaged_is_refused(tmp_path, change, fault):
+def test_a_prepared_row_that_is_damaged_is_refused(tmp_path):
     examples = load(tmp_path, CHOICE)
-    with pytest.raises(InputError, match=f"^here: {fault}"):
-        checked_row(examples.rows["train"][0] | change, examples.task, "here", "")
+    with pytest.raises(InputError, match="^here: it has fewer than two choices"):
+        checked_row(examples.rows["train"][0] | {"requests": []}, examples.task, "here", "")
 
 
 @pytest.mark.process
@@ -178,7 +151,7 @@ def test_reading_a_prepared_task_imports_neither_lm_eval_nor_torch():
 @pytest.mark.long
 def test_names_of_lm_eval_s_tasks(tmp_path):
     """lm-eval's index takes 8 s to make, so one test has all cases."""
-    for name in ("arc_esay", "squadv2", "mmlu", "mmlu_stem_tasks"):
+    for name in ("arc_esay", "mmlu"):
         with pytest.raises(InputError, match=rf"^tasks\.mine\.lm_eval: lm-eval has no task '{name}' in YAML"):
             read_definition(name, "tasks.mine.lm_eval")
     with pytest.raises(InputError, match="unsafe_code is not supported"):
@@ -206,7 +179,6 @@ def test_a_user_s_file_is_over_the_plain_files_that_it_includes(tmp_path):
 
 def test_a_data_set_that_needs_more_than_a_place_is_asked_for(hub):
     places = {
-        "dataset_path 'json' is not": {"dataset_path": "json"},
         "dataset_path './code.py' is not": {"dataset_path": "./code.py"},
         "dataset_kwargs.data_files": {"dataset_path": "org/name", "dataset_kwargs": {"data_files": "/etc/passwd"}},
         "cannot be loaded": {"dataset_path": "org/name"},
@@ -216,6 +188,3 @@ def test_a_data_set_that_needs_more_than_a_place_is_asked_for(hub):
         with pytest.raises(InputError, match=what) as error:
             load_lm_eval_examples("mine", TaskData(lm_eval="task.yaml"))
         assert "tasks.mine.local" in str(error.value)
-    publish(hub, "org/name", {"train": ROWS, "test": ROWS})
-    with pytest.raises(InputError, match="no split validation, only train, test"):
-        load_lm_eval_examples("mine", TaskData(lm_eval="task.yaml"))

@@ -224,7 +224,7 @@ def test_the_headline_may_be_any_mean_of_fractions(model32, tmp_path):
     assert record["metric"] == "exact_match_whole"
     assert record["predictions"] == record["generations"]
     assert record["scored_by"] == "lm-eval"
-    with pytest.raises(InputError, match="metric 'acc' is not one .* exact_match, exact_match_whole$"):
+    with pytest.raises(InputError, match="metric is acc, .*: exact_match, exact_match_whole;"):
         prepared(tmp_path, GENERATION, rows, metric="acc")
 
 

@@ -37,13 +37,10 @@ def test_only_gsm8k_takes_a_test_split_for_a_missing_validation_split(hub):
 
 
 def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
-    rows = {split: [{"text": f"{split} {n}", "url": "u"} for n in range(3)] for split in ("train", "validation")}
-    publish(hub, "org/texts", rows)
+    publish(hub, "org/texts", {split: [{"text": split, "url": "u"}] * 3 for split in SPLITS})
     data = TaskData(kind="text", hub="org/texts@main", train_examples=2)
     examples = load_examples(own_task("wiki", data), data)
-    assert examples.rows["validation"] == [{"text": f"validation {n}"} for n in range(3)]
-    assert len(examples.rows["train"]) == 2
-    assert examples.source == {"hub": "org/texts", "revision": COMMIT}
+    assert examples.rows == {"train": [{"text": "train"}] * 2, "validation": [{"text": "validation"}] * 3}
 
 
 def chat(*turns: str) -> dict:
@@ -95,7 +92,7 @@ def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it_nor_the_data_s
     with pytest.raises(InputError, match=f"^org/here@{COMMIT}: .*folder .*name"):
         load_rows(BY_NAME["gsm8k"], "train", TaskData(hub=f"org/here@{COMMIT}"))
     publish(hub, "org/there", GSM8K)
-    with pytest.raises(InputError, match="^org/there/train.jsonl: no such"):
+    with pytest.raises(FileNotFoundError, match="org/there/train.jsonl"):
         load_rows(BY_NAME["gsm8k"], "train", TaskData(local="org/there"))
 
 
@@ -125,12 +122,10 @@ def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_row
 
 @pytest.mark.parametrize("name", ["boolq_mini", "gsm8k_mini", "hellaswag_mini", "boolq"])
 def test_rows_follow_the_seed_and_more_validation_rows_change_no_training_row(tmp_path, name):
-    source = {}
-    if name == "boolq":
-        source = {"local": str(tmp_path)}
-        for split in SPLITS:
-            rows = [{"passage": f"{split} {n}", "question": "q", "answer": True} for n in range(20)]
-            write(tmp_path / f"{split}.jsonl", rows)
+    for split in SPLITS:
+        rows = [{"passage": f"{split} {n}", "question": "q", "answer": True} for n in range(20)]
+        write(tmp_path / f"{split}.jsonl", rows)
+    source = {"local": str(tmp_path)} if name == "boolq" else {}
     few, many, other = (
         load_examples(BY_NAME[name], TaskData(train_examples=12, validation_examples=number, seed=seed, **source)).rows
         for number, seed in ((6, 0), (12, 0), (12, 1))
@@ -154,23 +149,16 @@ def test_validation_rows_are_prepared_beside_their_training_rows_and_refused_bes
     assert "train.jsonl: its source or its flags have changed since" in said
 
 
-SENTENCES = " ".join(f"Sentence {n} is about the number {n}." for n in range(60))
-
-
-@pytest.mark.parametrize(("flags", "validation", "train"), [
-    ({"task": "notes", "kind": "text"}, [{"text": SENTENCES}], [{"text": SENTENCES[::-1] + SENTENCES[5:]}]),
-    ({"task": "boolq"}, BOOLQ, [{**row, "question": f"{row['question'].upper()} "} for row in BOOLQ[:4]]),
-])  # fmt: skip
-def test_validation_rows_that_are_mostly_training_rows_are_refused_but_for_a_probe(tmp_path, flags, validation, train):
-    write(tmp_path / "in/train.jsonl", train)
-    write(tmp_path / "in/validation.jsonl", validation)
-    flags |= {"local": tmp_path / "in", "output_dir": tmp_path / "out"}
+def test_validation_rows_that_are_mostly_training_rows_are_refused_but_for_a_probe(tmp_path):
+    write(tmp_path / "in/train.jsonl", [{**row, "question": f"{row['question'].upper()} "} for row in BOOLQ[:4]])
+    write(tmp_path / "in/validation.jsonl", BOOLQ)
+    flags = {"task": "boolq", "local": tmp_path / "in", "output_dir": tmp_path / "out"}
     code, line = call_script("prepare_task.py", **flags)
     assert code == 2
-    assert re.match(rf"error: {flags['task']}: \d+(\.\d)? % of .* also occur in the training rows; ", line)
+    assert re.match(r"error: boolq: \d+(\.\d)? % of .* also occur in the training rows; ", line)
     assert not (tmp_path / "out").exists()
     said = succeed("prepare_task.py", only_probe=True, **flags)
-    assert said.startswith(f"warning: {flags['task']}: ")
+    assert said.startswith("warning: boolq: ")
     assert read_json(tmp_path / "out/validation_manifest.json")["validation_overlap"] > 0.5
 
 

@@ -21,9 +21,8 @@ DOCUMENTS = [row["text"] for row in ROWS]
 @pytest.mark.parametrize(("manifest", "fault"), [
     (None, None),
     ({"task": "boolq"}, None),
-    ({"task": "boolq_mini"}, r"validation\.jsonl: prepared for boolq_mini, not for boolq"),
-    ({"task": "boolq", "sha256": {"validation": "0" * 64}},
-     r"validation\.jsonl: not the file that its manifest records"),
+    ({"task": "boolq_mini"}, r"validation\.jsonl: not the boolq rows that its manifest records for boolq_mini"),
+    ({"task": "boolq", "sha256": {"validation": "0" * 64}}, r"validation\.jsonl: not the boolq rows"),
 ])  # fmt: skip
 def test_prepared_rows_are_those_of_their_manifest(manifest, fault, tmp_path):
     path = tmp_path / "validation.jsonl"
@@ -39,7 +38,7 @@ def test_prepared_rows_are_those_of_their_manifest(manifest, fault, tmp_path):
 
 
 def test_a_task_without_a_definition_is_unknown(tmp_path):
-    with pytest.raises(InputError, match="task 'bolq' .*boolq, hellaswag, gsm8k, boolq_mini"):
+    with pytest.raises(InputError, match="no such file; prepare the task 'bolq' .*boolq, hellaswag, gsm8k, boolq_mini"):
         find_task(tmp_path, "bolq")
     (tmp_path / "manifest.json").write_text(json.dumps({"task": "boolq"}))
     with pytest.raises(InputError, match="does not define the task 'bolq'"):
@@ -49,7 +48,7 @@ def test_a_task_without_a_definition_is_unknown(tmp_path):
 def test_the_documents_of_a_file_are_its_rows_and_those_of_a_prepared_text_have_its_source(tmp_path):
     rows, whole, prepared = (tmp_path / name for name in ("rows.jsonl", "whole.txt", "data/calibration_c4.jsonl"))
     write_rows(rows, ROWS)
-    whole.write_text("one\n\ntwo\n")
+    whole.write_text("\ufeffone\n\ntwo\n")
     assert read_documents(whole) == (["one\n\ntwo\n"], sha256(whole))
     assert read_documents(rows) == (DOCUMENTS, sha256(rows))
     succeed("prepare_text.py", text=rows, output=prepared)

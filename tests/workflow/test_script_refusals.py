@@ -114,7 +114,7 @@ LONG[1]["endings"] = ["so " * 900, "a", "b", "c"]
 # names
 ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     # The model.
-    ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere: no such model folder"]),
+    ("compute_masks.py", {"model_path": "@nowhere"}, None, ["nowhere/config.json: no such file"]),
     ("compute_masks.py", {}, config(num_hidden_layers=3), ["config.json"]),
     ("compute_masks.py", {}, config(quantization_config={"quant_method": "fp8"}), ["quantization_config"]),
     ("compute_masks.py", {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"),

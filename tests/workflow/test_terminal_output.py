@@ -78,8 +78,7 @@ def test_a_failed_job_is_one_line(tmp_path, tiny_models):
         ({}, "evalute", "", "evaluate"),
         ({}, "analyze --config backend=torch --config keep_merged=True", "", "--config is given 2 times"),
         ({"grdi": {}}, "analyze", "", "configuration: grdi: unknown key"),
-        *(({}, "analyze", ("known_hashes", content), f"error: .snakemake/known_hashes.json: {fault}")
-          for content, fault in (("{", "not valid JSON"), ('{"a": 1}', "not a JSON object of the right kind"))),
+        ({}, "analyze", ("known_hashes", '{"a": 1}'), "error: .snakemake/known_hashes.json: not a JSON object of"),
     ],
 )  # fmt: skip
 def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, sections, target, damaged, fault):

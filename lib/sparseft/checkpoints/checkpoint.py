@@ -74,13 +74,11 @@ class Tensor:
 class Checkpoint:
     """Read a checkpoint folder: its tensors by name in file order, its configuration and its digest.
 
-    Raises InputError if the folder is missing, or if it contains an adapter."""
+    Raises InputError if the folder contains an adapter."""
 
     folder: Path
 
     def __post_init__(self) -> None:
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such model folder", _GIVE_FOLDER)
         # transformers would run the model with this adapter, which is in no digest.
         adapter = self.folder / ADAPTER_CONFIG
         if adapter.exists():
@@ -111,17 +109,16 @@ class Checkpoint:
     def files(self) -> list[Path]:
         """Return the safetensors files, sorted: model.safetensors if it exists, else those in the index, as in
         transformers."""
-        single = self.folder / "model.safetensors"
+        files = [self.folder / "model.safetensors"]
         index = self.folder / INDEX
-        names = {single.name}
-        if index.exists() and not single.exists():
-            names = {str(name) for name in read_json(index, _REPLACE_FILE).get("weight_map", {}).values()}
-        for name in names:
-            if Path(name).name != name:
-                raise InputError(f"{index}: {name!r} leaves the model folder", _REPLACE_FILE)
-            if not (self.folder / name).is_file():
-                raise InputError(f"{self.folder / name}: no such file", _REPLACE_FILE)
-        return [self.folder / name for name in sorted(names)]
+        if index.exists() and not files[0].exists():
+            names = read_json(index, _GIVE_FOLDER).get("weight_map", {}).values()
+            files = [self.folder / name for name in sorted(set(names))]
+        for file in files:
+            # An index may come from a stranger, so it names no file outside the folder.
+            if file.parent != self.folder or not file.is_file():
+                raise InputError(f"{file}: no such file in the model folder", _GIVE_FOLDER)
+        return files
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

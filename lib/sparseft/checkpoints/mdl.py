@@ -72,16 +72,11 @@ class MdlFile:
     @cached_property
     def file(self) -> h5py.File:
         """Return the open file."""
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: no such file", "name an .mdl file")
         with self._damages():
             file = h5py.File(self.path, "r", locking="best-effort", rdcc_nbytes=_CACHE)
             version = file.attrs.get("__version__")
-            is_complete = file.attrs.get("__SUCCESS__", False)
-        if version != VERSION:
-            raise InputError(f"{self.path}: .mdl format {version}, not {VERSION}", "save it with cerebras-pytorch 2.x")
-        if not is_complete:
-            raise InputError(f"{self.path}: partly written: __SUCCESS__ is not set", "use a complete checkpoint")
+            if version != VERSION or not file.attrs.get("__SUCCESS__"):
+                raise ValueError(f"its format {version} is not {VERSION}, or __SUCCESS__ is not set")
         return file
 
     @cached_property
@@ -122,10 +117,8 @@ class MdlFile:
             raise InputError(f"{self.path}: {key} is not plain data", "save the file again without it")
         children = node["children_spec"]
         names = json.loads(node["context"]) if kind == "builtins.dict" else range(len(children))
-        content = {
-            name: self._content(child, f"{key}.{name}" if key else str(name))
-            for name, child in zip(names, children, strict=True)
-        }
+        prefix = f"{key}." if key else ""
+        content = {name: self._content(child, f"{prefix}{name}") for name, child in zip(names, children, strict=True)}
         return content if kind == "builtins.dict" else _CONTAINERS[kind](content.values())
 
     def read(self, tensor: MdlTensor, selection: object = ()) -> np.ndarray:
@@ -148,13 +141,11 @@ class MdlFile:
             tensor = MdlTensor(key, dtype, tuple(meta["shapes"][0]))
             dataset = self.file[key]
             # A hostile file could show the content of another file as weights.
-            if dataset.file.filename != self.file.filename or dataset.is_virtual or dataset.external:
-                raise ValueError("it lies in another file")
+            is_elsewhere = dataset.file.filename != self.file.filename or dataset.is_virtual or dataset.external
             # The appliance may have compressed it, in its own format.
-            if meta.get("compressed") or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
-                raise ValueError("it is not stored as its metadata says")
-            if not _is_whole(dataset):
-                raise ValueError("parts of it are missing")
+            is_other = meta.get("compressed") or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored))
+            if is_elsewhere or is_other or not _is_whole(dataset):
+                raise ValueError("it is not stored whole in this file, as its metadata says")
         return tensor
 
     @contextmanager

@@ -16,6 +16,10 @@ from sparseft.storage.revisions import fixed
 PLAN_TIMEOUT = 3
 _CONFIG = "config.json"
 _GIVE_MODEL = "name a repository that holds a model of Hugging Face's transformers"
+_REMEDY = (
+    "check the name and the network, accept the licence on its page and run `hf auth login` or set HF_TOKEN,"
+    " or use path:DIR"
+)
 
 
 def fetch_snapshot(place: str, wanted: Iterable[str]) -> Path:
@@ -32,15 +36,7 @@ def fetch_snapshot(place: str, wanted: Iterable[str]) -> Path:
     except Exception as error:
         if is_full(error):
             raise
-        raise _hub_error(name, revision, error) from None
-
-
-def fetch_config(place: str) -> dict:
-    """Return the config.json of a place, and fetch nothing else. Raises InputError if it cannot be fetched."""
-    file = fetch_snapshot(place, [_CONFIG]) / _CONFIG
-    if not file.exists():
-        raise InputError(f"hub:{place.partition('@')[0]}: it has no {_CONFIG}", _GIVE_MODEL)
-    return read_json(file, _GIVE_MODEL)
+        raise InputError(f"hub:{name}: {type(error).__name__}: {one_line(error)}", _REMEDY) from None
 
 
 @cache
@@ -72,13 +68,13 @@ def check_access(places: dict[str, str]) -> None:
         try:
             _answer(f"{constants.ENDPOINT}/api/models/{name}/auth-check")
         except errors.RepositoryNotFoundError as error:
-            faults.append(f"{key}: {_hub_error(name, '', error)}")
+            is_gated = isinstance(error, errors.GatedRepoError)
+            faults.append(f"{key}: hub:{name} is {'gated' if is_gated else 'missing or private'}")
         # The job that fetches the place reports any other error.
         except Exception:
             break
     if faults:
-        what, _, advice = "; also: ".join(faults).rpartition("; ")
-        raise InputError(what, advice)
+        raise InputError(", ".join(faults), _REMEDY)
 
 
 def _answer(url: str) -> str:
@@ -90,24 +86,3 @@ def _answer(url: str) -> str:
     answer = get_session().get(url, headers=build_hf_headers(), timeout=PLAN_TIMEOUT, follow_redirects=True)
     hf_raise_for_status(answer)
     return answer.text
-
-
-def _hub_error(name: str, revision: str, error: Exception) -> InputError:
-    """Return why a repository of the hub cannot be fetched, and what to do about it."""
-    from huggingface_hub import constants, errors, get_token
-
-    log_in = "then run `hf auth login` or set HF_TOKEN"
-    gated = "gated" if get_token() else "gated, and this machine has no token"
-    # The first that fits counts: the error of a gated repository is a subclass of that of a missing one.
-    reasons = {
-        errors.GatedRepoError: (gated, f"accept its licence on {constants.ENDPOINT}/{name}, {log_in}"),
-        errors.RepositoryNotFoundError: ("no such repository, or a private one", f"check the name, {log_in}"),
-        errors.RevisionNotFoundError: (f"it has no revision {revision or 'main'}", "name a branch, a tag or a commit"),
-        errors.LocalEntryNotFoundError: (
-            "the hub cannot be reached",
-            "connect to the network and unset HF_HUB_OFFLINE, or use path:DIR",
-        ),
-        Exception: (f"{type(error).__name__}: {one_line(error)}", "check name, access and network, or use path:DIR"),
-    }
-    what, advice = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
-    return InputError(f"hub:{name}: {what}", advice)

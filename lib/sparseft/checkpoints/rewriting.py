@@ -112,15 +112,15 @@ def write_smaller(
 
     The tensors stay in their files and in their order. A file without tensors is left out."""
     checkpoint.copy_rest(folder)
-    # The name of each tensor that is left -> the smaller tensor.
-    left: dict[str, Tensor] = {}
+    # The name of each tensor that is kept -> the smaller tensor.
+    kept: dict[str, Tensor] = {}
     for file in checkpoint.files:
         header, tensors = read_header(file)
         cuts = {tensor.name: cut for tensor in tensors if (cut := cut_of(tensor))}
         if not cuts:
             continue
         smaller = {name: cut.resized(checkpoint.tensors[name]) for name, cut in cuts.items()}
-        left |= smaller
+        kept |= smaller
         with open(folder / file.name, "wb") as target:
             target.write(safetensors_header(smaller.values(), json.loads(header[8:]).get("__metadata__")))
             for name, cut in cuts.items():
@@ -134,10 +134,10 @@ def write_smaller(
     if path.exists():
         index = read_json(path)
         totals = {
-            "total_parameters": sum(math.prod(tensor.shape) for tensor in left.values()),
-            "total_size": sum(tensor.nbytes for tensor in left.values()),
+            "total_parameters": sum(math.prod(tensor.shape) for tensor in kept.values()),
+            "total_size": sum(tensor.nbytes for tensor in kept.values()),
         }
-        places = {left[name].name: file for name, file in index.get("weight_map", {}).items() if name in left}
+        places = {kept[name].name: file for name, file in index.get("weight_map", {}).items() if name in kept}
         write_json(path, index | {"metadata": index.get("metadata", {}) | totals, "weight_map": places})
     return Checkpoint(folder)
 

@@ -6,13 +6,14 @@ lm-eval's file and what a study changes in it, or the whole content of a user's 
 """
 
 import logging
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import lm_eval.tasks
 import yaml
 from lm_eval.api.metrics import mean
-from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, is_higher_better, metric_registry
+from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, is_higher_better
 
 # This import fills the registries.
 from lm_eval.api.task import ConfigurableTask  # noqa: F401
@@ -52,21 +53,14 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
         return own_config(file), file
     try:
         config = _plain(Path(source))
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: {error.filename}: no such file", "correct lm_eval or include") from None
     # A date may have a thirteenth month, and files may include each other.
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, OSError, RecursionError) as error:
         raise InputError(
             f"{source}: not a plain YAML file of keys and values ({one_line(error)[:200]})",
-            "correct the file; only lm-eval's own files may have code",
+            "correct the file, and what it includes; only lm-eval's own files may have code",
         ) from None
     # The value of two of these keys is a function, which a user's file cannot have.
-    for key in (*_REFUSED, "process_docs", "process_results", "group"):
-        if config.get(key):
-            raise InputError(f"{source}: {key} is not supported", "name a task of one prompt and one answer in text")
-    for entry in config.get("metric_list") or []:
-        if not isinstance(entry, dict) or entry.get("metric") not in metric_registry:
-            raise InputError(f"{source}: metric_list: {entry} has no metric of lm-eval", "correct metric_list")
+    _refuse_keys(config, source, (*_REFUSED, "process_docs", "process_results", "group"))
     return {key: value for key, value in config.items() if key not in _UNUSED}, None
 
 
@@ -149,11 +143,15 @@ def own_config(file: str) -> dict:
     if not path.is_relative_to(FOLDER):
         raise InputError(f"{file}: no file of lm-eval", "prepare the task again with prepare_task.py")
     # Resolving a function imports its module, which may load more code.
-    plain = load_yaml(path, resolve_func=False)
-    for key in _REFUSED:
-        if plain.get(key):
-            raise InputError(f"lm-eval's {file}: {key} is not supported", "name a task that runs no code")
+    _refuse_keys(load_yaml(path, resolve_func=False), f"lm-eval's {file}", _REFUSED)
     return {key: value for key, value in load_yaml(path).items() if key not in _UNUSED}
+
+
+def _refuse_keys(config: dict, place: str, keys: Iterable[str]) -> None:
+    """Raise InputError, naming `place`, if a definition sets one of the keys."""
+    if unsupported := [key for key in keys if config.get(key)]:
+        what = f"{place}: {unsupported[0]} is not supported"
+        raise InputError(what, "name a task of one prompt and one answer in text, which runs no code")
 
 
 @cache

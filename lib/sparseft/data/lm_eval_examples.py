@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from sparseft.data.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.data.lm_eval_rendering import rendered_rows, reported
-from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file
+from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file, split_of
 from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.data.settings import TaskData
@@ -144,13 +144,8 @@ class Source:
             fields = dict.fromkeys(chain(*rows))
             with reported(self.name, f"the rows of {file}"):
                 dataset = Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
-        elif split in self.datasets:
-            dataset = self.datasets[split]
         else:
-            raise InputError(
-                f"tasks.{self.name}: the data set has no split {split}, only {', '.join(self.datasets)}",
-                "correct hub, or test_split in the YAML file",
-            )
+            dataset = split_of(self.datasets, split, self.place)
         if not self.config.get("process_docs"):
             return list(dataset)
         with reported(self.name, f"the rows of {split}"):
@@ -188,21 +183,16 @@ class Source:
 def _check_supported(name: str, config: dict, data: TaskData) -> None:
     """Raise InputError if a task needs more than a prompt and choices, or a prompt and one generated answer."""
     output_type, repeats = config.get("output_type", GENERATE_UNTIL), config.get("repeats", 1)
-    has_choices, is_generated = output_type == MULTIPLE_CHOICE, output_type == GENERATE_UNTIL
-    place, types = f"tasks.{name}", f"{MULTIPLE_CHOICE} or {GENERATE_UNTIL}"
-    refuse(
-        {
-            f"{place}: output_type {output_type} is not supported; name a task of {types}": not (
-                has_choices or is_generated
-            ),
-            f"{place}: repeats {repeats} is not supported; set it to 1": repeats != 1,
-            f"{place}: choices have no filters; leave out filter_list": has_choices and config.get("filter_list"),
-            f"{place}.answer: training learns the right choice; leave answer out": has_choices and data.answer,
-            f"{place}: the answers are drawn at random; set generation_kwargs.do_sample to false": (
-                is_generated and _generation(config)["do_sample"]
-            ),
-        }
-    )
+    has_choices = output_type == MULTIPLE_CHOICE
+    unsupported = {
+        f"output_type {output_type}": output_type not in (MULTIPLE_CHOICE, GENERATE_UNTIL),
+        f"repeats {repeats}": repeats != 1,
+        "filter_list of a task with choices": has_choices and config.get("filter_list"),
+        "answer of a task with choices": has_choices and data.answer,
+        "generation_kwargs.do_sample": output_type == GENERATE_UNTIL and _generation(config)["do_sample"],
+    }
+    remedy = f"leave it out, or name a task of {MULTIPLE_CHOICE} or {GENERATE_UNTIL}"
+    refuse({f"tasks.{name}: {what} is not supported; {remedy}": fault for what, fault in unsupported.items()})
 
 
 def _generation(config: dict) -> dict:
@@ -230,8 +220,6 @@ def _definition(source: Source) -> dict:
         suffix = "" if filter_name == filters[0] else f"_{filter_name}"
         named = {"name": f"{metric}{suffix}", "standard_error": f"{metric}_stderr{suffix}"}
         metrics.append({**named, "metric": metric, "filter": filter_name})
-    if len({entry["name"] for entry in metrics}) < len(metrics):
-        raise InputError(f"tasks.{name}: a metric or a filter occurs twice", "give each one another name")
     is_by_log_likelihoods = output_type == MULTIPLE_CHOICE and not config.get("process_results")
     has_f1 = is_by_log_likelihoods and F1.name in names
     return definition | {
@@ -253,13 +241,8 @@ def _definition(source: Source) -> dict:
 def _headline(name: str, metrics: list[str], wanted: str | None, has_f1: bool) -> str:
     """Return the name of the headline metric: the one that is wanted, or the first with a value per row."""
     possible = [metric for metric in metrics if not (has_f1 and metric == F1.name)]
-    if not possible:
-        raise InputError(
-            f"tasks.{name}: the task has no metric that is a mean of fractions over its rows",
-            "name another task, or write a YAML file with acc, acc_norm or exact_match",
-        )
-    if wanted and wanted not in possible:
-        raise InputError(
-            f"tasks.{name}.metric {wanted!r} is not one of the task's", f"choose one of {', '.join(possible)}"
-        )
+    if not possible or wanted not in (None, *possible):
+        known = ", ".join(possible) or "none"
+        what = f"tasks.{name}.metric is {wanted}, and the task's means of fractions over its rows are: {known}"
+        raise InputError(what, "choose one of them, or name a task with acc, acc_norm or exact_match")
     return wanted or possible[0]

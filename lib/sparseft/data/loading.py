@@ -17,7 +17,7 @@ import numpy as np
 from sparseft.data.rows import as_lines, checked_row, each_row, read_rows
 from sparseft.data.settings import HUB, TaskData
 from sparseft.data.texts import claim_text, read_documents, write_source_text
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
 from sparseft.tasks import KINDS
@@ -157,12 +157,8 @@ def hub_dataset(place: str, key: str) -> dict:
         dataset = load_dataset(f"{organisation}/{name}", **part, revision=revision or None)
     # The client raises a dozen kinds of errors for a data set that cannot be loaded.
     except Exception as error:
-        if "gated" in str(error):
-            remedy = f"accept its terms on its page and run `hf auth login`, or {remedy}"
-            raise InputError(f"{place} is gated on the hub", remedy) from None
-        raise InputError(
-            f"{place} cannot be loaded from the hub ({type(error).__name__})", f"go online, or {remedy}"
-        ) from None
+        what = f"{place} cannot be loaded from the hub ({type(error).__name__}: {one_line(error)[:200]})"
+        raise InputError(what, f"go online, accept its terms if it is gated (hf auth login), or {remedy}") from None
     loaded = loaded_revision(dataset)
     # Offline, `load_dataset` returns whatever revision is in the cache.
     if loaded and re.fullmatch(COMMIT, revision) and loaded != revision:
@@ -187,12 +183,17 @@ def rows_of_split(dataset: dict, split: str, place: str, row_format: RowFormat) 
     """Return the rows of a split, converted and checked like the rows of a file.
 
     Raises InputError if the split is missing or a row does not have the format."""
-    if split not in dataset:
-        raise InputError(f"{place} has no split {split}, only {', '.join(dataset)}", "name another data set")
     return [
         checked_row(row, row_format, f"{place}, split {split}, row {number}", "name another data set or revision")
-        for number, row in enumerate(dataset[split], start=1)
+        for number, row in enumerate(split_of(dataset, split, place), start=1)
     ]
+
+
+def split_of(dataset: dict, split: str | None, place: str) -> Any:
+    """Return a split of a data set on the hub, a datasets.Dataset. Raises InputError if there is none."""
+    if split not in dataset:
+        raise InputError(f"{place} has no split {split}, only {', '.join(dataset)}", "name another data set or split")
+    return dataset[split]
 
 
 def measured_lengths(task: Task, rows: SplitRows) -> Lengths:

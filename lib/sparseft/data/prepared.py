@@ -24,15 +24,10 @@ def find_task(folder: Path, name: str) -> Task:
     Raises InputError if there is neither, or if the manifest belongs to another task."""
     if name in BY_NAME:
         return BY_NAME[name]
-    manifest = folder / "manifest.json"
-    if not manifest.exists():
-        raise InputError(
-            f"task {name!r} is unknown: it is not built in, and {manifest} is not there",
-            f"prepare it with prepare_task.py, or choose one of {', '.join(BY_NAME)}",
-        )
-    content = read_json(manifest, _REMEDY)
+    advice = f"prepare the task {name!r} with prepare_task.py, or choose one of {', '.join(BY_NAME)}"
+    content = read_json(folder / "manifest.json", advice)
     if content.get("task") != name or not content.get("definition"):
-        raise InputError(f"{manifest}: does not define the task {name!r}", _REMEDY)
+        raise InputError(f"{folder / 'manifest.json'}: does not define the task {name!r}", advice)
     return KINDS[content["definition"]["kind"]].task_of(name, content["definition"])
 
 
@@ -56,10 +51,7 @@ def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:
     manifest = path.with_name(MANIFESTS[path.stem])
     if manifest.exists():
         recorded = read_json(manifest, _REMEDY)
-        if recorded.get("task") != task.name:
-            raise InputError(
-                f"{path}: prepared for {recorded.get('task')}, not for {task.name}", "name that task, or another folder"
-            )
-        if recorded.get("sha256", {}).get(path.stem) != digest:
-            raise InputError(f"{path}: not the file that its manifest records", _REMEDY)
+        if (recorded.get("task"), recorded.get("sha256", {}).get(path.stem)) != (task.name, digest):
+            what = f"{path}: not the {task.name} rows that its manifest records for {recorded.get('task')}"
+            raise InputError(what, _REMEDY)
     return rows, digest

@@ -21,18 +21,12 @@ def read_rows(path: Path, row_format: RowFormat) -> list[Row]:
 def each_row(path: Path, row_format: RowFormat) -> Iterator[Row]:
     """Yield the rows of a .jsonl file one by one, because a large text would be in memory twice.
 
-    Raises InputError if the file is missing or not UTF-8, and with the line and the field if a row does not have the
-    format."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
-    # Only at line feeds, because JSON allows other line ends such as U+2028 in a string.
-    with open(path, encoding="utf-8", newline="\n") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _parsed(line, f"{path}, line {number}", row_format)
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not UTF-8 text", "convert the file") from None
+    Raises InputError with the line and the field if a row does not have the format."""
+    # Lines of bytes end only at line feeds, because JSON allows other line ends such as U+2028 in a string.
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _parsed(line, f"{path}, line {number}", row_format)
 
 
 def as_lines(rows: Iterable[Row]) -> Iterator[str]:
@@ -71,10 +65,11 @@ def _problem(row: object, row_format: RowFormat) -> str | None:
     return row_format.problem(row)
 
 
-def _parsed(line: str, place: str, row_format: RowFormat) -> Row:
-    """Return the row of one line. Raises InputError with its `place` if it is not JSON or does not have the format."""
+def _parsed(line: bytes, place: str, row_format: RowFormat) -> Row:
+    """Return the row of one line. Raises InputError with its `place` if it is not JSON in UTF-8, or does not have the
+    format."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())
         # Fails if an escape such as \ud800 stands for half a character.
         json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

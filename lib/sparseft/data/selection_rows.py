@@ -100,21 +100,20 @@ def choose_selection(
     wanted = number or (sum(map(size, prepared["validation"])) if candidates.split == "train" else math.inf)
     # The chosen rows by the normal form of their prompts.
     rows: dict[str, Row] = {}
-    taken = looked_at = 0
+    taken = examined = 0
     for row, is_known in _with_known(task, candidates, prepared):
         if taken >= wanted:
             break
-        looked_at += 1
+        examined += 1
         form = normal_form(task.prompt(row))
         if not is_known and form not in rows:
             rows[form] = row
             taken += size(row)
-    if not rows:
-        all_taken = f"the training takes all {len(prepared['train'])} rows"
-        reason = f"all {looked_at} candidates repeat a prompt" if looked_at else all_taken
+    if len(rows) < (number or 1):
         raise InputError(
-            f"tasks.{task.name}: no row is left for the split {SELECTION}, because {reason}",
-            f"set tasks.{task.name}.train_examples to a smaller number, or give the data a split {SELECTION}",
+            f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION} of {examined} that are not"
+            f" trained on, {number or 1} needed",
+            f"lower tasks.{task.name}.selection_examples or train_examples, or give the data a split {SELECTION}",
         )
     chosen = list(rows.values())
     overlap = 0.0
@@ -127,12 +126,7 @@ def choose_selection(
             f"tasks.{task.name}: {in_words(overlap, task, SELECTION)} also occur in the training or validation text",
             "give another selection text",
         )
-    if number and len(rows) < number:
-        raise InputError(
-            f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION}, {number} are asked for",
-            f"lower tasks.{task.name}.selection_examples or train_examples",
-        )
-    return chosen, looked_at - len(rows), overlap
+    return chosen, examined - len(rows), overlap
 
 
 def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[list[Row], str]:
@@ -142,12 +136,9 @@ def read_selection(folder: Path, task: Task, digests: dict[str, str]) -> tuple[l
     files."""
     path = folder / ROWS_FILE
     manifest = read_record_file(folder / MANIFEST_FILE, SelectionManifest)
-    if manifest.task != task.name or not path.exists() or manifest.sha256 != sha256(path):
-        raise InputError(f"{path}: not the file that {MANIFEST_FILE} records", remake_advice(path))
-    if manifest.disjoint_from != digests:
-        raise InputError(
-            f"{path}: chosen beside other files than the {' and '.join(digests)} rows in {folder}", remake_advice(path)
-        )
+    if (manifest.task, manifest.sha256, manifest.disjoint_from) != (task.name, sha256(path), digests):
+        what = f"{path}: not the file that {MANIFEST_FILE} records, or chosen beside other rows than those in {folder}"
+        raise InputError(what, remake_advice(path))
     return read_rows(path, task), manifest.sha256
 
 

@@ -14,13 +14,6 @@ from sparseft.data.settings import TaskData
 from sparseft.tasks.task import SPLITS
 
 
-class _Loader(yaml.SafeLoader):
-    """Read a YAML file as data. A tag such as !function gives None."""
-
-
-_Loader.add_constructor(None, lambda *_: None)
-
-
 def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
     """Return the user's own files that a task is prepared from: those of these splits in its folder, and its YAML file.
 
@@ -42,19 +35,18 @@ def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
 def _add_included(path: Path, files: list[Path]) -> None:
     """Add a YAML file and the files that it includes to `files`, each one once.
 
-    A file that cannot be read includes nothing here. The preparation of the task reports it."""
+    A file that is no plain data includes nothing here. The preparation of the task reports it."""
     spec: Any = find_spec("lm_eval")
     package = Path(spec.origin).resolve().parent
     if path in files or path.is_relative_to(package):
         return
-    try:
-        content = yaml.load(path.read_bytes(), _Loader)
-    except (yaml.YAMLError, OSError):
-        content = None
     files.append(path)
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, OSError):
+        return
     names = content.get("include", []) if isinstance(content, dict) else []
-    names = [names] if isinstance(names, str) else names
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         _add_included((path.parent / name).resolve(), files)
 
 

@@ -40,15 +40,12 @@ def read_documents(path: Path) -> tuple[list[str], str]:
 def each_document(path: Path) -> Iterator[str]:
     """Yield the documents of a file one by one.
 
-    Raises InputError if it cannot be read or begins with a byte order mark, or if a row of a .jsonl file has no
-    text."""
-    if path.suffix != ".txt":
+    Raises InputError if it cannot be read, or if a row of a .jsonl file has no text."""
+    if path.suffix == ".txt":
+        # A byte order mark is no text.
+        yield read_text(path, "prepare the text, or correct the path").removeprefix("\ufeff")
+    else:
         yield from (row["text"] for row in each_row(path, DOCUMENT))
-        return
-    text = read_text(path, "prepare the text, or correct the path")
-    if text.startswith("\ufeff"):
-        raise InputError(f"{path}: begins with a byte order mark", "save the file as UTF-8 without it (BOM)")
-    yield text
 
 
 def claim_text(output: Path, inputs: Iterable[Path | None], endings: tuple[str, ...] = (".jsonl",)) -> None:

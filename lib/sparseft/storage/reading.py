@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 
 
 def read_text(path: Path | str, advice: str) -> str:
@@ -31,8 +31,6 @@ def parse_json(text: str, path: Path | str, advice: str, kind: Any = dict) -> di
     try:
         content = json.loads(text)
         TypeAdapter(kind).validate_python(content)
-    except ValidationError:
-        raise InputError(f"{path}: not a JSON object of the right kind", advice) from None
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})", advice) from None
+        raise InputError(f"{path}: not a JSON object of the right kind ({one_line(error)[:200]})", advice) from None
     return content

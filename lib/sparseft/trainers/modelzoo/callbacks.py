@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.modelzoo_checkpoint import open_exported
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint
 from sparseft.lora.factors import initial_factor, masked_update
 from sparseft.modes import get_mode
 from sparseft.trainers.cerebras.sparsity import declare_sparse
@@ -147,7 +147,7 @@ def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
     """Yield every prunable layer in order: Hugging Face's name, the module path in ModelZoo's model, and the mask.
 
     The mask is bool (out, in), true for a weight that is kept."""
-    exported = open_exported(Path(checkpoint))
+    exported = ModelZooCheckpoint(Path(checkpoint).parent, Path(checkpoint))
     for layer in prunable_layers(exported):
         key = exported.places[f"{layer}.weight"].key
         mask = exported.mdl.tensors[f"model.model.{key}_mask"]

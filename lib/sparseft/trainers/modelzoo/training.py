@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.modelzoo_checkpoint import Place, open_exported
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
 from sparseft.modes import get_mode
@@ -192,7 +192,7 @@ def _write(run: TrainerRun, last: MdlFile) -> None:
 
     Raises InputError if the Trainer changed what it must not."""
     job = run.job
-    place_of = open_exported(run.checkpoint).places
+    place_of = ModelZooCheckpoint(run.checkpoint.parent, run.checkpoint).places
     names = trained_names(job.checkpoint, job.mask, job.settings) if get_mode(job.mode).is_full else []
     key_of = {name: f"model.model.{place_of[name].key}" for name in names}
     check_frozen(MdlFile(run.checkpoint), last, key_of.values())
