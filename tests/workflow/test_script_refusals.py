@@ -172,7 +172,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("export_run.py", {"model_path": "@models/tiny"}, None, ["manifest.json: no such file"]),
     ("export_run.py", {"gguf": "f16"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None,
-     ["export.converter: /nowhere/python", "No such file"]),
+     ["/nowhere/python: No such file"]),
     ("export_run.py", {"gguf": "q4_k_m", "converter": "python x"}, None,
      ["q4_k_m is written by llama.cpp's quantiser"]),
     ("check_engines.py", {"engines": f"vllm:{sys.executable}"}, None,
