@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib
 
@@ -25,6 +26,7 @@ matplotlib.use("Agg")
 
 import pandas as pd
 import seaborn
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import LogFormatter
@@ -182,9 +184,10 @@ def drawing(chart: Figure) -> Drawing:
     figure.suptitle(fill(title, int(TITLE * figure.get_figwidth() / WIDTH)), fontsize="medium", fontweight="bold")
     figure.supylabel(chart.label, fontsize="medium")
     # One legend for all panels.
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axes in panels.flat:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        drawn, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
     columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return figure
@@ -200,10 +203,11 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, column: str) -> None:
         place = line[X] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         # The first line is the widest, so that it is seen on both sides of one that lies on it.
         extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
-        look = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "capsize": 2.5, "elinewidth": 1}
+        look: dict[str, Any] = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra}
+        look |= {"capsize": 2.5, "elinewidth": 1, **line[["color", "marker"]].iloc[0]}
         y = line[column]
         bars = [y - line[f"{column}_low"], line[f"{column}_high"] - y] if column in BARS else None
-        axes.errorbar(place, y, yerr=bars, label=method, **look, **line[["color", "marker"]].iloc[0])
+        axes.errorbar(place, y, yerr=bars, label=method, **look)
     if column == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):

@@ -25,7 +25,7 @@ from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.record import ADAPTER_FILES, TRAINED_TENSORS, trained_digest
 from sparseft.study.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
 
-STAGES = (
+RECORDS = (
     TrainingRecord,
     BeforeMergeRecord,
     MergeRecord,
@@ -35,7 +35,7 @@ STAGES = (
     EnginesRecord,
 )
 # The name of a record's file, without its ending -> the record, in the order of the stages.
-SCHEMAS: dict[str, type[RunRecord]] = {Path(schema.file_name).stem: schema for schema in STAGES}
+SCHEMAS: dict[str, type[RunRecord]] = {Path(schema.file_name).stem: schema for schema in RECORDS}
 # No other record depends on them. A run that was asked for alone may lack them, or have those of its model before that.
 OPTIONAL = ("before_merge", "selection", "engines")
 # What several records of a run name -> the fields with its sha256, in the order of the stages. `start` is the adapter

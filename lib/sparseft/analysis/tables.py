@@ -17,7 +17,6 @@ from sparseft.analysis.study import MEASURED, RUN, RUNS, Frames, in_order
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.config import Analysis, Config
-from sparseft.study.grid import DENSE
 from sparseft.tasks.metrics import PERPLEXITIES
 
 # How summary.csv begins, by which the outputs of an analysis are known (storage/outputs.py).
@@ -67,8 +66,6 @@ def compute(frames: Frames, options: Analysis, configuration: Config | None = No
         )
     # statsmodels collects garbage in every correction, which takes long with a whole study in memory.
     gc.freeze()
-    if options.against is not None and options.against not in set(cells["method"]) - {DENSE}:
-        raise InputError(f"--against {options.against}: not a pruned method of the study", "name one of its methods")
     if options.wished_speedup and not configuration:
         what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
         raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
