@@ -88,12 +88,6 @@ def test_a_training_with_an_obstacle_is_not_chosen(write_run, runs_dir, obstacle
     assert table["chosen"].to_dict() == {"a": True, "b": False}
 
 
-def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):
-    write_run(run_id(seed=0))
-    write_run(run_id(seed=1), change=lambda files: files["validation_report"].update(passed=False))
-    assert cells(runs_dir)["status"].tolist() == ["fault"]
-
-
 def test_what_two_devices_took_is_blank(write_run, runs_dir):
     write_run(run_id(seed=0))
     write_run(run_id(seed=1), change=lambda files: files["train"].update(device="NVIDIA H100", train_seconds=1.0))
