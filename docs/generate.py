@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 from packaging.markers import Marker, default_environment
-from sparseft.analysis import baseline, tables, throughput
+from sparseft.analysis import baseline, study, tables, throughput
 from sparseft.architectures import ARCHITECTURES
 from sparseft.errors import one_line
 from sparseft.evaluation.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
@@ -32,8 +32,8 @@ def column_list() -> str:
 
     docs/columns.yaml describes a column that is not one field of one record."""
     own: dict[str, list[str]] = yaml.safe_load((ROOT / "docs/columns.yaml").read_text())
-    fields = RepeatRecord.model_fields | BatchRecord.model_fields | ThroughputRecord.model_fields | tables.FIELDS
-    names = [name for columns in TABLES for name in columns if name != tables.MEASURED and not DERIVED.fullmatch(name)]
+    fields = RepeatRecord.model_fields | BatchRecord.model_fields | ThroughputRecord.model_fields | study.FIELDS
+    names = [name for columns in TABLES for name in columns if name != study.MEASURED and not DERIVED.fullmatch(name)]
     lines = []
     for name in dict.fromkeys([*names, *own]):
         unit, meaning = own.get(name) or (fields[name].json_schema_extra["unit"], fields[name].description)

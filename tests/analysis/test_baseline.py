@@ -58,7 +58,6 @@ def test_a_number_is_reproduced_in_the_interval_or_the_tolerance(tmp_path):
         "m,boolq,unstructured,50,,acc,0.59,a,,": "reproduced",
         "m,boolq,unstructured_wanda,50,,acc,0.85,a,0.1,their dtype": "reproduced",
         "m,boolq,unstructured_wanda,50,,wikitext2_ppl_2048,20.5,a,0.5,": "reproduced",
-        "n,boolq,unstructured,50,,wikitext2_ppl_2048,40,a,,": "reproduced",
         "n,boolq,unstructured,50,,acc,0.31,a,,": "not reproduced",
         "m,boolq,unstructured,60,,acc,0.5,a,,": "not run",
     }
@@ -73,9 +72,6 @@ def test_a_number_is_reproduced_in_the_interval_or_the_tolerance(tmp_path):
         ([20.1, 22.5], ["reproduced", "sources disagree"]),
         ([18.0, 25.0], ["sources disagree"] * 2),
         ([22.5, 22.51], ["not reproduced"] * 2),
-        ([14.89, 11.83], ["not reproduced"] * 2),
-        ([22.5, 22.5], ["not reproduced"] * 2),
-        ([19.0], ["not reproduced"]),
     ],
 )
 def test_sources_disagree_only_if_ours_lies_between_them_or_agrees_with_one(tmp_path, theirs, verdicts):
@@ -93,24 +89,18 @@ def test_a_metric_that_the_study_has_nowhere_is_refused_and_not_called_not_run(t
 
 
 @pytest.mark.parametrize(
-    ("rows", "header", "what"),
+    ("row", "header", "what"),
     [
-        (["m,boolq,x,50,,acc,0.5"], "model,task,method,sparsity,mode,metric,value", "line 2: source: Field required"),
-        (["m,boolq,x,50,,acc,0.5,s,1"], f"{HEADER},page", "line 2: page: unknown key"),
-        (["m,boolq,x,50,,acc,0.5,s,-1"], f"{HEADER},tolerance", "line 2: tolerance: .*greater than or equal to 0"),
-        (["m,boolq,x,50,,acc,0.5,s", "m,boolq,x,50,,acc,much,s"], None, "line 3: value: .* not 'much'"),
-        (["m,,x,50,,acc,0.5,s"], None, "line 2: task: .* not ''"),
-        (["m,boolq,x,50,,acc,0.5,s,more"], None, "line 2: more: unknown key"),
-        (["", "m,boolq,x,50,,acc,much,s"], None, "line 3: value: .* not 'much'"),
-        (["m,boolq,x,50,,acc,0.5,s,0.6"], f"{HEADER},value", "several columns value"),
-        ([], None, "no number below a header line"),
-        ([], "\n", "no number below a header line"),
-        ([f"m,boolq,x,50,,acc,0.5,{'s' * 200_000}"], None, "line 2: field larger than field limit"),
+        ("m,boolq,x,50,,acc,0.5", HEADER.removesuffix(",source"), "line 2: source: Field required"),
+        ("m,boolq,x,50,,acc,much,s", HEADER, "line 2: value: .* not 'much'"),
+        ("m,boolq,x,50,,acc,0.5,s,more", HEADER, "line 2: more: unknown key"),
+        ("m,boolq,x,50,,acc,0.5,s,0.6", f"{HEADER},value", "several columns value"),
+        ("", HEADER, "no number below a header line"),
     ],
 )
-def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, what):
+def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, row, header, what):
     with pytest.raises(InputError, match=what):
-        baseline(tmp_path, *rows, header=header or HEADER)
+        baseline(tmp_path, row, header=header)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):

@@ -26,13 +26,13 @@ def test_runs_of_the_same_model_count_once(write_run, runs_dir):
 
     for seed in (0, 1):
         write_run(run_id(mode="no_finetune", seed=seed), change=same_model)
-    assert cells(runs_dir).frame["seeds"].tolist() == [1]
+    assert cells(runs_dir)["seeds"].tolist() == [1]
 
 
 def test_a_probe_has_a_value_with_an_interval_if_every_run_has_it(write_run, runs_dir):
     write_run(run_id(seed=0), probes={"p": 0.5, "q": 0.25})
     write_run(run_id(seed=1), probes={"p": 0.75})
-    row = cells(runs_dir).frame.iloc[0]
+    row = cells(runs_dir).iloc[0]
     assert row["probe_p"] == pytest.approx(0.625)
     assert row["probe_p_low"] < 0.625 < row["probe_p_high"]
     assert np.isnan(row["probe_q"])
@@ -56,7 +56,7 @@ def test_the_selection_rows_choose_a_training_and_not_the_validation_rows(
     for name, (value, loss) in trainings.items():
         selection = {} if value is None else {"selection": value}
         write_run(run_id(training=name), 0.9 if name == "a" else 0.1, loss=loss, **selection)
-    table = cells(runs_dir, ["b", "a"]).frame.set_index("training")
+    table = cells(runs_dir, ["b", "a"]).set_index("training")
     assert table.index[table["chosen"]].tolist() == [chosen]
     assert table.at[chosen, "decided_by"] == decided_by
     assert table["trainings_tried"].tolist() == [2, 2]
@@ -66,7 +66,7 @@ def test_the_teacher_of_a_named_training_belongs_to_its_name(write_run, runs_dir
     for name, dense in (("plain", None), ("taught", "0" * 64)):
         change = lambda files, dense=dense: files["train"]["inputs"].update(dense=dense)  # noqa: E731
         write_run(run_id(training=name), selection=0.5, change=change)
-    assert cells(runs_dir).frame["trainings_tried"].tolist() == [2, 2]
+    assert cells(runs_dir)["trainings_tried"].tolist() == [2, 2]
 
 
 OBSTACLES = {
@@ -83,21 +83,15 @@ def test_a_training_with_an_obstacle_is_not_chosen(write_run, runs_dir, obstacle
             bad = OBSTACLES[obstacle] if (name, seed) == ("b", 1) else None
             value = {"a": 0.5, "b": 0.75}[name]
             write_run(run_id(training=name, seed=seed), selection=value, change=bad or (lambda files: None))
-    table = cells(runs_dir).frame.set_index("training")
+    table = cells(runs_dir).set_index("training")
     assert table.at["b", "obstacle"] == obstacle
     assert table["chosen"].to_dict() == {"a": True, "b": False}
-
-
-def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):
-    write_run(run_id(seed=0))
-    write_run(run_id(seed=1), change=lambda files: files["validation_report"].update(passed=False))
-    assert cells(runs_dir).frame["status"].tolist() == ["fault"]
 
 
 def test_what_two_devices_took_is_blank(write_run, runs_dir):
     write_run(run_id(seed=0))
     write_run(run_id(seed=1), change=lambda files: files["train"].update(device="NVIDIA H100", train_seconds=1.0))
-    row = cells(runs_dir).frame.iloc[0]
+    row = cells(runs_dir).iloc[0]
     assert (row["seeds"], row["training_tokens"]) == (2, 48_000)
     names = ["device", "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes"]
     assert row[names].isna().all()

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from analysis.frames import large_study, make_study
 from matplotlib.figure import Figure
-from sparseft.analysis.figures import study_figures
+from sparseft.analysis.figures import drawing, study_figures
 from sparseft.analysis.tables import Results
 
 
 def drawn(study: Results) -> dict[str, Figure]:
     """Return the figures of a study by name."""
-    return {figure.name: build() for figure, build in study_figures(study)}
+    return {figure.name: drawing(figure) for figure in study_figures(study)}
 
 
 def bars(figure: Figure) -> set[tuple[float, float]]:

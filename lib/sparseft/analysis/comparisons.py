@@ -28,7 +28,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, PLACE, Cells, comparable, gain, probes_of
+from sparseft.analysis.cells import KEYS, PLACE, comparable, gain
 from sparseft.analysis.settings import compatible
 from sparseft.analysis.statistics import compare, holm
 from sparseft.analysis.study import EVAL_LOSS, MEASURES, VALUE, in_order
@@ -61,19 +61,23 @@ MANY_METHODS = 6
 FAMILY = ["question", "model", "task", "metric"]
 # The cell that another one is compared with.
 AGAINST = ["against_method", "against_sparsity", "against_mode", "against_training"]
+# The columns of comparisons.csv.
 COMPARISONS = "study question model task metric measure method sparsity mode training setting".split()
 COMPARISONS += AGAINST
 COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
 COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict rows_needed".split()
+# The columns of sparsity_vs_performance.csv.
+CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
+CURVES += "difference_high verdict untuned_value eval_loss samples_per_second".split()
 # The columns of a pair of cells.
 _PAIR = ["question", *KEYS, *AGAINST]
 
 
 def compare_cells(
-    cells: Cells, tolerance: float, questions: Sequence[str] = (), against: str | None = None
+    cells: pd.DataFrame, tolerance: float, questions: Sequence[str] = (), against: str | None = None
 ) -> pd.DataFrame:
     """Return a row per comparison, with Holm's correction and the verdict. `against` names a method."""
-    methods = set(cells.frame["method"])
+    methods = set(cells["method"])
     # A study that names none compares every method with every other one if they are few.
     usual = ["dense", "untuned", "modes"] + (["methods"] if len(methods - {DENSE}) <= MANY_METHODS else [])
     asked = [*(questions or usual), "original"]
@@ -84,7 +88,7 @@ def compare_cells(
     for pairs in _pairs(cells):
         for question in asked:
             for pair in _of_question(pairs, question, against).to_dict("records"):
-                rows += _compare(cells, question, pair)
+                rows += _compare(question, pair)
     table = pd.DataFrame(rows, columns=[*COMPARISONS, "deviation", "is_equal", "against_guesses"])
     table = table.astype({"is_equal": bool, "against_guesses": bool, "p_value": float, "deviation": float})
     families = table.groupby(FAMILY, sort=False)["p_value"]
@@ -97,9 +101,9 @@ def compare_cells(
     return in_order(table, FAMILY, ranks)
 
 
-def curves(cells: Cells, comparisons: pd.DataFrame) -> pd.DataFrame:
+def curves(cells: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
     """Return a row per reported cell, with its difference to dense and its value before fine-tuning."""
-    table = cells.frame[cells.frame["chosen"]]
+    table = cells[cells["chosen"]]
     differences = {name: name for name in ("difference", "difference_low", "difference_high", "verdict")}
     for question, measure, columns in (
         ("dense", VALUE, {"against_value": "dense_value", **differences}),
@@ -129,11 +133,11 @@ def sections(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([used, pruned, alone], ignore_index=True)[list(curves)]
 
 
-def _pairs(cells: Cells) -> Iterator[pd.DataFrame]:
+def _pairs(cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield every two cells that can be compared, of one original model, task and metric at a time."""
-    columns = [*KEYS, "dense_mode", "original", "reached_sparsity", "seeds", "settings"]
+    columns = [*KEYS, *"dense_mode original reached_sparsity seeds settings scores spreads".split()]
     columns += ["value_low", "chance", "majority_floor"]
-    side = cells.frame[comparable(cells.frame)].reindex(columns=columns).reset_index(names="cell")
+    side = cells[comparable(cells)].reindex(columns=columns)
     side["method_rank"] = side["method"].map(sort_key)
     side["compared_with"] = side["mode"].map(lambda mode: get_mode(mode).compared_with)
     # A cell guesses if it scores no better than chance, or than always giving the more frequent answer.
@@ -149,25 +153,23 @@ def _of_question(pairs: pd.DataFrame, question: str, against: str | None) -> pd.
     return own.loc[[compatible(ours, theirs) for ours, theirs in settings]]
 
 
-def _compare(cells: Cells, question: str, pair: dict) -> Iterator[dict[str, object]]:
+def _compare(question: str, pair: dict) -> Iterator[dict[str, object]]:
     """Yield the comparisons of two cells: by each measure, and on each probe that both have, if they saw the same
     examples."""
     is_compared = {
         EVAL_LOSS: pair["metric"] != LOSS.name,
         DIVERGENCE: pair["dense_mode"] == pair["against_dense_mode"] == NO_FINETUNE,
     }
-    indices = (pair["cell"], pair["against_cell"])
-    probes = probes_of(cells.frame)
-    for column in (*MEASURES, *probes):
-        ours, theirs = (cells.scores.get((index, column)) for index in indices)
-        if not ours or not theirs or ours.seen != theirs.seen or not is_compared.get(column, True):
+    for column, ours in pair["scores"].items():
+        theirs = pair["against_scores"].get(column)
+        if not theirs or ours.seen != theirs.seen or not is_compared.get(column, True):
             continue
         # The variation between seeds is that in the study that shows it better.
-        spread = max((cells.spread(index, column) for index in indices), key=lambda spread: spread.degrees)
-        row = pair | compare(ours, theirs, spread)._asdict()
+        spreads = (pair["spreads"][column], pair["against_spreads"][column])
+        row = pair | compare(ours, theirs, max(spreads, key=lambda spread: spread.degrees))._asdict()
         row |= {"question": question, "measure": column, "examples": ours.values.shape[1], "value": ours.value}
         row |= {"against_value": theirs.value, "is_equal": np.array_equal(ours.means, theirs.means)}
-        if column in probes:
+        if column not in MEASURES:
             row |= {"metric": column, "measure": VALUE, "against_guesses": False}
         yield row
 

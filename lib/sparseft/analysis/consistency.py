@@ -6,51 +6,16 @@ files too, such as the base of a model and the rows of a task, and every run has
 those that are not with the majority are at fault. So a run that was copied from another study is noticed."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from operator import attrgetter
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from sparseft.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
+from sparseft.analysis.run_files import RunFiles
+from sparseft.grid import NO_FINETUNE, base_folder, fill, mask_path
 from sparseft.methods import get_method
-from sparseft.records.record_file import files_digest
-
-# What several records of a run name -> the fields with its sha256, in the order of the stages. `start` is the adapter
-# from which a training starts.
-NAMED = {
-    "base": "train.inputs.model before.inputs.model merge.inputs.model validation.inputs.base",
-    "mask": "train.inputs.mask before.inputs.mask merge.inputs.mask validation.inputs.mask",
-    "adapter": "train.outputs.adapter before.inputs.adapter merge.inputs.adapter",
-    "merged": "merge.outputs validation.inputs.checkpoint evaluation.inputs.model selection.inputs.model"
-    " engines.inputs.model",
-    "data": "before.inputs.data evaluation.inputs.data selection.inputs.validation",
-    "train": "validation.mask.train_sha256 train.inputs.train before.inputs.train evaluation.inputs.train"
-    " selection.inputs.train",
-    "start": "train.inputs.initial_adapter",
-    "definition": "train.definition_sha256 before.definition_sha256 evaluation.definition_sha256"
-    " selection.definition_sha256",
-}
-Digests = dict[str, dict[str, str | None]]
 
 
-def digests_of(records: Mapping[str, Any]) -> Digests:
-    """Return what is named -> the attribute of a record -> the digest that the record names. Absent records name
-    none."""
-    named: Digests = {}
-    for what, fields in NAMED.items():
-        named[what] = {}
-        for name, _, field in (field.partition(".") for field in fields.split()):
-            if record := records[name]:
-                value = attrgetter(field)(record)
-                named[what][name] = files_digest(value) if isinstance(value, dict) else value
-        # A validation without a base names none, and no more does a mask that was not calibrated on the task.
-        if named[what].get("validation", "") is None:
-            del named[what]["validation"]
-    return named
-
-
-def differences(files) -> list[str]:
+def differences(files: RunFiles) -> list[str]:
     """Return a sentence for each input or output whose digest differs between the files of a run."""
     sentences = [
         f"{what} differs: {', '.join(f'{name} names {short(digest)}' for name, digest in digests.items())}"
@@ -58,26 +23,27 @@ def differences(files) -> list[str]:
         if len(set(digests.values())) > 1
     ]
     needed = {"train.json": files.train or files.run.mode == NO_FINETUNE, "merge.json": files.merge}
-    lacking = [name for name, record in needed.items() if not record]
-    return sentences + [f"the hashes cannot be compared without {' and '.join(lacking)}"] * bool(lacking)
+    if lacking := [name for name, record in needed.items() if not record]:
+        sentences.append(f"the hashes cannot be compared without {' and '.join(lacking)}")
+    return sentences
 
 
-def conflicts(files_of: Mapping[Run, Any]) -> defaultdict[Run, list[str]]:
-    """Return what sets a run apart from those that it should share a file with, in words."""
-    rows = [(run, *shared) for run, files in files_of.items() for shared in _shared(files)]
-    table = pd.DataFrame(rows, columns=["run", "what", "place", "settings", "digest"]).dropna(subset="digest")
+def conflicts(study: Iterable[RunFiles]) -> defaultdict[str, list[str]]:
+    """Return by run_id what sets a run apart from those that it should share a file with, in words."""
+    rows = [(files.run.id, *shared) for files in study for shared in _shared(files)]
+    table = pd.DataFrame(rows, columns=["run_id", "what", "place", "settings", "digest"]).dropna(subset="digest")
     groups = ["what", "place", "settings"]
-    table["runs"] = table.groupby(groups)["run"].transform("size")
-    table["same"] = table.groupby([*groups, "digest"])["run"].transform("size")
+    table["runs"] = table.groupby(groups)["run_id"].transform("size")
+    table["same"] = table.groupby([*groups, "digest"])["run_id"].transform("size")
     sentences = defaultdict(list)
     for row in table[2 * table["same"] <= table["runs"]].itertuples():
         text = f"{row.what} of {row.place}: {short(row.digest)} in {row.same} of {row.runs} runs"
-        sentences[row.run].append(f"conflicts with other runs, {text}")
-    own = table[(table["what"] == "adapter") & (table["place"] == table["run"].map(lambda run: run.id))]
-    for _, copies in own[own.duplicated("digest", keep=False)].groupby("digest")["run"]:
-        for run in copies:
-            others = ", ".join(other.id for other in copies if other != run)
-            sentences[run].append(f"conflicts with other runs, adapter: also that of {others}")
+        sentences[row.run_id].append(f"conflicts with other runs, {text}")
+    own = table[(table["what"] == "adapter") & (table["place"] == table["run_id"])]
+    for _, copies in own[own.duplicated("digest", keep=False)].groupby("digest")["run_id"]:
+        for run_id in copies:
+            others = ", ".join(copies[copies != run_id])
+            sentences[run_id].append(f"conflicts with other runs, adapter: also that of {others}")
     return sentences
 
 
@@ -86,14 +52,9 @@ def short(digest: str | None) -> str:
     return digest[:12] if digest else "none"
 
 
-def first_digests(files) -> dict[str, str | None]:
-    """Return by what is named the digest that the first file names."""
-    return {what: next(iter(digests.values()), None) for what, digests in files.digests.items()}
-
-
-def _shared(files) -> Iterator[tuple[str, str, str, str | None]]:
+def _shared(files: RunFiles) -> Iterator[tuple[str, str, str, str | None]]:
     """Yield what a run shares with other runs: what it is, its place, the settings that decide it, and the digest."""
-    run, mask, digests = files.run, files.validation.mask, first_digests(files)
+    run, mask, digests = files.run, files.validation_report.mask, files.first_digests
     has_pruned_base = get_method(run.method).has_pruned_base
     # Masks of one name may have been made with other settings, which settings.py compares.
     settings = str(sorted(mask.settings.items()))

@@ -12,12 +12,12 @@ drawn. The same figure gives the same bytes.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, cycle
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib
 
@@ -26,6 +26,7 @@ matplotlib.use("Agg")
 
 import pandas as pd
 import seaborn
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import LogFormatter
@@ -36,7 +37,7 @@ from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
 from sparseft.grid import DENSE, MODES
 from sparseft.tasks import get_metric
-from sparseft.tasks.metrics import LOSS
+from sparseft.tasks.metrics import LOSS, PERPLEXITIES
 
 # The metadata of every figure.
 MARK = "SparseFT analysis"
@@ -44,7 +45,6 @@ MARK = "SparseFT analysis"
 WIDTH = 5.2
 # Characters in a line of a title of this width.
 TITLE = 50
-PERPLEXITY = "perplexity"
 SETTINGS = {
     **seaborn.axes_style("whitegrid"),
     **seaborn.plotting_context("notebook", font_scale=0.95),
@@ -59,28 +59,24 @@ SETTINGS = {
     # The name of a setting may contain a dollar sign.
     "text.parse_math": False,
 }
+# Seven markers beside eight colours, so that 56 methods have looks of their own. Readers who cannot tell the colours
+# apart have the markers.
 _COLOURS = [seaborn.color_palette("colorblind")[place] for place in (0, 3, 2, 7, 1, 4, 5, 8)]
-# Seven markers beside eight colours, so that 56 names have looks of their own.
 _MARKERS = "os^Dv<X"
 # The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
 SHIFT = 0.015
 # Points: the width of a line, the size of a marker, and how much wider than this a line may be drawn.
 LINE, MARKER, WIDEST = 1.5, 5, 5
 X = "reached_sparsity"
-# Columns of the table of batch sizes.
-SPEEDS = ("samples_per_second", "tokens_per_second")
-# What seaborn.relplot draws of it.
-BATCH_AXES = {"x": "batch_size", "y": "value", "hue": "sparsity", "style": "mode", "row": "measure", "col": "method"}
-BATCH_LOOK = {"kind": "line", "marker": "o", "height": 2.6, "facet_kws": {"sharey": "row", "margin_titles": True}}
 # The columns that have intervals.
 BARS = ("value", "eval_loss")
 LOSS_LABEL = "loss (nats per answer token)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Figure:
     """Describe a figure: the name of its files without the ending, where it belongs, the column that it shows against
-    the sparsity with its label, and its words."""
+    the sparsity with its label, its words, and the points of its lines."""
 
     name: str
     task: str
@@ -91,15 +87,15 @@ class Figure:
     title: str
     alt: str
     caption: str
+    points: pd.DataFrame
 
 
 def write_figures(folder: Path, results: Results) -> list[Figure]:
     """Write every figure of a study into `folder`, without the date, and return their descriptions."""
-    figures = []
+    figures = list(study_figures(results))
     with matplotlib.rc_context(SETTINGS):
-        for figure, build in study_figures(results):
-            figures.append(figure)
-            _save(build(), folder / figure.name)
+        for figure in figures:
+            _save(drawing(figure), folder / figure.name)
     return figures
 
 
@@ -107,13 +103,15 @@ def write_throughput_figures(folder: Path, table: pd.DataFrame) -> None:
     """Write a figure per model and task into `folder`: speed and memory against the batch size, a line per
     sparsity, mode and training."""
     keys = ["method", "mode", "device", "batch_size", "sparsity"]
+    measures = ["samples_per_second", "tokens_per_second", "peak_memory_gb"]
     table = table.assign(peak_memory_gb=table["peak_memory_bytes"].astype(float) / 1e9)
     # Otherwise a line would be the mean of several trainings.
     table["mode"] = [", ".join(filter(None, names)) for names in zip(table["mode"], table["training"], strict=True)]
+    axes = {"x": "batch_size", "y": "value", "hue": "sparsity", "style": "mode", "row": "measure", "col": "method"}
+    look = {"kind": "line", "marker": "o", "height": 2.6, "facet_kws": {"sharey": "row", "margin_titles": True}}
     with matplotlib.rc_context(SETTINGS):
         for (model, task), part in table.groupby(["model", "task"], sort=False):
-            lines = part.melt(keys, [*SPEEDS, "peak_memory_gb"], "measure").dropna()
-            panels = seaborn.relplot(lines, **BATCH_AXES, **BATCH_LOOK)
+            panels = seaborn.relplot(part.melt(keys, measures, "measure").dropna(), **axes, **look)
             _save(panels.figure, folder / f"{model}_{task}_throughput_vs_batch_size")
 
 
@@ -125,12 +123,9 @@ def _save(figure: Drawing, path: Path) -> None:
         figure.set_layout_engine("none")
 
 
-def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
-    """Yield each figure of a study, and the function that builds it."""
+def study_figures(results: Results) -> Iterator[Figure]:
+    """Yield each figure of a study."""
     points = lines_of(results)
-    # Readers who cannot tell the colours apart have the markers.
-    styles = zip(points["method"].unique(), cycle(_COLOURS), cycle(_MARKERS), strict=False)
-    looks = {name: {"color": colour, "marker": marker} for name, colour, marker in styles}
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
@@ -145,8 +140,7 @@ def study_figures(results: Results) -> Iterator[tuple[Figure, Callable[[], Drawi
             caption = words[:1].upper() + words[1:] + "."
             caption += " Bars are 95 % intervals." if y in BARS else ""
             caption += " Dashed: dense; dotted: guessing." if y == "value" else ""
-            figure = Figure(name, task, metric, setting, y, label, title, alt, caption)
-            yield figure, partial(drawing, known, figure, looks)
+            yield Figure(name, task, metric, setting, y, label, title, alt, caption, known)
 
 
 def _charts(points: pd.DataFrame, metric: str) -> Iterator[tuple[str, str, str, str]]:
@@ -155,7 +149,7 @@ def _charts(points: pd.DataFrame, metric: str) -> Iterator[tuple[str, str, str, 
     yield metric, "value", label, label
     if metric != LOSS.name:
         yield "loss", "eval_loss", LOSS_LABEL, "loss"
-    yield from ((name, name, PERPLEXITY, f"perplexity ({name})") for name in points if "_ppl_" in name)
+    yield from ((name, name, "perplexity", f"perplexity ({name})") for name in points if name.startswith(PERPLEXITIES))
 
 
 def lines_of(results: Results) -> pd.DataFrame:
@@ -164,38 +158,42 @@ def lines_of(results: Results) -> pd.DataFrame:
     is_dense, place = points["method"] == DENSE, [*PLACE, "setting", "dense_mode"]
     lines = points[~is_dense][[*place, "method", "mode"]].drop_duplicates()
     dense = points[is_dense].drop(columns=["method", "mode"])
-    return pd.concat([lines.merge(dense, on=place), points[~is_dense]], ignore_index=True)
+    points = pd.concat([lines.merge(dense, on=place), points[~is_dense]], ignore_index=True)
+    looks = zip(points["method"].unique(), cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    looks = pd.DataFrame(looks, columns=["method", "color", "marker"])
+    return points.merge(looks, on="method", how="left")
 
 
-def drawing(points: pd.DataFrame, chart: Figure, looks: Mapping[str, dict]) -> Drawing:
+def drawing(chart: Figure) -> Drawing:
     """Return a figure as it is drawn, with a row of panels per model, and a column per mode."""
+    points = chart.points
     rows, modes = points["model"].unique(), sorted(points["mode"].unique(), key=MODES.index)
     figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
     for model, line in zip(rows, panels, strict=True):
         for mode, axes in zip(modes, line, strict=True):
-            _draw_panel(axes, points[(points["model"] == model) & (points["mode"] == mode)], chart, looks)
+            _draw_panel(axes, points[(points["model"] == model) & (points["mode"] == mode)], chart.y)
             axes.set_title(mode if len(rows) == 1 else f"{model}\n{mode}", fontsize="small")
-            if chart.label == PERPLEXITY:
+            if chart.y.startswith(PERPLEXITIES):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(LogFormatter())
                 axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
         axes.set_xlabel("sparsity reached (%)", fontsize="small")
-    heading = fill(
-        chart.title + (f" ({rows[0]})" if len(rows) == 1 else ""), int(TITLE * figure.get_figwidth() / WIDTH)
-    )
-    figure.suptitle(heading, fontsize="medium", fontweight="bold")
+    title = chart.title + (f" ({rows[0]})" if len(rows) == 1 else "")
+    figure.suptitle(fill(title, int(TITLE * figure.get_figwidth() / WIDTH)), fontsize="medium", fontweight="bold")
     figure.supylabel(chart.label, fontsize="medium")
     # One legend for all panels.
-    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in panels.flat)
-    handles = {label: handle for handle, label in chain.from_iterable(pairs)}
+    handles: dict[str, Artist] = {}
+    for axes in panels.flat:
+        drawn, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
     columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return figure
 
 
-def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Figure, looks: Mapping[str, dict]) -> None:
+def _draw_panel(axes: Axes, points: pd.DataFrame, column: str) -> None:
     """Draw a line per method, and the levels of the dense model and of guessing."""
     lines = points.groupby("method", sort=False)
     step = SHIFT * points[X].max()
@@ -205,11 +203,12 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Figure, looks: Mapping[
         place = line[X] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
         # The first line is the widest, so that it is seen on both sides of one that lies on it.
         extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
-        sizes = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra, "capsize": 2.5, "elinewidth": 1}
-        y = line[chart.y]
-        bars = [y - line[f"{chart.y}_low"], line[f"{chart.y}_high"] - y] if chart.y in BARS else None
-        axes.errorbar(place, y, yerr=bars, label=method, **(looks[method] | sizes))
-    if chart.y == "value" and len(points):
+        look: dict[str, Any] = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra}
+        look |= {"capsize": 2.5, "elinewidth": 1, **line[["color", "marker"]].iloc[0]}
+        y = line[column]
+        bars = [y - line[f"{column}_low"], line[f"{column}_high"] - y] if column in BARS else None
+        axes.errorbar(place, y, yerr=bars, label=method, **look)
+    if column == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):
             if pd.notna(level):

@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -76,35 +75,6 @@ _MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
 Column = str | Callable[[Any], str]
 
 
-@dataclass(frozen=True)
-class Table:
-    """Hold a table of texts. A text may have two lines."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-    @property
-    def text(self) -> str:
-        """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
-        columns = dict(zip(self.header, zip(self.header, *self.rows, strict=True), strict=True))
-        names, modes = columns.pop("method"), columns.pop("mode")
-        widths = [max(len(line) for text in column for line in text.split("\n")) for column in columns.values()]
-        room = max(1, min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths)))
-        printed: list[str] = []
-        for name, mode, before, *texts in zip(names, modes, ("", *modes), *columns.values(), strict=False):
-            if name in DENSE_NAMES and len(printed) > 1:
-                printed.append("")
-            if name not in DENSE_NAMES and mode != before and printed:
-                printed.append(mode)
-            # A long name has a line of its own.
-            shown = name if len(name) <= room else ""
-            printed += [] if shown else [f"  {name}"]
-            for line in zip_longest(*(text.split("\n") for text in (shown, *texts)), fillvalue=""):
-                printed.append("  ".join(["", *map(str.ljust, line, (room, *widths))]).rstrip())
-        return "\n".join(printed)
-
-
 def escape_markdown(text: object) -> str:
     """Return a text for one line of Markdown, in which nothing is read as markup."""
     return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", one_line(text))
@@ -125,13 +95,38 @@ def write_pages(folder: Path, plots: Path, results: Results, figures: list, comm
             keep_trailing_newline=True,
             **escapes[Path(name).suffix],
         )
-        environment.filters |= {"wrapped": _wrapped, "allowed": _allowed}
+        environment.filters |= {"wrapped": _wrapped, "allowed": _allowed, "aligned": _aligned}
         (folder / name).write_text(environment.get_template(name).render(content), encoding="utf-8")
 
 
 def _wrapped(sentence: str) -> str:
     """Return a sentence as an item of a list in the terminal."""
     return "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2, break_on_hyphens=False))
+
+
+def _aligned(table: pd.DataFrame) -> str:
+    """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
+    lines = [list(table), *table.to_numpy().tolist()]
+    measures = table.columns.difference(["method", "mode"], sort=False)
+    widths = [max(len(line) for text in (name, *table[name]) for line in text.split("\n")) for name in measures]
+    room = min(
+        max(len(text) for text in ("method", *table["method"])), COLUMNS - 2 - sum(width + 2 for width in widths)
+    )
+    printed: list[str] = []
+    before = "mode"
+    for name, sparsity, mode, *texts in lines:
+        if name in DENSE_NAMES and len(printed) > 1:
+            printed.append("")
+        if name not in DENSE_NAMES and mode != before:
+            printed.append(mode)
+        before = mode
+        # A long name has a line of its own.
+        printed += [f"  {name}"] if len(name) > room else []
+        for line in zip_longest(
+            *(text.split("\n") for text in (name if len(name) <= room else "", sparsity, *texts)), fillvalue=""
+        ):
+            printed.append("  ".join(["", *map(str.ljust, line, (room, *widths))]).rstrip())
+    return "\n".join(printed)
 
 
 def _allowed(text: str) -> str:
@@ -155,17 +150,17 @@ def _content(results: Results, figures: list) -> dict[str, Any]:
         "asked": _asked(results, rows),
         "warnings": list(_warnings(results)),
         "results": answers,
-        "tables": list(_tables(results, rows)),
+        "tables": dict(_tables(results, rows)),
         "runs": runs,
         "table_of": _table,
         "settings": _settings(results.settings),
-        "faults": _table("Gaps and faults", results.faults, {"run_id": "run_id", "kind": "kind", "text": "text"}),
+        "faults": results.faults[["run_id", "kind", "text"]],
         "checks": {"runs": len(runs), **runs[["passed", "weights", "violations"]].sum().astype(int)},
         "figures": figures,
         "more_figures": [figure for figure in figures if figure not in [answer["figure"] for answer in answers]],
         "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
         "tolerance": results.options.tolerance,
-        "is_short": sum(len(answer["table"].rows) for answer in answers) <= LINES,
+        "is_short": sum(len(answer["table"]) for answer in answers) <= LINES,
         "Code": lambda command: Markup(one_line(command)),
     }
 
@@ -204,7 +199,7 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
             del columns[DIVERGENCE]
         yield {
             "title": f"{model}, {task}{toy}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
-            "table": _table("", part.drop(columns=RESULT), columns),
+            "table": _table(part.drop(columns=RESULT), columns),
             "sentences": found,
             "note": " ".join(filter(None, notes)),
             "figure": figure_of.pop((setting, task, metric), None),
@@ -213,26 +208,28 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
 
 def _proof(runs: pd.DataFrame) -> list[str]:
     """Say whether the pruned models are really sparse; nothing without one."""
-    lifted = runs["mode"].map(lambda mode: get_mode(mode).lifts_mask).astype(bool)
-    dense = f" {lifted.sum()} other models are dense, because their mode lifts the mask." if lifted.any() else ""
-    runs = runs[~lifted]
-    if runs.empty:
+    is_lifted = runs["mode"].map(lambda mode: get_mode(mode).lifts_mask).astype(bool)
+    sparse, lifted = runs[~is_lifted], is_lifted.sum()
+    if sparse.empty:
         return []
-    passed, count = runs["passed"].astype(bool).sum(), len(runs)
-    found = f"{runs['weights'].sum():,.0f} weights, kept and pruned, were compared with their masks"
-    found += f", {runs['violations'].sum():,.0f} violations"
-    answer = f"Yes, in all {count} pruned models every pruned weight is exactly zero or removed: {found}."
-    if passed < count:
-        answer = f"Not all: {count - passed} of {count} pruned models are not shown to be: {found}; see the memo."
-    return [f"Really sparse? {answer}{dense}"]
+    count, failed = len(sparse), (~sparse["passed"].astype(bool)).sum()
+    answer = f"Yes, in all {count} pruned models every pruned weight is exactly zero or removed"
+    if failed:
+        answer = f"Not all: {failed} of {count} pruned models are not shown to be"
+    answer += f": {sparse['weights'].sum():,.0f} weights, kept and pruned, were compared with their masks"
+    answer += f", {sparse['violations'].sum():,.0f} violations{'; see the memo' if failed else ''}."
+    answer += f" {lifted} other models are dense, because their mode lifts the mask." if lifted else ""
+    return [f"Really sparse? {answer}"]
 
 
-def _table(caption: str, frame: pd.DataFrame, columns: Mapping[str, Column]) -> Table:
-    """Return the table of a frame. It begins with the setting, task and so on, if they differ."""
+def _table(frame: pd.DataFrame, columns: Mapping[str, Column]) -> pd.DataFrame:
+    """Return a table of texts from a frame. It begins with the setting, task and so on, if they differ.
+
+    A text may have two lines."""
     place = [name for name in RESULT if name in frame and frame[name].nunique() > 1]
     columns = {**{name: name for name in place}, **columns}
     rows = [[_text(row, column) for column in columns.values()] for row in frame.itertuples()]
-    return Table(caption, list(columns), rows)
+    return pd.DataFrame(rows, columns=list(columns), dtype=object)
 
 
 def _text(row: Any, column: Column) -> str:
@@ -289,28 +286,27 @@ TRAINING_COLUMNS: dict[str, Column] = {
 }
 
 
-def _tables(results: Results, rows: pd.DataFrame) -> Iterator[Table]:
-    """Yield the folded tables of results: the comparisons by question, the probes, and the trainings that were
-    tried."""
+def _tables(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the folded tables of results with their captions: the comparisons by question, the probes, and the
+    trainings that were tried."""
     for question, caption in QUESTIONS.items():
         pairs = results.comparisons[results.comparisons["question"] == question]
         others = pairs.filter(like="against_").rename(columns=lambda name: name.removeprefix("against_"))
         named = pairs.assign(compared_with=[_cell(row) for row in others.itertuples()])
         if len(pairs):
-            yield _table(f"{caption} ({pairs['comparisons'].max()} comparisons)", named, COMPARISON_COLUMNS)
+            yield f"{caption} ({pairs['comparisons'].max()} comparisons)", _table(named, COMPARISON_COLUMNS)
     if probes := probes_of(rows):
         columns = {name.removeprefix("probe_"): partial(with_interval, column=name) for name in probes}
-        yield _table("Other tasks (probes)", rows, {"cell": _cell, **columns})
+        yield "Other tasks (probes)", _table(rows, {"cell": _cell, **columns})
     tried = results.cells[results.cells["trainings_tried"] > 1]
     if len(tried):
-        yield _table("Trainings tried", tried, TRAINING_COLUMNS)
+        yield "Trainings tried", _table(tried, TRAINING_COLUMNS)
 
 
-def _settings(settings: pd.DataFrame) -> Table:
+def _settings(settings: pd.DataFrame) -> pd.DataFrame:
     """Return each setting with its values. The digests are only in settings.csv."""
     values = settings.drop(columns=RUN).agg(lambda column: "; ".join(map(str, column.dropna().unique())))
-    rows = [[name, text] for name, text in values.items() if not re.fullmatch("[0-9a-f; ]{64,}", text)]
-    return Table("Settings", ["setting", "values"], rows)
+    return values[~values.str.fullmatch("[0-9a-f; ]{64,}")].rename_axis("setting").reset_index(name="values")
 
 
 def _asked(results: Results, rows: pd.DataFrame) -> list[tuple[str, list[str]]]:

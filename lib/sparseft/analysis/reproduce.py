@@ -18,30 +18,22 @@ def commands(results_dir: Path, run: Run, configuration: Path | None, options: s
 
     `options` are the flags of the analysis. Only with a configuration can Snakemake make a study."""
     study, folder = study_folder(results_dir), results_dir / run.id
+    python, snakemake = (_near(Path(sys.executable).with_name(name)) for name in ("python", "snakemake"))
+    scripts = _near(ROOT / "workflow/scripts")
     analysis = flags(results_dir=results_dir, output_dir="analysis_again", configuration=configuration)
     mask, base = (study / fill(pattern(run.method), run) for pattern in (mask_path, base_folder))
     validation = flags(checkpoint=folder / "merged", output="report.json", mask_path=mask, base=base)
-    again = [f"{_script('analyze_results.py')} {analysis} {options}".strip()]
-    check = [f"{_script('validate_sparsity.py')} {validation}"]
+    again = [f"{python} {scripts}/analyze_results.py {analysis} {options}".strip()]
+    check = [f"{python} {scripts}/validate_sparsity.py {validation}"]
     if configuration:
         snakefile = None if Path.cwd() == ROOT else ROOT / "Snakefile"
         directory = None if study == Path() else study
         places = flags(cores="all", configfile=configuration, snakefile=snakefile, directory=directory)
         # A folder between may be a link, which is not followed.
         merged = shlex.quote(os.path.relpath(folder / "merged", study))
-        again.insert(0, f"{_program('snakemake')} {places}")
-        check.insert(0, f"{_program('snakemake')} {merged} {places}")
+        again.insert(0, f"{snakemake} {places}")
+        check.insert(0, f"{snakemake} {merged} {places}")
     return {"again": again, "check": check}
-
-
-def _script(name: str) -> str:
-    """Return the command of a script."""
-    return f"{_program('python')} {_near(ROOT / 'workflow/scripts' / name)}"
-
-
-def _program(name: str) -> str:
-    """Return the command of a program in this environment."""
-    return _near(Path(sys.executable).with_name(name))
 
 
 def _near(path: Path) -> str:

@@ -9,7 +9,6 @@ dense, and which is the best at this speed."""
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -100,33 +99,23 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 def counted(pairs: pd.DataFrame, start: str) -> str:
     """Count the pairs of cells by what decided about them; empty without a pair."""
-    counts = sorted(Counter(map(_decision, pairs.itertuples())).items())
-    return f"{start}{listed(f'{count} {word}' for word, count in counts)}." if counts else ""
-
-
-def _decision(row: Any) -> str:
-    """Return what decided about a pair of cells; not told apart if the value is not judged and no other measure has a
-    verdict."""
-    if pd.isna(row.better):
-        return row.verdict.replace(GUESS, NOT_TOLD_APART)
-    return f"{'better' if row.better else 'worse'} by {measure_name(row)}"
-
-
-def _guessing(rows: pd.DataFrame) -> str:
-    """Say which dense models only guess, so that no value is judged by them; empty if none does."""
-    unjudged = rows["dense_mode"][rows["verdict"] == GUESS]
     words = [
-        f"{name_of(row)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}"
-        for row in rows[(rows["method"] == DENSE) & rows["mode"].isin(unjudged)].itertuples()
+        # A pair whose value is not judged, and that has no verdict by another measure, is not told apart.
+        row.verdict.replace(GUESS, NOT_TOLD_APART)
+        if pd.isna(row.better)
+        else f"{'better' if row.better else 'worse'} by {measure_name(row)}"
+        for row in pairs.itertuples()
     ]
-    return f"No better than a guess: {listed(words)}. " if words else ""
+    return f"{start}{listed(f'{count} {word}' for word, count in sorted(Counter(words).items()))}." if words else ""
 
 
 def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     """Say at which largest sparsity a method is within the tolerance of dense; or count what decided about the pruned
-    models."""
+    models. No value is judged by a dense model that only guesses."""
     near = rows[rows["verdict"].isin([WITHIN, HIGHER])]
-    is_share, guess = rows["metric"].ne(LOSS.name).any(), _guessing(rows)
+    guessing = listed(map(dense_name, rows["dense_mode"][rows["verdict"] == GUESS].unique()))
+    guess = f"No better than a guess: {guessing}. " if guessing else ""
+    is_share = rows["metric"].ne(LOSS.name).any()
     if is_share and len(near):
         largest = near[near["sparsity"] == near["sparsity"].max()]
         or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
@@ -144,31 +133,21 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
         return ""
     if pairs.empty:
         return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
-    outcomes, parts = [], []
+    # What is said of the best methods, and where there is none -> mode -> sparsities.
+    best: dict[str, dict[str, list[str]]] = {}
+    ties: dict[str, dict[str, list[str]]] = {}
+    undecided = pairs[:0]
     for (mode, sparsity), compared in pairs.groupby(["mode", "sparsity"], sort=False):
         words, leaders = _outcome(compared)
-        is_best = len(leaders) == 1
-        outcomes.append((is_best, words, mode, str(sparsity)))
-        leading = compared[["method", "against_method"]].isin(leaders)
-        deciding = leading.any(axis=1) if is_best else leading.all(axis=1)
-        parts.append(compared[deciding].assign(is_best=is_best))
-    pairs, table = pd.concat(parts), pd.DataFrame(outcomes, columns=["is_best", "words", "mode", "sparsity"])
-    winners, ties = (
-        [f"{words} {_places(own)}" for words, own in table[table["is_best"] == is_best].groupby("words", sort=False)]
-        for is_best in (True, False)
-    )
-    if len(ties) > 2:
-        ties = ["elsewhere no method is better than every other" if winners else "No method is better than every other"]
-    if winners:
-        ties.insert(0, f"Best of {count} methods: {'; '.join(winners)}{_closest(pairs[pairs['is_best']])}")
-    return "; ".join(ties) + _unequal(pruned) + "." + _needed(pairs[~pairs["is_best"]], tolerance)
-
-
-def _closest(pairs: pd.DataFrame) -> str:
-    """Return the least sure of the comparisons that the best methods have won."""
-    row = pairs.loc[pairs["p_holm"].idxmax()]
-    difference = f"{row['method']} minus {row['against_method']}, {with_interval(row, 'difference', '+.3f')}"
-    return f" (closest: {difference} in {measure_name(row)}, corrected p {row['p_holm']:.1g})"
+        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(mode, []).append(str(sparsity))
+        are_leaders = compared[["method", "against_method"]].isin(leaders).all(axis=1)
+        undecided = pd.concat([undecided, compared[are_leaders]])
+    parts = [f"{words} {_places(modes)}" for words, modes in ties.items()]
+    if len(parts) > 2:
+        parts = ["elsewhere no method is better than every other" if best else "No method is better than every other"]
+    if best:
+        parts.insert(0, f"Best of {count} methods: {'; '.join(f'{words} {_places(best[words])}' for words in best)}")
+    return "; ".join(parts) + _unequal(pruned) + "." + _needed(undecided, tolerance)
 
 
 def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
@@ -188,31 +167,31 @@ def _outcome(pairs: pd.DataFrame) -> tuple[str, list[str]]:
 
     A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about
     each two."""
+    # The better and the worse method -> the measure.
     beaten = {
         (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
         for pair in pairs.dropna(subset="better").itertuples()
     }
     compared = sorted({*pairs["method"], *pairs["against_method"]}, key=sort_key)
-    unbeaten = [m for m in compared if not any((other, m) in beaten for other in compared)]
+    unbeaten = [name for name in compared if name not in {worse for _, worse in beaten}]
     if not unbeaten:
         return "each method is worse than another one by some measure", compared
     first, *others = unbeaten
     if others:
         verdicts = pairs["verdict"][pairs[["method", "against_method"]].isin(unbeaten).all(axis=1)]
         return f"{listed(unbeaten)} are {EQUAL if set(verdicts) == {EQUAL} else NOT_TOLD_APART}", unbeaten
-    rivals = [m for m in compared if m != first and (first, m) not in beaten]
-    if rivals:
+    if rivals := [other for other in compared if other != first and (first, other) not in beaten]:
         return f"{first} is not told apart from {listed(rivals)}", [first, *rivals]
     measures = dict.fromkeys(beaten[first, other] for other in compared if other != first)
     return f"{first}, by {listed(measures)},", unbeaten
 
 
-def _places(outcomes: pd.DataFrame) -> str:
+def _places(sparsities: Mapping[str, list[str]]) -> str:
     """Return sparsities by mode in words. Modes of the same sparsities stand together."""
-    sparsities = outcomes.groupby("mode", sort=False)["sparsity"].agg(listed)
-    return "at " + listed(
-        f"{text} % ({', '.join(own.index)})" for text, own in sparsities.groupby(sparsities, sort=False)
-    )
+    modes: dict[str, list[str]] = {}
+    for mode, own in sparsities.items():
+        modes.setdefault(listed(own), []).append(mode)
+    return "at " + listed(f"{text} % ({', '.join(own)})" for text, own in modes.items())
 
 
 def _unequal(pruned: pd.DataFrame) -> str:
@@ -233,9 +212,8 @@ def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: An
     if pruned.empty or originals.empty:
         return []
     pruned = pruned.join(_nearness(comparisons, originals["metric"].iloc[0]), on=JUDGED)
-    dense = {row.mode: row for row in originals.itertuples()}
-    engines = [engine for engine in ENGINES if pruned.get(f"{engine}_speedup", pd.Series()).notna().any()]
-    return [_speed(pruned, dense, engine, options) for engine in engines]
+    measured = [engine for engine in ENGINES if pruned.get(f"{engine}_speedup", pd.Series()).notna().any()]
+    return [_speed(pruned, originals, engine, options) for engine in measured]
 
 
 def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
@@ -248,54 +226,51 @@ def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
     return comparisons.assign(near=near)[is_fit].groupby(JUDGED, dropna=False)["near"].min()
 
 
-def _speed(pruned: pd.DataFrame, dense: Mapping[str, Any], engine: str, options: Analysis) -> str:
+def _speed(pruned: pd.DataFrame, dense: pd.DataFrame, engine: str, options: Analysis) -> str:
     """Return the sentence about the models whose speed an engine measured."""
-    pruned = pruned.rename(columns=lambda name: name.removeprefix(f"{engine}_"))
-    speedup = pruned["speedup"]
+    pruned = pruned.rename(columns=lambda name: name.removeprefix(f"{engine}_")).sort_values("speedup")
+    rows = pruned.dropna(subset="speedup")
     # A single measurement has no interval.
-    is_faster = pruned.get("speedup_low", speedup).fillna(speedup) > 1
-    rows: list[Any] = [*pruned.assign(is_faster=is_faster).dropna(subset="speedup").sort_values("speedup").itertuples()]
+    faster = rows[rows.get("speedup_low", rows["speedup"]).fillna(rows["speedup"]) > 1]
     wish = options.wished_speedup or 1
-    goal = f"x {wish:g} or faster"
     missing = f" ({len(pruned) - len(rows)} more are not measured)" if len(rows) < len(pruned) else ""
     models, near = f"of {len(rows)} pruned models{missing}", f"within {options.tolerance:g} of dense"
-    within = [f"the fastest {models} {near} is {_named(row)}" for row in rows if row.is_faster and row.near == 1]
-    first = f"In {engine}, {[f'none {models} is shown to be faster and {near}', *within][-1]}"
-    if not (reached := [row for row in rows if row.is_faster and row.speedup >= wish]):
-        return f"{first}; none that is shown to be faster reaches x {wish:g}; the fastest is {_named(rows[-1])}."
+    first = f"In {engine}, none {models} is shown to be faster and {near}"
+    if len(within := faster[faster["near"] == 1]):
+        first = f"In {engine}, the fastest {models} {near} is {_named(within.iloc[-1])}"
+    reached = faster[faster["speedup"] >= wish]
+    if reached.empty:
+        return f"{first}; none that is shown to be faster reaches x {wish:g}; the fastest is {_named(rows.iloc[-1])}."
     best, quality = _best_quality(reached, dense)
-    return f"{first}; the best with {goal} is {_named(best)}, {quality}."
+    return f"{first}; the best with x {wish:g} or faster is {_named(best)}, {quality}."
 
 
 def _named(row: Any) -> str:
     """Return a model in words, with its speed."""
-    made = "" if row.model == row.original else f"{row.model}, "
-    return f"{made}{name_of(row)} {percent(row)} % ({row.mode}), x {with_interval(row, 'speedup', '.2f')}"
+    made = "" if row["model"] == row["original"] else f"{row['model']}, "
+    return f"{made}{name_of(row)} {percent(row)} % ({row['mode']}), x {with_interval(row, 'speedup', '.2f')}"
 
 
-def _best_quality(rows: list[Any], dense: Mapping[str, Any]) -> tuple[Any, str]:
+def _best_quality(rows: pd.DataFrame, dense: pd.DataFrame) -> tuple[pd.Series, str]:
     """Return the best of some models, and in words by what.
 
     The headline decides if the interval of the best lies apart from the others, else a perplexity, else the loss. They
     also judge a model that is alone."""
-    metric, sign = rows[0].metric, gain(rows[0].metric)
+    metric, sign = rows["metric"].iloc[0], gain(rows["metric"].iloc[0])
     near, far = ("value_low", "value_high")[::sign]
-    *others, best = sorted(rows, key=lambda row: sign * row.value)
-    is_apart = bool(others) and all(sign * (getattr(best, near) - getattr(row, far)) > 0 for row in others)
-    names = [*(name for name in best._fields if name.startswith(PERPLEXITIES)), "eval_loss"]
-    known = [name for name in names if not any(pd.isna(getattr(row, name)) for row in rows)]
+    ranked = rows.sort_values("value", key=lambda value: sign * value, kind="stable")
+    best, others = ranked.iloc[-1], ranked.iloc[:-1]
+    is_apart = len(others) and (sign * (best[near] - others[far]) > 0).all()
+    names = [*(name for name in rows if name.startswith(PERPLEXITIES)), "eval_loss"]
+    known = [name for name in names if rows[name].notna().all()]
     column, label, reason = "value", metric, ""
     if known and not is_apart:
         column = label = known[0]
-        best, reason = min(rows, key=attrgetter(column)), f"; the intervals of {metric} overlap" * bool(others)
+        best, reason = rows.loc[rows[column].idxmin()], f"; the intervals of {metric} overlap" if len(others) else ""
     # A training also lowers the perplexity of dense, so a trained model stands beside both.
-    modes = dict.fromkeys((NO_FINETUNE, best.dense_mode))
-    beside = [_beside(best, dense[mode], column) for mode in modes if mode in dense]
+    beside = []
+    for mode in dict.fromkeys((NO_FINETUNE, best["dense_mode"])):
+        for row in dense[dense["mode"] == mode].to_dict("records"):
+            multiple = f", x {best[column] / row[column]:z.2f}" if column.startswith(PERPLEXITIES) else ""
+            beside.append(f"{dense_name(mode)} {number(row[column], '.3f')}{multiple}")
     return best, f"{label} {with_interval(best, column)} ({', '.join(beside) or NONE}{reason})"
-
-
-def _beside(row: Any, dense: Any, column: str) -> str:
-    """Return the value of a dense model in words, and for a perplexity the multiple of it that another model has."""
-    of_dense = getattr(dense, column)
-    words = f"{name_of(dense)} {number(of_dense, '.3f')}"
-    return f"{words}, x {number(getattr(row, column) / of_dense, '.2f')}" if column.startswith(PERPLEXITIES) else words

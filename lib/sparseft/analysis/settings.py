@@ -35,7 +35,7 @@ def settings_of(files, start=None) -> Settings:
     """Return the settings of a run from its records. `start` has those of the run that it starts from, if there is
     one."""
     training = files.train.settings if files.train else {}
-    settings = _by_key(files.run, files.evaluation.settings, files.validation.mask.settings, training)
+    settings = _by_key(files.run, files.evaluation.settings, files.validation_report.mask.settings, training)
     # Only those of a reconstruction also hold for a run that starts from it.
     started = settings_of(start).items() if start else ()
     return settings | {key: value for key, value in started if key[0] == "reconstruction"}

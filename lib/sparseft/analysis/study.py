@@ -10,8 +10,9 @@ row of `faults` with the reason:
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import nan
 from pathlib import Path
 from statistics import fmean
@@ -19,23 +20,41 @@ from typing import Any
 
 import pandas as pd
 
-from sparseft.analysis.consistency import conflicts, differences, first_digests
-from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run
+from sparseft.analysis.consistency import conflicts, differences
+from sparseft.analysis.run_files import RunFiles, read_run
 from sparseft.analysis.settings import other_settings, setting_texts, settings_of
 from sparseft.analysis.statistics import mean_columns
 from sparseft.data.settings import DIVERGENCE
 from sparseft.errors import InputError
+from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.engine_record import EnginesRecord
 from sparseft.grid import MODES, Run
+from sparseft.masks.validation_record import ValidationRecord
 from sparseft.methods import sort_key
 from sparseft.records.record_file import files_digest
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
 from sparseft.study.targets import runs as configured_runs
 from sparseft.tasks.metrics import LOSS
+from sparseft.training.training_record import TrainingRecord
 
 # What two cells are compared by, in the order in which a sentence uses them. Each is a column of the runs.
 VALUE, EVAL_LOSS = "value", "eval_loss"
 MEASURES = (VALUE, EVAL_LOSS, DIVERGENCE)
+# Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
+MEASURED = "[metrics]"
+RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
+# The fields of the records that are columns of summary.csv, by the name of the column.
+FIELDS: dict[str, Any] = {
+    column: record.model_fields[name]
+    for record in (EvaluationRecord, ValidationRecord, TrainingRecord)
+    for name, column in record.column_names().items()
+}
+# The columns of summary.csv. Those that are no field are computed in `_row`.
+RUNS = [*RUN, "setting", *FIELDS, MEASURED, *"value_before_merge train_merge_gap reached_sparsity".split()]
+RUNS += "parameters_left train_loss selection_value chosen status".split()
+# Those that are also columns of grouped_summary.csv.
+POOLED = [name for name in FIELDS if name != "metric" and "standard_error" not in name]
 # What the frame of the examples says of each run and column; `scores` has a number per example.
 EXAMPLES = ["run_id", "column", "metric", "data", "scores", "tokens"]
 # The order of runs and cells.
@@ -43,7 +62,8 @@ ORDER = ("model", "task", "method", "sparsity", "mode", "training", "setting", "
 RANKS = {"method": sort_key, "mode": MODES.index}
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
-# The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
+# The kinds of faults that decide the status of a run, and what the status is called. In the order of the alphabet, the
+# statuses go from the worst to the best.
 STATUSES = {"fault": "fault", "unchecked": "not fully checked"}
 # Only runs of these statuses support a mean that is compared, a choice or a sentence.
 SOUND = ("sound", "not fully checked")
@@ -67,47 +87,32 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     missing.
 
     Raises InputError if no run is complete."""
-    if not results_dir.is_dir():
-        raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is still being written.
-    found = {path.name: path for path in sorted(results_dir.iterdir()) if path.is_dir() and path.name[0] != "."}
-    asked = [run.id for run in configured_runs(config)] if config else list(found)
-    shared = SharedFiles(study_folder(results_dir))
-    files_of, faults = _read_folders([found[name] for name in asked if name in found], shared)
-    absent = [name for name in asked if name not in found]
-    faults += [(name, "missing", "no such folder, though the configuration asks for it") for name in absent]
+    folders = [path for path in sorted(results_dir.iterdir()) if path.is_dir() and path.name[0] != "."]
+    if config:
+        folders = [results_dir / run.id for run in configured_runs(config)]
+    files_of, faults = _read_folders(folders, study_folder(results_dir))
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
-        raise InputError(f"{results_dir}: {len(asked)} runs, none complete{first}", "run the study first")
-    probes = dict.fromkeys(name for files in files_of.values() for name in files.evaluation.probes)
-    probes |= dict.fromkeys(config.evaluation.probes if config else ())
-    faults += _faults(files_of, probes, config)
+        raise InputError(f"{results_dir}: {len(folders)} runs, none complete{first}", "run the study first")
+    probes = [*(name for files in files_of.values() for name in files.evaluation.probes)]
+    faults += _faults(files_of, [*dict.fromkeys(probes + (config.evaluation.probes if config else []))], config)
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"])
     table = table.sort_values("run_id", kind="stable", ignore_index=True)
-    runs = _runs(files_of, table, list(config.grid.trainings) if config else [])
+    runs = pd.DataFrame(_row(files, files_of.get(files.start)) | _measured(files) for files in files_of.values())
+    order = [*(config.grid.trainings if config else ()), *sorted(runs["training"].unique())]
+    runs["training_order"] = runs["training"].map(order.index)
+    statuses = table["kind"].map(STATUSES).fillna(SOUND[0]).groupby(table["run_id"]).min()
+    runs["status"] = runs["run_id"].map(statuses).fillna(SOUND[0])
+    runs["setting"] = setting_texts(runs)
     runs["original"] = runs["model"].map(config.original) if config else runs["model"]
-    scored = [(run.id, *part) for run, files in files_of.items() for part in _scored(files) if part[3]]
-    examples = pd.DataFrame(scored, columns=EXAMPLES)
+    scored = [(files.run.id, *part) for files in files_of.values() for part in _scored(files) if part[3]]
     # As the user names it: two results folders may link to the same runs.
     study = Path(os.path.abspath(results_dir)).parent.name
-    measured = list(pd.DataFrame(map(_measured, files_of.values())))
-    return Frames(runs.assign(study=study), examples, table.assign(study=study), measured)
-
-
-def _runs(files_of: Mapping[Run, RunFiles], faults: pd.DataFrame, trainings: list[str]) -> pd.DataFrame:
-    """Return a row per run, with the place of its training, its status, and the settings in which runs differ."""
-    runs = pd.DataFrame(
-        _row(files, files_of.get(files.start) if files.start else None) | _measured(files)
-        for files in files_of.values()
+    measured = dict.fromkeys(name for files in files_of.values() for name in _measured(files))
+    return Frames(
+        runs.assign(study=study), pd.DataFrame(scored, columns=EXAMPLES), table.assign(study=study), [*measured]
     )
-    order = [*trainings, *sorted(runs["training"].unique())]
-    runs["training_order"] = runs["training"].map(order.index)
-    # A run has the status of its worst fault.
-    statuses = pd.Categorical(faults["kind"].map(STATUSES), [*STATUSES.values(), "sound"], ordered=True)
-    runs["status"] = runs["run_id"].map(pd.Series(statuses, faults["run_id"]).groupby(level=0).min())
-    runs["status"] = runs["status"].astype(statuses.dtype).fillna("sound")
-    runs["setting"] = setting_texts(runs)
-    return runs
 
 
 def study_folder(results_dir: Path) -> Path:
@@ -118,19 +123,26 @@ def study_folder(results_dir: Path) -> Path:
     return three if (three / "masks").is_dir() and not (two / "masks").is_dir() else two
 
 
-def _read_folders(folders: Iterable[Path], shared: SharedFiles) -> tuple[dict[Run, RunFiles], list[tuple]]:
+def _read_folders(folders: Iterable[Path], study: Path) -> tuple[dict[Run | None, RunFiles], list[tuple]]:
     """Return the runs that can be read, and the faults of the reading. Any error is a fault of its run only."""
-    files_of: dict[Run, RunFiles] = {}
+    files_of: dict[Run | None, RunFiles] = {}
     faults = []
+    # Many runs share a mask.
+    sha256_once = cache(sha256)
     for folder in folders:
+        name = _in_one_line(folder.name)
+        if not folder.is_dir():
+            faults.append((name, "missing", "no such folder, though the configuration asks for it"))
+            continue
         try:
-            files = read_run(folder, shared)
-            files_of[files.run] = files
-            if files.reasons:
-                faults.append((files.run.id, "incomplete", " | ".join(files.reasons)))
+            files = read_run(folder, study, sha256_once)
         except Exception as error:
             reason = error.args[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            faults.append((_in_one_line(folder.name), "missing", _in_one_line(str(reason))))
+            faults.append((name, "missing", _in_one_line(str(reason))))
+            continue
+        files_of[files.run] = files
+        if files.reasons:
+            faults.append((name, "incomplete", " | ".join(files.reasons)))
     return files_of, faults
 
 
@@ -139,67 +151,68 @@ def _in_one_line(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _faults(files_of: Mapping[Run, RunFiles], probes: Iterable[str], config: Config | None) -> Iterator[tuple]:
+def _faults(files_of: Mapping[Run | None, RunFiles], probes: Sequence[str], config: Config | None) -> Iterator[tuple]:
     """Yield the faults of the runs that can be read."""
-    of_others = conflicts(files_of)
-    for run, files in files_of.items():
-        own = files.validation.faults() + differences(files)
+    of_others = conflicts(files_of.values())
+    for files in files_of.values():
+        run = files.run
+        faults = files.validation_report.faults() + differences(files)
         if config and (differing := other_settings(settings_of(files), config, run)):
-            own.append(f"made with other settings than the configured ones: {', '.join(differing)}")
-        reasons = {"fault": own + of_others[run], "unchecked": _unchecked(files, files_of)}
+            faults.append(f"made with other settings than the configured ones: {', '.join(differing)}")
+        yield from ((run.id, "fault", text) for text in faults + of_others[run.id])
+        yield from ((run.id, "unchecked", text) for text in _unchecked(files, files_of))
         known = {*files.evaluation.probes, run.task}
         if lacking := [name for name in probes if name not in known]:
-            reasons["incomplete"] = [f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"]
-        yield from ((run.id, kind, text) for kind, texts in reasons.items() for text in texts)
+            yield run.id, "incomplete", f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"
 
 
-def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
+def _unchecked(files: RunFiles, known: Container[Run | None]) -> list[str]:
     """Return what could not be checked about a run, in words."""
     start = files.start
+    definition = files.evaluation.definition_sha256
     reasons = {
-        "the mask's file is not there, its hash was not compared": "mask" not in files.on_disk,
-        "the trained files are not there, their hash was not compared": files.train and "adapter" not in files.on_disk,
-        "the task's manifest is not there, its definition was not compared": files.evaluation.definition_sha256
-        and "definition" not in files.on_disk,
+        "the mask's file is not there, its hash was not compared": not files.is_on_disk("mask"),
+        "the trained files are not there, their hash was not compared": files.train and not files.is_on_disk("adapter"),
+        "the task's manifest is not there, its definition was not compared": (
+            definition and not files.is_on_disk("definition")
+        ),
         f"{start and start.id}, from which it starts, could not be read": start and start not in known,
     }
-    return [*files.validation.not_checked, *(text for text, is_true in reasons.items() if is_true)]
+    return [*files.validation_report.not_checked, *(text for text, is_true in reasons.items() if is_true)]
 
 
 def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
     """Return the row of a run: what summary.csv has, and what only the analysis needs.
 
     `start` has the records of the run that this one starts from, whose tokens count too."""
-    run, evaluation, train, validation = files.run, files.evaluation, files.train, files.validation
-    share = validation.expected_sparsity
+    run, evaluation, train, report = files.run, files.evaluation, files.train, files.validation_report
+    before, selection, share = files.before_merge, files.selection, report.expected_sparsity
     row = {
-        "run_id": run.id,
+        **dict.fromkeys(FIELDS, nan),
         **vars(run),
-        "date": files.date,
-        "settings": settings_of(files, start),
-        "digests": first_digests(files),
         **evaluation.columns,
         **(train.columns if train else {}),
-        **validation.columns,
-        "train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None,
-        "value_before_merge": files.before.value if files.before else None,
-        "reached_sparsity": nan if share is None else 100 * share,
-        "parameters_left": validation.parameters_left,
-        "passed": validation.passed and not validation.max_abs_pruned,
-        "weights": validation.weights,
-        "violations": validation.violations,
-        "layers_checked": f"{validation.layers_checked} / {validation.layers_expected}",
-        "merged_sha256": files_digest(validation.inputs.checkpoint),
+        **report.columns,
+        "run_id": run.id,
+        "date": files.date,
+        "settings": settings_of(files, start),
+        "digests": files.first_digests,
         "versions": train.versions if train else {},
+        "train_loss": train.final_task_loss if train else None,
+        "value_before_merge": before.value if before else None,
+        "train_merge_gap": evaluation.eval_loss - before.eval_loss if before else None,
+        "reached_sparsity": nan if share is None else 100 * share,
+        "parameters_left": report.parameters_left,
+        "passed": report.passed and not report.max_abs_pruned,
+        "weights": report.weights,
+        "violations": report.violations,
+        "layers_checked": f"{report.layers_checked} / {report.layers_expected}",
+        "merged_sha256": files_digest(report.inputs.checkpoint),
         "repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples,
     }
-    if train:
-        row["train_loss"] = train.final_task_loss
     if files.start:
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
-    if files.selection:
-        row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
-    return row
+    return row | {f"selection_{name}": getattr(selection, name, nan) for name in ("value", "eval_loss", "examples")}
 
 
 def _measured(files: RunFiles) -> dict[str, Any]:
@@ -218,18 +231,14 @@ def _measured(files: RunFiles) -> dict[str, Any]:
 def _engine_columns(record: EnginesRecord) -> dict[str, Any]:
     """Return what each engine that agrees on both models measured of the run, and how much faster than dense it is."""
     columns: dict[str, Any] = {}
-    for engine in dict.fromkeys(one.engine for one in record.results):
-        dense, run = (
-            [one for one in record.results if (one.engine, one.model) == (engine, model)] for model in ("dense", "run")
-        )
-        if engine not in record.differing:
-            pairs = zip(run, dense, strict=True)
-            ratios = [one.tokens_per_second / other.tokens_per_second for one, other in pairs]
-            columns |= mean_columns(f"{engine}_speedup", ratios) | {
-                f"{engine}_tokens_per_second": fmean(one.tokens_per_second for one in run),
-                f"{engine}_first_token_seconds": fmean(one.first_token_seconds for one in run),
-                f"{engine}_memory_bytes": max(one.peak_memory_bytes for one in run),
-            }
+    results = pd.DataFrame(map(vars, record.results))
+    for engine, repeats in results[~results["engine"].isin(record.differing)].groupby("engine", sort=False):
+        run, dense = (repeats[repeats["model"] == model].reset_index() for model in ("run", "dense"))
+        columns |= mean_columns(f"{engine}_speedup", run["tokens_per_second"] / dense["tokens_per_second"]) | {
+            f"{engine}_tokens_per_second": fmean(run["tokens_per_second"]),
+            f"{engine}_first_token_seconds": fmean(run["first_token_seconds"]),
+            f"{engine}_memory_bytes": run["peak_memory_bytes"].max(),
+        }
     return columns
 
 

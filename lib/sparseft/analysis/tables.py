@@ -8,44 +8,19 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, pool
-from sparseft.analysis.comparisons import COMPARISONS, MEASURES, compare_cells, curves
-from sparseft.analysis.study import Frames, in_order
+from sparseft.analysis.cells import CELLS, KEYS, pool
+from sparseft.analysis.comparisons import COMPARISONS, CURVES, compare_cells, curves
+from sparseft.analysis.study import MEASURED, RUN, RUNS, Frames, in_order
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.grid import DENSE
-from sparseft.masks.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.config import Analysis, Config
 from sparseft.tasks.metrics import PERPLEXITIES
-from sparseft.training.training_record import TrainingRecord
 
-# Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
-MEASURED = "[metrics]"
-RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
 # How summary.csv begins, by which the outputs of an analysis are known (storage/outputs.py).
 KNOWN_BY = ",".join(RUN)
-# The fields of the records that are columns of summary.csv, by the name of the column.
-FIELDS: dict[str, Any] = {
-    column: record.model_fields[name]
-    for record in (EvaluationRecord, ValidationRecord, TrainingRecord)
-    for name, column in record.column_names().items()
-}
-RUNS = [*RUN, "setting", *FIELDS, MEASURED, *"value_before_merge train_merge_gap reached_sparsity".split()]
-RUNS += "parameters_left train_loss selection_value chosen status".split()
-_POOLED = [name for name in FIELDS if name not in KEYS and "standard_error" not in name]
-CELLS = [*KEYS, "seeds"]
-CELLS += [f"{name}{end}" for name in _POOLED for end in (("", "_low", "_high") if name in MEASURES else ("",))]
-CELLS += [MEASURED, *"value_before_merge train_merge_gap reached_sparsity parameters_left".split()]
-CELLS += "selection_value selection_eval_loss selection_examples trainings_tried chosen decided_by obstacle".split()
-CELLS += ["status"]
-CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
-CURVES += "difference_high verdict untuned_value eval_loss samples_per_second".split()
 MISSING = ["study", "run_id", "left_out", "reason"]
 FILES = {
     "summary.csv": ("runs", RUNS),
@@ -82,8 +57,8 @@ class Results(Frames):
 def compute(frames: Frames, options: Analysis, configuration: Config | None = None) -> Results:
     """Return the tables of a study. Raises InputError if no training of any cell can be chosen."""
     runs, cells = frames.runs, pool(frames)
-    if not cells.frame["chosen"].any():
-        first = cells.frame.iloc[0]
+    if not cells["chosen"].any():
+        first = cells.iloc[0]
         raise InputError(
             f"no training of any cell can be chosen, for example {first.training} of {first.method} at"
             f" {first.sparsity} %, {first['mode']}: {first.obstacle}",
@@ -91,18 +66,16 @@ def compute(frames: Frames, options: Analysis, configuration: Config | None = No
         )
     # statsmodels collects garbage in every correction, which takes long with a whole study in memory.
     gc.freeze()
-    if options.against is not None and options.against not in set(cells.frame["method"]) - {DENSE}:
-        raise InputError(f"--against {options.against}: not a pruned method of the study", "name one of its methods")
     if options.wished_speedup and not configuration:
         what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
         raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
-    runs = in_order(runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS))
+    runs = in_order(runs.join(cells.set_index(KEYS)["chosen"], on=KEYS))
     return Results(
-        **vars(frames) | {"runs": complete(runs, RUNS)},
-        cells=complete(cells.frame, CELLS),
+        **vars(frames) | {"runs": runs},
+        cells=cells,
         comparisons=comparisons,
-        curves=complete(curves(cells, comparisons), CURVES),
+        curves=curves(cells, comparisons),
         settings=settings_table(runs),
         configuration=configuration,
         options=options,
@@ -114,11 +87,6 @@ def write_tables(results: Results, folder: Path) -> None:
     for file, (name, columns) in FILES.items():
         write_csv(ordered(getattr(results, name), columns, results.measured), folder / file)
     write_csv(results.settings, folder / "settings.csv")
-
-
-def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return a table with every column of `names`; one that no run has is empty."""
-    return table.assign(**{name: np.nan for name in names if name not in table and name != MEASURED})
 
 
 def ordered(table: pd.DataFrame, names: list[str], measured: Sequence[str]) -> pd.DataFrame:
