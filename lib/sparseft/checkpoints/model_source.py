@@ -75,7 +75,11 @@ def open_source(source: str) -> Checkpoint:
     config.json. Pickles (*.bin) are not read, because they can run code."""
     kind, _, place = source.partition(":")
     if kind == "mdl":
-        return open_checkpoint(Path(place))
+        converted = open_checkpoint(Path(place))
+        # The first job that needs it may come after hours.
+        if not any(converted.folder.glob("tokenizer*")):
+            raise InputError(f"{converted.folder}: no tokenizer", "name its folder: mdl:FILE.mdl@FOLDER")
+        return converted
     folder = Path("pruned", place) if kind == "pruned" else Path(place)
     if kind == "hub":
         # config.json is checked first, because the weights are large.
