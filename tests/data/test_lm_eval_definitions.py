@@ -98,6 +98,9 @@ def row(**values: object) -> dict:
 # What differs from CHOICE, or a whole definition; a fifth row, or None; what the line names.
 @pytest.mark.parametrize(("change", "fifth", "what"), [
     ({"unsafe_code": True}, None, "unsafe_code is not supported"),
+    ({"metric_list": [{"metric": "acc_nrm"}]}, None, "has no metric of lm-eval"),
+    ({"metric_list": ["acc"]}, None, "has no metric of lm-eval"),
+    ({"metric_list": [{"metric": "acc"}, {"metric": "acc"}]}, None, "a metric or a filter occurs twice"),
     ({"process_docs": "utils.text"}, None, "process_docs is not supported"),
     ({"include": "missing.yaml"}, None, "missing.yaml"),
     ({"doc_to_txt": "a"}, None, "doc_to_txt"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import lm_eval.tasks
 import yaml
 from lm_eval.api.metrics import mean
-from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, is_higher_better
+from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, is_higher_better, metric_registry
 
 # This import fills the registries.
 from lm_eval.api.task import ConfigurableTask  # noqa: F401
@@ -61,6 +61,9 @@ def read_definition(source: str, place: str) -> tuple[dict, str | None]:
         ) from None
     # The value of two of these keys is a function, which a user's file cannot have.
     _refuse_keys(config, source, (*_REFUSED, "process_docs", "process_results", "group"))
+    for entry in config.get("metric_list") or []:
+        if not isinstance(entry, dict) or entry.get("metric") not in metric_registry:
+            raise InputError(f"{source}: metric_list: {entry} has no metric of lm-eval", "correct metric_list")
     return {key: value for key, value in config.items() if key not in _UNUSED}, None
 
 

@@ -220,6 +220,8 @@ def _definition(source: Source) -> dict:
         suffix = "" if filter_name == filters[0] else f"_{filter_name}"
         named = {"name": f"{metric}{suffix}", "standard_error": f"{metric}_stderr{suffix}"}
         metrics.append({**named, "metric": metric, "filter": filter_name})
+    if len({entry["name"] for entry in metrics}) < len(metrics):
+        raise InputError(f"tasks.{name}: a metric or a filter occurs twice", "give each one another name")
     is_by_log_likelihoods = output_type == MULTIPLE_CHOICE and not config.get("process_results")
     has_f1 = is_by_log_likelihoods and F1.name in names
     return definition | {
