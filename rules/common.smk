@@ -72,7 +72,7 @@ REQUESTS = Requests(STUDY, CARD)
 
 
 wildcard_constraints:
-    **grid.WILDCARDS,
+    **targets.wildcards(STUDY),
 
 
 def cell_of(w):
