@@ -106,7 +106,7 @@ FILES = {
 
 @pytest.mark.parametrize(("flags", "fault"), [
     ({"task": "bolq"}, "task 'bolq' is not built in; give --lm_eval or --kind, or choose one of boolq, hellaswag"),
-    ({"task": "boolq", "local": "gsm8k", "hub": "org/boolq"}, "local and hub are two sources"),
+    ({"task": "boolq", "local": "gsm8k", "hub": "org/boolq"}, "give one of local and hub"),
     ({"task": "boolq", "hub": "boolq"}, "--hub: .*pattern"),
     ({"task": "boolq", "train_examples": "many"}, "--train_examples: .*integer.*'many'"),
     ({"task": "boolq", "seed": -1}, "--seed: .*equal to 0"),

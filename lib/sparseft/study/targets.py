@@ -13,6 +13,7 @@ from sparseft.errors import InputError
 from sparseft.grid import Run, fill
 from sparseft.methods import ON, TASK, get_method
 from sparseft.modes import get_mode, with_starts
+from sparseft.section import refuse
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
 from sparseft.tasks.task import SPLITS
@@ -125,18 +126,13 @@ def measured_digests(config: Config) -> dict[str, str]:
 
 
 def throughput_targets(config: Config) -> list[str]:
-    """Return the files of the measurements that the stage `throughput` makes, one per cell."""
-    return sorted({fill(config.paths.throughput, run) for run in _measured(config)})
-
-
-def _measured(config: Config) -> list[Run]:
-    """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
+    """Return the files of the measurements that the stage `throughput` makes, one per cell: that of the lowest seed."""
     axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}
     for name in Narrowed.model_fields:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
-    return [run for run in runs(narrowed) if run.mode in grid.TASK_MODES]
+    return sorted({fill(config.paths.throughput, run) for run in runs(narrowed) if run.mode in grid.TASK_MODES})
 
 
 def text_path(config: Config, name: str, model: str, task: str) -> str:
@@ -235,13 +231,19 @@ def _names(config: Config) -> str:
 
 
 def _check_place(config: Config, target: str) -> None:
-    """Raise InputError if a target is deleted, or if its measurement would not be that of the study's trainings."""
+    """Raise InputError if a target is deleted, or if the study's trainings cannot be measured."""
     of_run = target.rpartition("/")[2] if target.startswith(f"{config.paths.runs}/") else ""
     if of_run == "model_dir" and not config.keep_merged:
         kept = target.replace("/model_dir", "/merged")
         raise InputError(f"{target}: it is deleted after its evaluation", f"write {kept}, or set keep_merged: true")
-    if target == "engines" or of_run == "engines.json":
-        config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
-        for task in config.grid.tasks:
-            config.training_backend.check_measured(config, task)
+        names = config.throughput.trainings or config.training_names
+        taught = any(config.training_of(*cell).distillation for cell in product(config.grid.tasks, names))
+        refuse(
+            {
+                f"{target}: the backend {config.backend} does not measure it; set backend: torch": (
+                    not config.training_backend.measures
+                ),
+                f"{target}: it is measured without a teacher; set training.distillation to null": taught,
+            }
+        )
