@@ -15,10 +15,10 @@ import torch
 from bench import CPU, interleaved, report
 from lora import NaiveMaskedLoRA
 from peft import LoraConfig, get_peft_model
+from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.command import run
-from sparseft.grid import PROJECTIONS
 from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.hardware import keep_freed_memory, peak_memory
 from sparseft.language_model.loss import AnswerLoss

@@ -72,4 +72,4 @@ requested = JOBS.requested(lambda rulename, w: workflow.get_rule(rulename).param
 
 
 wildcard_constraints:
-    **grid.WILDCARDS,
+    **targets.wildcards(STUDY),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from sparseft import architectures, methods, modes
+from sparseft import methods, modes
 from sparseft.errors import InputError
 from sparseft.section import SEEDS
 
@@ -36,9 +36,10 @@ def _expression(has_pruned_base: bool) -> str:
 
 # The variants of methods on texts. There is one for every name of a text.
 TEXT_METHOD = rf"(?:{'|'.join(EXAMPLE_METHODS)}){methods.ON}{methods.TEXT_NAME}"
+# The methods that the configuration names: texts and imported checkpoints.
+NAMED_METHOD = f"{TEXT_METHOD}|{IMPORTED_METHOD}"
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
-PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
 NO_FINETUNE = modes.NO_FINETUNE.name
 TRAINED_MODES = tuple(mode.name for mode in modes.MODES if mode.is_trained)
@@ -60,9 +61,8 @@ TABLES = (
 PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
 # The text that the terminal shows at the end of a study.
 FINDINGS = "findings.txt"
-# The results page, and the folder of its templates.
+# The results page.
 REPORT = "report.html"
-REPORT_PARTS = "lib/sparseft/analysis/templates"
 
 # The folder of a study's own results. A name must not be that of a folder in results/.
 RESULTS = r"results(?:/(?!(?:runs|throughput|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
@@ -73,7 +73,7 @@ TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
-    "method": rf"(?:{'|'.join((DENSE, *METHODS, TEXT_METHOD, IMPORTED_METHOD))})",
+    "method": rf"(?:{'|'.join((DENSE, *METHODS, NAMED_METHOD))})",
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "training": rf"(?:-{TRAINING})?",

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -37,14 +36,7 @@ Faults = dict[str, object]
 IN_WORDS: dict[str, str] = {}
 
 
-def _not_fraction(value: object) -> object:
-    """Return a percentage as it is. Raises ValueError if it is a fraction such as 0.5."""
-    if (match := re.fullmatch(r"0*(\.\d+)", str(value))) and float(match[1]):
-        raise ValueError(f"{value} is a fraction; write it in percent: {100 * float(match[1]):g}")
-    return value
-
-
-Percent = Annotated[int, Field(ge=0, lt=100), BeforeValidator(_not_fraction)]
+Percent = Annotated[int, Field(ge=0, lt=100)]
 
 
 def spelled(place: str, info: SerializationInfo) -> str:
@@ -85,12 +77,11 @@ class Section(BaseModel):
     @classmethod
     def _is_read_as_meant(cls, values: object) -> object:
         """Refuse true and false where no key of that type is: pydantic would read them as 1 and 0."""
-        faults: Faults = {}
         for name, value in values.items() if isinstance(values, dict) else ():
-            has_truth = any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value]))
             key = cls.model_fields.get(name)
-            faults[f"{name} cannot be {value!r}"] = has_truth and key and "bool" not in str(key.annotation)
-        refuse(faults)
+            has_truth = any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value]))
+            if has_truth and key and "bool" not in str(key.annotation):
+                raise ValueError(f"{name} cannot be {value!r}")
         return values
 
     @model_validator(mode="after")
@@ -112,19 +103,8 @@ def refuse(faults: Faults) -> None:
         raise InputError(what, advice)
 
 
-def _broken(value: object) -> list[str]:
-    """Return the keys and the texts in a value that end in a line break. The `$` of a pattern matches before it."""
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        return [text for part in value for text in _broken(part)]
-    return [value] if isinstance(value, str) and value.endswith("\n") else []
-
-
 def parse_section(section: type[S], raw: dict, name: str) -> S:
     """Return a section, checked. Raises InputError with `name`, and every fault with its place."""
-    if broken := _broken(raw):
-        raise InputError(f"{name}: {broken[0]!r} ends in a line break", "config/schema.json describes every key")
     try:
         return section.model_validate(raw)
     except ValidationError as error:
@@ -132,24 +112,22 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
         sections = [schema := section.model_json_schema(), *schema.get("$defs", {}).values()]
         keys = {key for described in sections for key in described.get("properties", ())}
         for fault in error.errors():
-            place = tuple(part for part in fault["loc"] if part != "[key]")
-            known = place if fault["type"] == "missing" else place[: _depth(raw, place)]
+            place = fault["loc"] if fault["type"] == "missing" else _place(raw, fault["loc"])
             # A default that follows from a wrong key has no fault of its own. A value of several types has one fault
             # per type.
             if fault["type"] != "default_factory_not_called":
-                faults.setdefault(known, _text(fault, known, keys))
+                faults.setdefault(place, _text(fault, place, keys))
         raise InputError(f"{name}: {'; '.join(faults.values())}", "config/schema.json describes every key") from None
 
 
-def _depth(raw: Any, place: tuple) -> int:
-    """Return how many parts of a place are in nested mappings and lists."""
-    for number, part in enumerate(place):
-        items = enumerate(raw) if isinstance(raw, list) else raw.items() if isinstance(raw, dict) else ()
-        inner = {str(key): value for key, value in items}
-        if str(part) not in inner:
-            return number
-        raw = inner[str(part)]
-    return len(place)
+def _place(raw: Any, parts: tuple) -> tuple:
+    """Return the beginning of a fault's place that is in the input. The rest names one type of several."""
+    for number, part in enumerate(parts):
+        try:
+            raw = raw[part]
+        except (LookupError, TypeError):
+            return parts[:number]
+    return parts
 
 
 def first_fault(error: ValidationError) -> str:

@@ -89,7 +89,13 @@ FILES = {
 
 @pytest.mark.parametrize(("flags", "fault"), [
     ({"task": "bolq"}, "task 'bolq' is not built in; give --lm_eval or --kind, or choose one of boolq, hellaswag"),
-    ({"task": "boolq", "local": "gsm8k", "hub": "org/boolq"}, "local and hub are two sources"),
+    ({"task": "boolq", "local": "gsm8k", "hub": "org/boolq"}, "give one of local and hub"),
+    ({"task": "boolq", "hub": "boolq"}, "--hub: .*pattern"),
+    ({"task": "boolq", "train_examples": "many"}, "--train_examples: .*integer.*'many'"),
+    ({"task": "boolq", "seed": -1}, "--seed: .*equal to 0"),
+    ({"task": "mine", "kind": "instruction"}, "a task of kind instruction reads a folder"),
+    ({"task": "mine", "kind": "text"}, "a task of kind text needs local or hub"),
+    ({**MINI, "hub": "org/name"}, "boolq_mini is generated; give train_examples"),
     ({"task": "boolq_mini"}, "boolq_mini is generated; give train_examples"),
     ({**MINI, "train_examples": 10**6}, r"boolq_mini cannot make 1000000 train rows; ask for 1 to \d+$"),
     ({"task": "gsm8k", "local": "gsm8k", "validation_examples": 9},

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.study import yaml_file
 from sparseft.study.configfiles import complete, complete_text, read_configuration, with_normal_places
-from sparseft.study.yaml_file import check_command, parsed, read_sections
+from sparseft.study.yaml_file import check_command, read_sections
 
 STUDIES = {
     "set schedule": "training: {steps: 3, lora_targets: [q_proj, v_proj]}\ntasks: {boolq_mini: {training: {steps: 5}}}",
@@ -98,11 +97,6 @@ def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
         read_sections(write(text))
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_any_number_of_values_is_read_if_no_alias_makes_them(monkeypatch):
-    monkeypatch.setattr(yaml_file, "MOST", 5)
-    assert parsed("{a: [1, 2, 3, 4, 5, 6], b: &b [7], c: *b}", "study") == {"a": [1, 2, 3, 4, 5, 6], "b": [7], "c": [7]}
 
 
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path):

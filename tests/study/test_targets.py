@@ -91,7 +91,6 @@ MASK = "masks/{model}/masks_sparsity{sparsity}_{method}.pt"
 CELL = "results/throughput/{model}-{task}-{method}-sparsity{sparsity}-sparse_to_dense.json"
 NAMES = {"model": "smollm2", "task": "boolq_mini", "method": "random", "sparsity": "50"}
 NAMES |= {"mode": NO_FINETUNE, "seed": "0"}
-TRAININGS = {"short": {}, "long": {}}
 
 
 @pytest.fixture
@@ -101,32 +100,59 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def check(target: str, trainings: dict) -> None:
-    """Check a target of a study of the sparsities 0, 5 and 50."""
-    shape = {"methods": ["random"], "sparsities": [0, 5, 50], "trainings": trainings}
-    targets.check_target(laid_over({"grid": shape}), target)
+def matches(config: Config, pattern: str, path: str) -> bool:
+    """Return whether the wildcards of a study's rules match a path."""
+    groups = {name: f"(?P<{name}>{expression})" for name, expression in targets.wildcards(config).items()}
+    return re.fullmatch(pattern.format(**groups), path) is not None
 
 
-@pytest.mark.parametrize(("pattern", "changes", "trainings", "line"), [
-    (RUN, {"sparsity": "45"}, {}, "no sparsity 45; choose among 00, 05, 50"),
-    (CELL, {"sparsity": "5"}, {}, "no sparsity 5; choose among 00, 05, 50"),
-    (MASK, {"method": "unstructured_taylor"}, {}, "are in another place; write masks/smollm2/TASK/masks_"),
-    (RUN, {"task": "trivia"}, {}, "no task trivia; choose among hellaswag_mini"),
-    (RUN, {"method": "unstructured_wanda_on_c4"}, {}, "masks.calibration does not describe"),
-    (RUN, {"method": "semistructured", "sparsity": "05"}, {}, "5 % of a group of 4"),
-    (RUN, {"mode": "no_finetune-long"}, TRAININGS, "no training long; choose among none"),
-    (RUN, {"mode": "sparse_to_dense-best"}, TRAININGS, "no training best; choose among short, long"),
+@pytest.mark.parametrize(("changes", "trainings", "is_made"), [
+    ({}, {}, True),
+    ({"method": "structured", "task": "gsm8k_mini", "sparsity": "45", "seed": "7"}, {}, True),
+    ({"task": "arc_easy"}, {}, True),
+    ({"method": "unstructured_wanda_on_c4"}, {}, True),
+    ({"mode": "sparse_to_dense-sh.rt"}, {"sh.rt": {}, "long": {}}, True),
+    ({}, {"short": {}}, True),
+    ({"sparsity": "5"}, {}, False),
+    ({"model": "llama"}, {}, False),
+    ({"model": "m.1"}, {}, True),
+    ({"model": "mx1"}, {}, False),
+    ({"task": "trivia"}, {}, False),
+    ({"mode": "sparse"}, {}, False),
+    ({"method": "best"}, {}, False),
+    ({"method": "unstructured_wanda_on_pile"}, {}, False),
+    ({"mode": "no_finetune-short"}, {"short": {}}, False),
+    ({"mode": "sparse_to_dense"}, {"short": {}}, False),
+    ({"mode": "sparse_to_dense-short"}, {}, False),
+    ({"mode": "sparse_to_dense-best"}, {"short": {}}, False),
 ])  # fmt: skip
-def test_what_the_study_lacks_is_named_with_what_it_has(folder, pattern, changes, trainings, line):
-    target = pattern.format(**NAMES | changes)
-    with pytest.raises(InputError, match=f"^{re.escape(target)}: .*{line}"):
-        check(target, trainings)
+def test_rules_make_the_runs_of_the_names_in_the_configuration_only(changes, trainings, is_made):
+    study = laid_over(
+        {
+            "models": {"m.1": {"source": "path:x"}},
+            "masks": {"calibration": {"c4": {"text": "c4.jsonl"}}},
+            "evaluation": {"probes": ["arc_easy"]},
+            "grid": {"trainings": trainings},
+        }
+    )
+    assert matches(study, f"{study.paths.run}/evaluation.json", RUN.format(**NAMES | changes)) == is_made
+
+
+@pytest.mark.parametrize(("method", "line"), [
+    ("random", None),
+    ("unstructured_taylor", "are in another place; write masks/smollm2/TASK/masks_sparsity50_unstructured_taylor.pt"),
+    ("unstructured_wanda_on_c4", "masks.calibration does not describe"),
+])  # fmt: skip
+def test_masks_are_asked_for_in_the_folder_of_their_method(folder, method, line):
+    with pytest.raises(InputError, match=line) if line else nullcontext():
+        targets.check_target(laid_over({}), MASK.format(**NAMES | {"method": method}))
 
 
 @pytest.mark.parametrize(("target", "is_made", "refused"), [
     ("evaluate", True, ""),
     ("there", False, ""),
-    ("evalute", False, "evalute: no stage and no rule makes it; name a file of the study, or a stage: prepare, x"),
+    ("evalute", False, "evalute: no stage .*; name a stage .prepare, x., .*: models smollm2; tasks hella"),
+    ("results/analysis/sumary.csv", False, "no stage and no rule makes it"),
 ])  # fmt: skip
 def test_a_target_that_nothing_makes_is_refused(folder, target, is_made, refused):
     (folder / "there").touch()
@@ -143,17 +169,9 @@ def test_a_merged_model_that_the_study_deletes_is_no_target(folder, keep_merged)
         targets.check_target(config, f"{folder}/model_dir")
 
 
-def test_what_a_rule_makes_and_a_run_on_a_mask_that_is_there_are_targets_outside_the_grid_too(folder):
-    for pattern in (RUN, MASK, CELL):
-        check(pattern.format(**NAMES | {"seed": "7", "method": "structured", "task": "gsm8k_mini"}), {})
-    mask = Path(MASK.format(**NAMES | {"sparsity": "45"}))
-    mask.parent.mkdir(parents=True)
-    mask.touch()
-    check(RUN.format(**NAMES | {"sparsity": "45"}), {})
-
-
-def test_what_every_plan_makes_is_a_target(folder):
-    study = laid_over({"grid": {"methods": ["random", "structured_taylor"], "trainings": TRAININGS}})
+@pytest.mark.parametrize("trainings", [{}, {"short": {}, "long": {}}])
+def test_what_every_plan_makes_is_a_target(folder, trainings):
+    study = laid_over({"grid": {"methods": ["random", "structured_taylor"], "trainings": trainings}})
     files = [*targets.final_targets(study), *targets.mask_targets(study), *targets.throughput_targets(study)]
     assert len(files) > 30
     for target in files:
@@ -163,9 +181,9 @@ def test_what_every_plan_makes_is_a_target(folder):
 @pytest.mark.parametrize(("target", "sections", "line"), [
     ("throughput", {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
     (CELL.format(**NAMES), {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
-    ("throughput", {"training": {"shard_model": True}}, "training.shard_model: throughput .*; set it to false, or"),
+    ("results/analysis/throughput_vs_batch_size.csv", {"backend": "modelzoo"}, "the backend modelzoo does not"),
+    ("throughput", {"training": {"distillation": {}}}, "throughput: it is measured without a teacher"),
     ("results/analysis/summary.csv", {"backend": "modelzoo"}, None),
-    ("engines", {"export": {"engines": ["vllm:/no"]}}, "^engines: export.engines: vllm:/no: no such program"),
 ])  # fmt: skip
 def test_a_measurement_that_is_impossible_is_refused(target, sections, line):
     with pytest.raises(InputError, match=line) if line else nullcontext():

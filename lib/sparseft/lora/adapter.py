@@ -21,11 +21,12 @@ from typing import NamedTuple
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.trained_weights import TrainedCheckpoint, check_trained
 from sparseft.errors import InputError
-from sparseft.grid import PROJECTIONS, Run
+from sparseft.grid import Run
 from sparseft.lora.settings import Adapters
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparseft.grid import PROJECTIONS
+from sparseft.architectures import PROJECTIONS
 from sparseft.section import Section, Small
 
 

@@ -1,5 +1,6 @@
 """The section that says how masks are computed."""
 
+from contextlib import suppress
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -9,14 +10,7 @@ from sparseft.checkpoints.settings import CHECKPOINT, ModelSource
 from sparseft.data.settings import DIVERGENCE, CalibrationText, TextName
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SELF, TASK, Method
-from sparseft.section import (
-    Faults,
-    Percent,
-    Positive,
-    Section,
-    Seed,
-    refuse,
-)
+from sparseft.section import Faults, Percent, Positive, Section, Seed, refuse
 
 Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
 
@@ -74,24 +68,18 @@ class Masks(Section):
         for name, pattern in self.imported_pattern.items():
             most, group = map(int, pattern.split(":"))
             faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
-            faults[f"imported_pattern.{name}: imported has no checkpoint of this name"] = name not in self.imported
         for name, text in self.calibration.items():
             place = f"calibration.{name}"
             faults |= {
-                f"{place}: this name is that of the text that the model samples; set text: {SELF}, or choose"
-                " another name": (name == SELF and text.text != SELF),
-                f"{place}: evaluation.divergence has a text of this name; choose another name": name == DIVERGENCE,
+                f"{place}: this name is taken; choose another": name == DIVERGENCE
+                or (name == SELF and text.text != SELF),
                 f"{place}: the name of a mixture with the part {TASK} begins with {TASK}, and no other name does": (
                     name.startswith(TASK) != (TASK in text.parts)
                 ),
             }
-            for part, windows in text.windows_of_parts().items():
-                source = self.texts.get(part)
-                is_known = part == TASK or (source and not source.parts)
+            for part in text.parts:
+                is_known = part == TASK or (part in self.texts and not self.texts[part].parts)
                 faults[f"{place}: {part} is not a text under masks.calibration, or is itself a mixture"] = not is_known
-                if source and source.text == SELF:
-                    fault = f"{place} takes {windows} windows of {part}, which has {source.examples}"
-                    faults[f"{fault}; raise masks.calibration.{part}.examples"] = windows > source.examples
         return faults
 
     def scope_of(self, method: Method, percents: list[int]) -> str:
@@ -185,10 +173,8 @@ class Masks(Section):
 
 def whole_percent(text: str) -> int:
     """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is not a sparsity."""
-    try:
+    with suppress(ValueError, ZeroDivisionError):
         value = Fraction(text) * 100
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(-1)
-    if value.denominator != 1 or not 0 <= value < 100:
-        raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
-    return int(value)
+        if value.denominator == 1 and 0 <= value < 100:
+            return int(value)
+    raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")

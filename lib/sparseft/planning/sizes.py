@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sparseft.architectures import ARCHITECTURES, find_architecture
+from sparseft.architectures import ARCHITECTURES, PROJECTIONS, find_architecture
 from sparseft.architectures.architecture import Shapes, attention_heads
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.checkpoints.settings import Model, local_source, pruned_base
 from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
 from sparseft.data.settings import TaskData
 from sparseft.errors import InputError
-from sparseft.grid import DATA, MODEL, PROJECTIONS, WIKITEXT2
+from sparseft.grid import DATA, MODEL, WIKITEXT2
 from sparseft.methods import TASK, get_method
 from sparseft.planning.job_kind import JobKind
 from sparseft.storage.reading import read_json

@@ -81,7 +81,9 @@ def run(
     if named.mode not in TASK_MODES:
         raise InputError(f"{named.id} is not trained on its task", f"choose one of {', '.join(TASK_MODES)}")
     training = Training(**settings.model_dump(include=TRAINING), save_every=0)
-    training.check_measured()
+    if training.shard_model:
+        what = "training.shard_model: throughput is measured with the whole model on one device"
+        raise InputError(what, "set it to false, or leave the stage throughput out")
     checkpoint = Checkpoint(model_path)
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)
     training.check(named.mode, {layer.rpartition(".")[2] for layer in mask.shape})

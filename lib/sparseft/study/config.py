@@ -10,37 +10,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
+from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
 from sparseft.data.settings import CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
 from sparseft.export.settings import Export
-from sparseft.grid import (
-    IMPORTED_METHOD,
-    METHODS,
-    MODES,
-    PROJECTIONS,
-    RESULTS,
-    TEXT_METHOD,
-    TRAINING,
-    WILDCARDS,
-    ResultPaths,
-    Run,
-    base_folder,
-    start_of,
-)
+from sparseft.grid import MODES, NAMED_METHOD, RESULTS, TRAINING, WILDCARDS, ResultPaths, Run, base_folder, start_of
 from sparseft.masks.settings import Masks
-from sparseft.methods import DENSE, get_method
+from sparseft.methods import DENSE, METHODS, get_method
 from sparseft.modes import get_mode, with_starts
-from sparseft.section import (
-    Count,
-    Faults,
-    Percent,
-    Positive,
-    Section,
-    Seed,
-    first_fault,
-    refuse,
-)
+from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.backends import BACKENDS
@@ -60,7 +39,12 @@ MethodName = Annotated[
     str,
     AfterValidator(_known_method),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^(?:{TEXT_METHOD}|{IMPORTED_METHOD})$"}]}
+        {
+            "anyOf": [
+                {"enum": list(METHODS)},
+                {"type": "string", "pattern": f"^(?:{NAMED_METHOD})$"},
+            ]
+        }
     ),
 ]
 ModelName = Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")]
@@ -117,10 +101,6 @@ class Evaluation(Section):
     model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
     `validation_examples`, or is built in and takes all examples of its own data set, because their evaluation costs
     more; else none."""
-
-    def contradictions(self) -> Faults:
-        """Return what may be wrong with the number of windows, and whether it is."""
-        return {"divergence 1: one window has no standard error; set 2 or more, or 0": self.divergence == 1}
 
 
 class Analysis(Section):
@@ -185,7 +165,6 @@ class Config(Section):
             *(partial(self.masks.check, get_method(name), self.grid.percents(name)) for name in self.grid.methods),
             *(partial(self._check_model, name) for name in self.models),
             *(partial(self._check_task, name) for name in self.tasks),
-            partial(self.training_backend.check_modes, self.grid.modes),
             partial(self.training_backend.check, self),
         ]
         faults: Faults = {}
@@ -200,81 +179,58 @@ class Config(Section):
     def contradictions(self) -> Faults:
         """Return what a section may name that another one does not describe or that it cannot use, and whether it
         does."""
-        text = self.reconstruction.calibration
         axes = sorted(Narrowed.model_fields)
         # The values that name something, and the values that they may have.
         references: dict[str, tuple[Iterable, Iterable]] = {
             "grid.models": (self.grid.models, self.models),
             "grid.tasks": (self.grid.tasks, self.tasks),
             "analysis.against": (filter(None, [self.analysis.against]), self.grid.methods),
-            "reconstruction.calibration": (filter(None, [text]), self.masks.texts),
+            "reconstruction.calibration": (filter(None, [self.reconstruction.calibration]), self.masks.texts),
             **{f"throughput.{axis}": (getattr(self.throughput, axis), getattr(self.grid, axis)) for axis in axes},
         }
         faults: Faults = {}
         for key, (names, known) in references.items():
             choices = ", ".join(map(str, known))
             faults |= {f"{key} asks for {name!r}, which is none of {choices}": name not in known for name in names}
-        imported = [name for name in self.grid.methods if get_method(name).imported]
-        several = imported and len(self.grid.models) > 1
-        unchanged = [
-            name for name in self.grid.methods if self.reconstructs and not get_method(name).pattern.is_reconstructed
-        ]
-        own = self.masks.texts.get(text or "")
+        methods = [get_method(name) for name in self.grid.methods]
+        imported = [method.name for method in methods if method.imported and len(self.grid.models) > 1]
+        unchanged = [method.name for method in methods if self.reconstructs and not method.pattern.is_reconstructed]
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
-        lacks_dense = self.analysis.wished_speedup and 0 not in self.grid.sparsities
         return faults | {
-            f"reconstruction.examples {self.reconstruction.examples}: {text} has fewer windows; lower it, or raise its"
-            " examples": (own and own.has_own_windows and self.reconstruction.examples > own.examples),
-            f"grid.methods: {imported} prune one model: list one in grid.models": several,
+            f"grid.methods: {imported} prune one model: list one in grid.models": imported,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute"
             " what they did; leave out one or the other": unchanged,
             f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
-            "analysis.wished_speedup is a multiple of the dense model's speed: list 0 in grid.sparsities": lacks_dense,
+            "evaluation.divergence 1: one window has no standard error; set 2 or more, or 0": (
+                self.evaluation.divergence == 1
+            ),
         }
 
     def _check_model(self, name: str) -> None:
         """Raise InputError if the source of a model is a pruned base that this study cannot make."""
         seen = [name]
         while base := pruned_base(self.models[seen[-1]].source):
-            parent, task, method = base["model"], base["task"], get_method(base["method"])
-            place = base_folder(method.name).format(**base.groupdict()).partition("/")[2]
-            is_made = method.has_pruned_base and self.models[seen[-1]].source == f"pruned:{place}"
+            method = get_method(base["method"])
+            place = base_folder(method.name).format(**base.groupdict()).removeprefix("pruned/")
+            names_known = base["model"] in self.models and (base["task"] or "") in ("", *self.tasks)
+            is_made = names_known and method.has_pruned_base and self.models[seen[-1]].source == f"pruned:{place}"
             refuse(
                 {
-                    f"models.{name}: {parent} is not a model of this study; describe it under models": (
-                        parent not in self.models
-                    ),
-                    f"models.{name}: {method.name} has no pruned base at this place;"
-                    " write pruned:MODEL/sparsityXX_METHOD, or"
-                    " pruned:MODEL/TASK/sparsityXX_METHOD if the method looks at a task's examples": not is_made,
-                    f"models.{name}: {task} is not a task of this study; describe it under tasks": (
-                        task and task not in self.tasks
-                    ),
-                    f"models.{name} is made from itself; name another model": parent in seen,
+                    f"models.{name}: this study makes no {base.string}; write pruned:MODEL/sparsityXX_METHOD, or"
+                    " pruned:MODEL/TASK/sparsityXX_METHOD if the method looks at a task's examples, with names that are"
+                    " under models and tasks": not is_made,
+                    f"models.{name} is made from itself; name another model": base["model"] in seen,
                 }
             )
             self.masks.check(method, [int(base["sparsity"])])
-            seen.append(parent)
-        is_apart = name in self.grid.models and seen[-1] not in self.grid.models
-        fault = (
-            f"analysis.wished_speedup compares {name} with {seen[-1]}, from which it is made: list it in grid.models"
-        )
-        refuse({fault: self.analysis.wished_speedup and is_apart})
+            seen.append(base["model"])
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
         data = self.tasks[name]
-        built_in = BY_NAME.get(name)
-        has_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
-        advice = f"set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}"
-        faults = {
-            "is built in; choose another name for your own task": built_in and data.task_kind,
-            f"is not built in: {advice}": not built_in and not data.task_kind,
-            "is generated: give train_examples and validation_examples, neither local nor hub": (
-                built_in and built_in.generate and not has_numbers
-            ),
-        }
-        refuse({f"tasks.{name} {fault}": is_there for fault, is_there in faults.items()})
+        if (name in BY_NAME) == bool(data.task_kind):
+            what = f"tasks.{name}: a task needs lm_eval or kind unless it is built in"
+            raise InputError(what, f"set one (docs/tasks.md), or choose one of {', '.join(BY_NAME)} and set none")
         for training in dict.fromkeys(["", *self.grid.trainings]):
             try:
                 self._check_recovery(self.training_of(name, training).recover_on)
@@ -298,11 +254,11 @@ class Config(Section):
             }
         )
 
-    def check_trainings(self, task: str, check: Callable[[Training], object], names: Iterable[str] = ()) -> None:
-        """Call `check` with the schedule of each training of a task, or of those in `names`.
+    def check_trainings(self, task: str, check: Callable[[Training], object]) -> None:
+        """Call `check` with the schedule of each training of a task.
 
         If `check` raises InputError, the error gets the name of the training."""
-        for training in names or self.training_names:
+        for training in self.training_names:
             with located(f"grid.trainings.{training}, for {task}" if training else ""):
                 check(self.training_of(task, training))
 

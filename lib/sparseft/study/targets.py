@@ -9,24 +9,38 @@ from pathlib import Path
 from typing import Any
 
 from sparseft import grid
-from sparseft.errors import InputError, located
+from sparseft.errors import InputError
 from sparseft.grid import Run, fill
-from sparseft.methods import TASK, get_method
-from sparseft.modes import get_mode
+from sparseft.methods import ON, TASK, get_method
+from sparseft.modes import get_mode, with_starts
+from sparseft.section import refuse
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
 from sparseft.tasks.task import SPLITS
 from sparseft.training.settings import Narrowed
 
-# Expressions for the wildcards of a path that a user may request. They also match unknown names, so that `check_target`
-# can say which one is wrong.
-_NAMES = {axis: f"(?P<{axis}>[^/-]+)" for axis in ("model", "task", "method")} | {
-    "sparsity": "(?P<sparsity>[^/_-]+)",
-    "seed": "(?P<seed>[^/_-]+)",
-    "mode": "(?P<mode>[^/.-]+)",
-    "training": "(?:-(?P<training>[^/-]+))?",
-    "task_folder": "(?:/(?P<task>[^/]+))?",
-}
+_MASK = r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[0-9]{2})_(?P<method>\w+)\.pt"
+
+
+def wildcards(config: Config) -> dict[str, str]:
+    """Return the expressions of the rules' wildcards. They match the names in the configuration, so that Snakemake
+    finds no rule for any other model, task, text or training."""
+    tasks = _one_of([*config.tasks, *config.evaluation.probes])
+    trainings = _one_of([name and f"-{name}" for name in config.training_names])
+    methods = _one_of([grid.DENSE, *grid.METHODS])
+    on_texts = f"{_one_of(grid.EXAMPLE_METHODS)}{ON}{_one_of([TASK, *config.masks.texts])}"
+    return grid.WILDCARDS | {
+        "model": _one_of(config.models),
+        "task": tasks,
+        "method": f"{methods}|{on_texts}|{grid.IMPORTED_METHOD}",
+        "task_folder": f"(?:/{tasks})?",
+        # A run without a training has none in its name.
+        "training": f"(?:(?<={grid.NO_FINETUNE})|(?<!{grid.NO_FINETUNE}){trainings})",
+    }
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return f"(?:{'|'.join(map(re.escape, names))})"
 
 
 def runs(config: Config) -> list[Run]:
@@ -112,18 +126,13 @@ def measured_digests(config: Config) -> dict[str, str]:
 
 
 def throughput_targets(config: Config) -> list[str]:
-    """Return the files of the measurements that the stage `throughput` makes, one per cell."""
-    return sorted({fill(config.paths.throughput, run) for run in _measured(config)})
-
-
-def _measured(config: Config) -> list[Run]:
-    """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
+    """Return the files of the measurements that the stage `throughput` makes, one per cell: that of the lowest seed."""
     axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}
     for name in Narrowed.model_fields:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
-    return [run for run in runs(narrowed) if run.mode in grid.TASK_MODES]
+    return sorted({fill(config.paths.throughput, run) for run in runs(narrowed) if run.mode in grid.TASK_MODES})
 
 
 def text_path(config: Config, name: str, model: str, task: str) -> str:
@@ -196,66 +205,45 @@ def check_target(config: Config, target: str, is_made: bool = True, stages: Iter
     _check_place(config, path)
     if os.path.exists(path):
         return
-    _check_names(config, path)
     if not is_made:
-        advice = f"name a file of the study, or a stage: {', '.join(stages)}"
+        advice = f"name a stage ({', '.join(stages)}), or a file of the study: {_names(config)}"
         raise InputError(f"{target}: no stage and no rule makes it", advice)
+    if mask := re.fullmatch(_MASK, path):
+        config.masks.text_of(get_method(mask["method"]))
+        place = grid.mask_path(mask["method"]).format(**mask.groupdict("TASK"))
+        if place != path:
+            raise InputError(f"{target}: the masks of {mask['method']} are in another place", f"write {place}")
+
+
+def _names(config: Config) -> str:
+    """Return the values of each axis, as they stand in the names of files."""
+    shape = config.grid
+    percents = {percent for method in shape.methods for percent in shape.percents(method)}.union(shape.sparsities)
+    axes = {
+        "models": config.models,
+        "tasks": [*config.tasks, *config.evaluation.probes],
+        "methods": shape.methods,
+        "sparsities": [f"{percent:02d}" for percent in sorted(percents)],
+        "modes": with_starts([grid.NO_FINETUNE, *shape.modes]),
+        "trainings": shape.trainings,
+    }
+    return "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items() if values)
 
 
 def _check_place(config: Config, target: str) -> None:
-    """Raise InputError if a measurement that a target needs is impossible, or if the target is deleted."""
+    """Raise InputError if a target is deleted, or if the study's trainings cannot be measured."""
     of_run = target.rpartition("/")[2] if target.startswith(f"{config.paths.runs}/") else ""
     if of_run == "model_dir" and not config.keep_merged:
         kept = target.replace("/model_dir", "/merged")
         raise InputError(f"{target}: it is deleted after its evaluation", f"write {kept}, or set keep_merged: true")
-    if target == "engines" or of_run == "engines.json":
-        config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
-        for task in config.grid.tasks:
-            config.training_backend.check_measured(config, task)
-
-
-def _names(config: Config, target: str) -> dict[str, str]:
-    """Return the names of the values of axes in the path of a target, by axis."""
-    patterns = (
-        f"{config.paths.run}/.+",
-        rf"{config.results}/throughput/{grid.CELL_ID}(?:\.json|/.+)",
-        f"{grid.MASKS}{{task_folder}}/{grid.MASK_NAME}.pt",
-        grid.MANIFEST,
-        f"{grid.PRUNED_BASES}{{task_folder}}/{grid.PRUNED_NAME}/manifest.json",
-        f"{grid.DATA}/.+",
-    )
-    matches = (re.fullmatch(pattern.format(**_NAMES), target) for pattern in patterns)
-    return {axis: name for match in matches if match for axis, name in match.groupdict().items() if name}
-
-
-def _check_names(config: Config, target: str) -> None:
-    """Raise InputError if a target names a value of an axis that the configuration does not have."""
-    names = _names(config, target)
-    method, mode = names.get("method", grid.DENSE), names.get("mode")
-    if mode in grid.MODES:
-        config.training_backend.check_modes([mode])
-    if mode:
-        names.setdefault("training", "")
-    allowed = {
-        "model": config.models,
-        "task": [*config.tasks, *config.evaluation.probes],
-        "sparsity": [f"{percent:02d}" for percent in config.grid.percents(method)] if method != grid.DENSE else ["00"],
-        "mode": grid.MODES,
-        "training": config.training_names if mode != grid.NO_FINETUNE else [""],
-    }
-    with located(target):
-        # A mask that is there needs no pass.
-        mask = Path(grid.mask_path(method).format(**{"task": "", **names})) if "sparsity" in names else None
-        is_new = mask and not mask.exists()
-        for axis, values in allowed.items():
-            if axis in names and names[axis] not in values and (is_new or axis != "sparsity"):
-                choices = ", ".join(name or "none" for name in values)
-                raise InputError(
-                    f"your configuration has no {axis} {names[axis]}", f"choose among {choices}, or add it"
-                )
-        config.masks.check(get_method(method), [int(names["sparsity"])] if is_new else [])
-    if target.startswith("masks/") and "sparsity" in names:
-        place = grid.mask_path(method).format(**{"task": "TASK", **names})
-        if place != target:
-            raise InputError(f"{target}: the masks of {method} are in another place", f"write {place}")
+        names = config.throughput.trainings or config.training_names
+        taught = any(config.training_of(*cell).distillation for cell in product(config.grid.tasks, names))
+        refuse(
+            {
+                f"{target}: the backend {config.backend} does not measure it; set backend: torch": (
+                    not config.training_backend.measures
+                ),
+                f"{target}: it is measured without a teacher; set training.distillation to null": taught,
+            }
+        )

@@ -9,30 +9,15 @@ from sparseft.grid import TASK_MODES
 from sparseft.lora.settings import Adapters
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
-from sparseft.section import (
-    Count,
-    Faults,
-    LearningRate,
-    Length,
-    Positive,
-    Section,
-    Small,
-    refuse,
-)
+from sparseft.section import Count, Faults, LearningRate, Length, Positive, Section, Small, refuse
 
 # What no measurement and no reconstruction has: each is one training by itself, without a teacher or an evaluation.
 ALONE = {"recover_on": None, "distillation": None, "eval_every": 0}
 # The keys that the section `throughput` decides for a measurement, and `reconstruction` for each decoder layer.
 MEASURED_KEYS = {"steps", "batch_size", "micro_batch_size", "save_every", *ALONE}
-LAYERED_KEYS = {
-    "steps",
-    "batch_size",
-    "micro_batch_size",
-    "learning_rate",
-    "cache_weights",
-    "gradient_checkpointing",
-    *ALONE,
-}
+# What changes no result of a reconstruction, which keeps one layer in memory.
+_WHOLE_MODEL = {"cache_weights": False, "gradient_checkpointing": False}
+LAYERED_KEYS = {"steps", "batch_size", "micro_batch_size", "learning_rate", *_WHOLE_MODEL, *ALONE}
 # The most examples of a forward pass, unless the user sets another number.
 MICRO_BATCH = 8
 
@@ -203,19 +188,6 @@ class Training(Adapters, FullWeights, Effort):
             }
         )
 
-    def check_measured(self) -> None:
-        """Raise InputError if the stage `throughput` cannot measure this training, because it measures one process."""
-        otherwise = "or leave the stage throughput out"
-        refuse(
-            {
-                "training.shard_model: throughput is measured with the whole model on one device; set it to false,"
-                f" {otherwise}": self.shard_model,
-                f"training.distillation: throughput is measured without a teacher; set it to null, {otherwise}": (
-                    self.distillation
-                ),
-            }
-        )
-
 
 def laid_over(*layers: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of the layers of a schedule. Each layer lies over those before it.
@@ -256,8 +228,7 @@ class Reconstruction(Section):
     def schedule(self, training: Training) -> Training:
         """Return the schedule of each decoder layer."""
         own = self.model_dump(exclude={"calibration", "examples"})
-        off = {"cache_weights": False, "gradient_checkpointing": False}
-        return training.model_copy(update=own | off | ALONE | {"micro_batch_size": self.batch_size})
+        return training.model_copy(update=own | _WHOLE_MODEL | ALONE | {"micro_batch_size": self.batch_size})
 
 
 class Narrowed(Section):

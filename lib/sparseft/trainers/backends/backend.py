@@ -1,13 +1,12 @@
 """What a study must know of a training backend, without importing the code that trains."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
-from sparseft.modes import get_mode, with_starts
 
 # Config of study/config.py, which imports this folder.
 StudyConfig = Any
@@ -27,19 +26,16 @@ class Appliance:
 class Backend:
     """Describe a training backend. Its code is in trainers/, and its rules are in rules/backends/NAME.smk.
 
-    `check` raises InputError for a configuration that the backend cannot train. `check_measured` raises InputError if
-    the stage `throughput` cannot measure the trainings of a task."""
+    `check` raises InputError for a configuration that the backend cannot train."""
 
     name: str
-    check_measured: Callable[[StudyConfig, str], None]
     check: Callable[[StudyConfig], None] = lambda config: None
     # The architectures that it trains. None if it trains all.
     architectures: tuple[Architecture, ...] | None = None
     # What trains. None if the GPUs and the CPU of this machine do.
     appliance: Appliance | None = None
-    # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's
-    # adapter.
-    reconstructs: bool = False
+    # Whether its rules have the stage `throughput`.
+    measures: bool = True
     # Whether every training ends with an evaluation loss, which the device computes. Others evaluate if `eval_every`
     # says so.
     evaluates: bool = False
@@ -51,13 +47,3 @@ class Backend:
         trained = ", ".join(known.class_name for known in self.architectures)
         what = f"{place}: the backend {self.name} does not train {architecture.class_name}"
         raise InputError(what, f"use one of {trained}, or set backend: torch")
-
-    def check_modes(self, names: Iterable[str]) -> None:
-        """Raise InputError if the backend does not train in one of these modes."""
-        for mode in map(get_mode, with_starts(names)):
-            if (mode.reconstructs or mode.starts_from) and not self.reconstructs:
-                fault = "does not reconstruct layers" if mode.reconstructs else "starts from new adapters only"
-                raise InputError(
-                    f"mode {mode.name}: the backend {self.name} {fault}",
-                    f"set backend: torch, or leave out {mode.name} and what starts from it",
-                )

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
-from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.section import Length, Positive, Section
+from sparseft.modes import get_mode
+from sparseft.section import Length, Positive, Section, refuse
 from sparseft.trainers.backends.backend import Appliance, Backend, StudyConfig
-from sparseft.training.settings import Throughput, Training
+from sparseft.training.settings import Training
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
@@ -25,8 +25,6 @@ ONLY_TORCH = (
 )
 # training.lr_scheduler_type -> the class of cerebras-pytorch, which goes from a first to a last rate.
 DECAYS = {"cosine": "CosineDecayLR", "linear": "LinearLR"}
-# A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
-LEAST_TIMED_STEPS = 100
 
 
 class Placement(Section):
@@ -91,22 +89,17 @@ class CerebrasJob(Placement):
 
     def check(self, training: Training, evaluation_batch_size: int = 0) -> None:
         """Raise InputError if Cerebras' backends cannot train a schedule, or evaluate in batches of this size."""
-        for name in ONLY_TORCH:
-            if getattr(training, name):
-                what = f"training.{name} {getattr(training, name)}: Cerebras' backends do not support it"
-                raise InputError(what, "leave it out, or set backend: torch")
-        for name, size in (("batch_size", training.batch_size), ("evaluation_batch_size", evaluation_batch_size)):
-            if size % self.num_csx:
-                raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
-
-    def check_measured(self, throughput: Throughput) -> None:
-        """Raise InputError if the stage `throughput` cannot measure on this backend as its section says."""
-        if self.on_csx and throughput.steps < LEAST_TIMED_STEPS:
-            raise InputError(
-                f"throughput.steps {throughput.steps}: a measurement on the CS-3 needs at least"
-                f" {LEAST_TIMED_STEPS} steps",
-                f"set throughput.steps to {LEAST_TIMED_STEPS} or more, and throughput.warmup_steps to 10",
-            )
+        sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
+        unknown = [f"training.{name} {value}" for name in ONLY_TORCH if (value := getattr(training, name))]
+        odd = [f"{name} {size}" for name, size in sizes.items() if size % self.num_csx]
+        refuse(
+            {
+                f"{', '.join(unknown)}: Cerebras' backends do not support it; leave it out, or set backend: torch": (
+                    unknown
+                ),
+                f"cerebras.num_csx {self.num_csx} does not divide {', '.join(odd)}; choose a divisor": odd,
+            }
+        )
 
 
 class Cerebras(CerebrasJob):
@@ -119,32 +112,20 @@ class Cerebras(CerebrasJob):
 
 
 def _check(config: StudyConfig) -> None:
-    """Raise InputError if a study has pruned bases or several processes, or if a schedule is impossible."""
-    for method in config.grid.methods:
-        if get_method(method).has_pruned_base:
-            raise InputError(
-                f"grid.methods {method}: Cerebras' backends start from the model, and this method has a pruned base",
-                "leave it out, or set backend: torch",
-            )
-    if config.resources.processes > 1:
-        raise InputError(
-            f"resources.processes {config.resources.processes}: Cerebras' backends train in one process",
-            "set it to 1; cerebras.num_csx is the number of systems",
-        )
+    """Raise InputError if a study has pruned bases, modes or processes that Cerebras' backends lack, or if a schedule
+    is impossible."""
+    pruned = [name for name in config.grid.methods if get_method(name).has_pruned_base]
+    modes = [mode.name for mode in map(get_mode, config.trained_modes) if mode.reconstructs or mode.starts_from]
+    refuse(
+        {
+            f"grid.methods {pruned}, grid.modes {modes}: Cerebras' backends train new adapters or weights of a model,"
+            " without a pruned base or a reconstruction; leave them out, or set backend: torch": pruned + modes,
+            f"resources.processes {config.resources.processes}: Cerebras' backends train in one process; set it to 1,"
+            " and cerebras.num_csx to the number of systems": config.resources.processes > 1,
+        }
+    )
     for task in config.grid.tasks:
         config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
-
-
-def _check_measured(config: StudyConfig, task: str) -> None:
-    """Raise InputError if the trainings of a task cannot be measured at every batch size."""
-    throughput = config.throughput
-    config.cerebras.check_measured(throughput)
-
-    def check(training: Section) -> None:
-        for size in throughput.batch_sizes:
-            config.cerebras.check(throughput.schedule(training, size), config.evaluation_batch_size)
-
-    config.check_trainings(task, check, throughput.trainings)
 
 
 def _host_memory(weights: int) -> int:
@@ -159,7 +140,6 @@ CEREBRAS = Backend(
     check=_check,
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
-    check_measured=_check_measured,
     # The wait in the appliance's own queue counts.
     appliance=Appliance(_host_memory, queue_minutes=24 * 60),
     evaluates=True,
