@@ -107,7 +107,7 @@ def row(**values: object) -> dict:
     ({"repeats": 5}, None, "repeats 5"),
     ({"output_type": "loglikelihood_rolling"}, None, "output_type loglikelihood_rolling is not supported"),
     ({"filter_list": [{"name": "a", "filter": [{"function": "take_first"}]}]}, None, "filter_list of a task"),
-    ({"metric_list": [{"metric": "brier_score"}, {"metric": "acc_nrm"}]}, None, "fractions over its rows are: none"),
+    ({"metric_list": [{"metric": "brier_score"}, {"metric": "mcc"}]}, None, "fractions over its rows are: none"),
     ({"doc_to_choice": "question"}, None, "doc_to_choice gives 'Q0?', and a list of texts is needed"),
     (GENERATION | {"generation_kwargs": {"custom_generate": "org/code"}}, None, "generation_kwargs.custom_generate"),
     (GENERATION | {"generation_kwargs": {"do_sample": True, "temperature": 1}}, None, "do_sample is not"),
