@@ -42,16 +42,12 @@ from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.tasks.metrics import LOSS, perplexity_name
+from sparseft.tasks.metrics import perplexity_name
 from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
-
-
-# Raise it when the results change.
-VERSION = 1
 
 
 def settings(config: Config, cell: Any, split: str = "", everything: bool = False) -> dict:
@@ -71,6 +67,8 @@ def settings(config: Config, cell: Any, split: str = "", everything: bool = Fals
     return {**common, "probes": targets.probe_places(config, cell.task), **text}
 
 
+# Raise it when the results change.
+VERSION = 1
 # A task, its rows by split, and the sha256 of their files.
 Prepared = tuple[Task, SplitRows, dict[str, str]]
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
@@ -123,13 +121,10 @@ def run(
 
     is_selection = split == SELECTION
     named = Run.parse(run_id) if run_id else None
-    others = wikitext2 or probes or divergence or (adapter and (is_selection or calibration))
     refuse(
         {
-            "--divergence and --dense belong together; give both, or none": bool(divergence) != bool(dense),
-            "--adapter and --mask_path belong together; give both, or none": bool(adapter) != bool(mask_path),
-            "--adapter and --split selection evaluate the task only; give one of them, without what is for other"
-            " evaluations": (adapter or is_selection) and others,
+            "--divergence needs --dense; give both": divergence and not dense,
+            "--adapter needs --mask_path; give both": adapter and not mask_path,
             f"--task {task}: not the task of {run_id}; correct --task or --run_id": named and named.task != task,
         }
     )
@@ -190,15 +185,13 @@ def run(
 def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, Prepared]:
     """Return the task and the probes by name, each with its rows and the sha256 of their files.
 
-    Raises InputError if a task is evaluated twice, or cannot be."""
+    Raises InputError if a task is named twice."""
     tasks: dict[str, Prepared] = {}
     for place in (f"{name}:{folder}", *probes):
         probe, _, data_dir = place.partition(":")
         task = find_task(Path(data_dir), probe)
         if probe in tasks:
             raise InputError(f"--probes {probe}: the task is evaluated twice", "name each task once")
-        if tasks and task.headline is LOSS:
-            raise InputError(f"--probes {probe}: the task has no metric but its loss", "name a task of lm-eval")
         tasks[probe] = task, *read_splits(Path(data_dir), task)
     return tasks
 

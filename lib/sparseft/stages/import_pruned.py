@@ -22,9 +22,6 @@ from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return which checkpoint of another tool is imported, and what is known of it."""
@@ -36,6 +33,10 @@ def settings(config: Config, cell: Any) -> dict:
         "sparsity": f"0.{cell.sparsity}",
         "pruned_dir": grid.PRUNED_BASES.format(model=cell.model),
     }
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -20,8 +20,6 @@ from sparseft.storage.record import claim_record
 
 # Raise it when the results change.
 VERSION = 1
-
-
 CONDITIONS = ConditionsRecord.model_fields.keys() - {"record"}
 PROGRAM = {"micro_batch_size", "compile_hash"}
 

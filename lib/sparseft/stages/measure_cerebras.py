@@ -14,7 +14,6 @@ from typing import Any
 from cyclopts.types import NonNegativeInt
 
 from sparseft.command import Flags
-from sparseft.errors import InputError
 from sparseft.evaluation.throughput_record import MeasurementRecord
 from sparseft.grid import RUN_ID, Cell, training_name
 from sparseft.records.record_file import write
@@ -23,9 +22,6 @@ from sparseft.study.config import Config
 from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
-
-# Raise it when the results change.
-VERSION = 1
 
 
 def settings(config: Config, cell: Any) -> dict:
@@ -43,6 +39,10 @@ def settings(config: Config, cell: Any) -> dict:
 def effort(config: Config, cell: Any) -> dict:
     """Return what says where and when the measurement runs."""
     return config.cerebras.placing
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(
@@ -66,10 +66,7 @@ def run(
     claim_record(output, output.stem, [])
     job = job_of(flags, version=VERSION)
     steps = job.settings.steps - warmup_steps
-    if steps < 1:
-        raise InputError(
-            f"--steps {job.settings.steps}: no step remains after {warmup_steps} of warm-up", "give more steps"
-        )
+    # It also raises ValidationError if no step remains.
     cerebras.check_measured(Throughput(steps=steps))
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.trainers.cerebras.training import measure

@@ -19,13 +19,14 @@ from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return the run, whose mode decides what is merged."""
     return {"run_id": RUN_ID.format(**vars(cell))}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -29,9 +29,6 @@ from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any, split: str) -> dict:
     """Return what decides the prepared rows of a split. A probe may lack training rows."""
@@ -45,6 +42,10 @@ def effort(config: Config, cell: Any, split: str) -> dict:
     return {"splits": split} | (
         {"validation_examples": config.task_data(cell.task).validation_examples} if split == "train" else {}
     )
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from sparseft.training.job import TrainingJob
 
 
-# Raise it when the results change.
-VERSION = 1
-
-
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the result of a reconstruction."""
     return train.settings(config, cell) | config.reconstruction_examples()
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 @dataclass(frozen=True)
