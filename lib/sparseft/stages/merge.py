@@ -59,9 +59,7 @@ def run(
     claim_record(report, "merge", [output_dir, *inputs])
     named = Run.parse(run_id) if run_id else None
     if named and (named.mode == NO_FINETUNE) != (adapter is None):
-        raise InputError(
-            f"--adapter {adapter} does not fit {named.id}", "give what a training wrote, for a trained run only"
-        )
+        raise InputError(f"--adapter {adapter} does not fit {named.id}", "give it for a trained run only")
     start = time.perf_counter()
     checkpoint = Checkpoint(model_path)
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)

@@ -69,7 +69,7 @@ def run(
         raise InputError("--task, --data_dir and --task_windows belong together", "give all three, or none")
     claim_text(output, [model_path, data_dir, *text])
     checkpoint = Checkpoint(model_path)
-    examples, parts, of_task = [], [], {}
+    examples, parts, task_source = [], [], {}
     chosen = {"length": length, "seed": seed, "choice": choice}
     for path, number in zip(text, windows, strict=True):
         keys = {"text": str(path), "examples": number, **chosen}
@@ -80,6 +80,6 @@ def run(
         value = find_task(data_dir, task)
         rows, digest = read_prepared(data_dir / "train.jsonl", value)
         examples += calibration_examples(checkpoint, value, rows, task_windows, seed, "examples of the mixture")
-        of_task = {"task": task, "train_sha256": digest, "task_windows": task_windows}
-    source = {MODEL: checkpoint.digest, "parts": parts, **of_task, **chosen}
+        task_source = {"task": task, "train_sha256": digest, "task_windows": task_windows}
+    source = {MODEL: checkpoint.digest, "parts": parts, **task_source, **chosen}
     write_windows(output, examples, load_tokenizer(model_path), source)
