@@ -129,7 +129,10 @@ def test_a_script_ends_with_its_code_and_at_most_one_line(capsys, main, code, li
     (raised(torch.OutOfMemoryError("CUDA out of\nmemory")), ["CUDA out of memory", "training.micro_batch_size"]),
     (lambda: write_json(Path("/tmp/a"), object()),
      ["TypeError", "(lib/sparseft/storage/atomic.py, line ", "in write_json)"]),
-    (lambda: json.loads("{"), ["JSONDecodeError", "(decoder.py, line "]),
+    (lambda: json.loads("{"), ["JSONDecodeError", "(decoder.py, line ", "; correct the flag"]),
+    (raised(KeyError("weight_map")), ["KeyError: no 'weight_map' (", "; correct the flag"]),
+    (lambda: Schedule(steps=0), ["ValidationError: ", " steps Input should be greater than 0 ", "; correct the flag"]),
+    (raised(RuntimeError("shapes differ")), ["RuntimeError: shapes differ (", "; report this line"]),
 ])  # fmt: skip
 def test_any_other_error_is_one_line_that_names_its_place(capsys, main, parts):
     code, (line,) = end(main, capsys)

@@ -12,10 +12,15 @@ from typing import NoReturn
 
 # Every line of a printed traceback begins with it, so that a log's reader can tell tracebacks from messages.
 TRACEBACK_PREFIX = "traceback | "
-# What to do about errors of other libraries. This file imports none of them, so they are known by their names.
+# What to do about an error by the name of its class or of a base class. Those of other libraries are not imported here.
 _ADVICE = {
     "OutOfMemoryError": "lower training.micro_batch_size or evaluation_batch_size (docs/questions.md)",
     "ClusterConfigError": "run on the appliance's user node, or set cerebras.target to CPU",
+    # Libraries raise these for a wrong value, or for a damaged file.
+    **dict.fromkeys(
+        ("ValueError", "LookupError", "EOFError", "BadZipFile", "SafetensorError", "UnpicklingError", "YAMLError"),
+        "correct the flag, the key of the configuration or the file that it comes from",
+    ),
 }
 _PROJECT = Path(__file__).resolve().parents[2]
 _OWN_CODE = (_PROJECT / "lib/sparseft", _PROJECT / "workflow/scripts")
@@ -124,6 +129,7 @@ def message(error: Exception) -> str:
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}; check the path, its permissions and the free space"
-    kind = type(error).__name__
-    advice = _ADVICE.get(kind, "check the input, and if it is right report this line")
-    return f"{kind}: {error} ({own_place(error)}); {advice}"
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    advice = next((_ADVICE[kind] for kind in kinds if kind in _ADVICE), "report this line")
+    what = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return f"{kinds[0]}: {what} ({own_place(error)}); {advice}"

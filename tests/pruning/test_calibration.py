@@ -271,7 +271,6 @@ def test_a_window_is_an_example_whose_loss_leaves_out_the_first_token(tiny_llama
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [
-        ({"method": "random", "text": "t.jsonl"}, "--text t.jsonl: the methods look at no text; "),
         ({"method": ["unstructured_wanda_on_c4", "unstructured_ria_on_pile"], "text": "t.jsonl"},
          "--method: the methods look at the texts c4 and pile; "),
         ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; "),

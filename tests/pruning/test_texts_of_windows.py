@@ -128,7 +128,6 @@ def test_the_mask_says_whose_text_and_task_it_looked_at(box, tmp_path, tiny_mode
 REFUSED = [
     ("compute_masks.py", {}, "self.jsonl: it has 6 windows, and 128 are asked for; .*at most 6"),
     ("compute_masks.py", {"calibration_examples": 6, "calibration_seed": 1}, "its windows are fixed, .*leave"),
-    ("mix_texts.py", {"windows": [4]}, "--windows: 1 numbers for 2 texts"),
     ("mix_texts.py", {"task_windows": 25}, "examples of the mixture 25: hellaswag_mini has only 24 training rows"),
     ("mix_texts.py", {"length": 10_000}, "web.jsonl: windows of 10000 tokens, but the model takes 512"),
     ("mix_texts.py", {"model_path": "other"}, "self.jsonl: its windows are token ids of another tokenizer"),

@@ -28,31 +28,31 @@ class RecordPart(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
     @classmethod
-    def _said(cls) -> dict[str, dict[str, Any]]:
-        """Return by field what its definition says of it: whether it decides a comparison, unit and column."""
+    def _extras(cls) -> dict[str, dict[str, Any]]:
+        """Return by field what `field` says of it: whether it decides a comparison, its unit and its column."""
         fields: dict[str, Any] = cls.model_fields
         return {name: field.json_schema_extra for name, field in fields.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return the settings by name. A setting of a part has the part's name before a dot."""
-        found: dict[str, Any] = {}
-        for name, said in self._said().items():
+        settings: dict[str, Any] = {}
+        for name, extra in self._extras().items():
             value = getattr(self, name)
             entries = {name: value}
             if isinstance(value, dict):
                 entries = {f"{name}.{key}": entry for key, entry in value.items()}
             for place, entry in entries.items():
                 if isinstance(entry, RecordPart):
-                    found |= {f"{place}.{key}": part for key, part in entry.settings.items()}
-                elif said["decides"]:
-                    found[place] = entry
-        return found
+                    settings |= {f"{place}.{key}": part for key, part in entry.settings.items()}
+                elif extra["decides"]:
+                    settings[place] = entry
+        return settings
 
     @classmethod
     def column_names(cls) -> dict[str, str]:
         """Return the names of the columns of summary.csv by the names of the fields that are in it."""
-        columns = {name: said["column"] for name, said in cls._said().items()}
+        columns = {name: extra["column"] for name, extra in cls._extras().items()}
         return {name: name if column is True else column for name, column in columns.items() if column}
 
     @property

@@ -27,14 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.command import Flags
-from sparseft.grid import (
-    CONFIGURATION,
-    FINDINGS,
-    PAGES,
-    REPORT,
-    TABLES,
-    Run,
-)
+from sparseft.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES, Run
 from sparseft.section import flags
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.locks import hold
@@ -42,18 +35,17 @@ from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.study.config import Analysis, Config
 from sparseft.study.configfiles import read_configuration
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what the tables and pages judge by."""
     return {"results_dir": config.paths.runs, "plot": True, **config.analysis.model_dump()}
 
 
+# Raise it when the results change.
+VERSION = 1
 COMPARED = "baseline_comparison.csv"
 # The columns of that table that are printed, behind its keys.
-SAID = ["metric", "value", "baseline_value", "difference", "reproduction", "source"]
+PRINTED = ["metric", "value", "baseline_value", "difference", "reproduction", "source"]
 
 
 def run(
@@ -81,11 +73,11 @@ def run(
     from sparseft.analysis.study import read_study
     from sparseft.analysis.tables import KNOWN_BY, compute, write_csv, write_tables
 
-    places = [output_dir / name for name in (*TABLES, FINDINGS, REPORT, *PAGES, "plots")]
-    check_apart([*places, output_dir / COMPARED], [baseline, configuration])
+    outputs = [output_dir / name for name in (*TABLES, FINDINGS, REPORT, *PAGES, "plots")]
+    check_apart([*outputs, output_dir / COMPARED], [baseline, configuration])
     check_apart([output_dir], [results_dir])
     record = output_dir / TABLES[0]
-    check_ours(record, KNOWN_BY, *places)
+    check_ours(record, KNOWN_BY, *outputs)
     # Snakemake may have deleted the record, but not this table.
     check_ours(output_dir / COMPARED, ",".join(KEYS))
     # A damaged file is refused before anything is computed.
@@ -117,7 +109,7 @@ def run(
     for fault in frames.faults[frames.faults.kind.isin(words)].itertuples():
         print(f"{words[fault.kind]}: {fault.run_id}: {fault.text}", file=sys.stderr)
     if baseline:
-        print(compared[[*KEYS, *SAID]].to_string(index=False), file=sys.stderr)
+        print(compared[[*KEYS, *PRINTED]].to_string(index=False), file=sys.stderr)
     else:
         (output_dir / COMPARED).unlink(missing_ok=True)
     if is_stale:

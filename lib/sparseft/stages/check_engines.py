@@ -22,9 +22,6 @@ from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the check of the engines."""
@@ -38,6 +35,10 @@ def settings(config: Config, cell: Any) -> dict:
 def effort(config: Config, cell: Any) -> dict:
     """Return the time limit of an engine with one model."""
     return {"limit_seconds": config.export.limit_seconds}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -48,10 +48,6 @@ if TYPE_CHECKING:
     from sparseft.pruning.mask_generator import MaskPass
 
 
-# Raise it when the results change.
-VERSION = 1
-
-
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the masks of a method: its settings, its examples, and the place of its pruned base.
 
@@ -74,6 +70,10 @@ def effort(config: Config, cell: Any, sparsities: list[str], threads: int) -> di
         "is_added": is_added,
         "threads": None if get_method(cell.method).uses_examples else threads,
     }
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 class MaskFlags(Masks):
@@ -203,12 +203,7 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
     texts = sorted({value.calibration for value in methods} - {None})
     if len(texts) > 1:
         raise InputError(f"--method: the methods look at the texts {' and '.join(texts)}", "name one text per call")
-    if bool(examples.text) != bool(texts):
-        what = f"--text {examples.text}: the methods look at {f'the text {texts[0]}' if texts else 'no text'}"
-        raise InputError(
-            what, f"give --text with a method that ends in {ON}NAME; sample_text.py makes that of {ON}{SELF}"
-        )
-    if not texts:
+    if not (texts and examples.text):
         return masks
     chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}
     chosen |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
@@ -227,9 +222,10 @@ def check_method(method: Method, settings: Masks, percents: list[int], examples:
     scope = settings.scope_of(method, percents)
     if settings.scope not in (None, scope):
         raise InputError(f"--scope {settings.scope}: {method.name} ranks by {scope}", "leave --scope out")
-    if method.uses_examples and not method.calibration and not (examples.task and examples.data_dir):
-        advice = f"give --task and --data_dir, or {method.name.partition(ON)[0]}{ON}NAME and --text"
-        raise InputError(f"{method.name} looks at a task's examples", advice)
+    given = examples.text if method.calibration else examples.task and examples.data_dir
+    if method.uses_examples and not given:
+        advice = f"give --text for a method that ends in {ON}NAME, and --task and --data_dir for any other"
+        raise InputError(f"{method.name} looks at examples", advice)
 
 
 def calibration_of(method: Method, settings: Masks, examples: Examples, threads: int) -> Any:

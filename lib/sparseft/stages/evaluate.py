@@ -50,10 +50,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# Raise it when the results change.
-VERSION = 1
-
-
 def settings(config: Config, cell: Any, split: str = "", everything: bool = False) -> dict:
     """Return what decides an evaluation on the task, and with `everything` on the probes and the perplexity's text.
 
@@ -71,8 +67,8 @@ def settings(config: Config, cell: Any, split: str = "", everything: bool = Fals
     return {**common, "probes": targets.probe_places(config, cell.task), **text}
 
 
-# A task, its rows by split, and the sha256 of their files.
-Prepared = tuple[Task, SplitRows, dict[str, str]]
+# Raise it when the results change.
+VERSION = 1
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"
 
@@ -123,13 +119,10 @@ def run(
 
     is_selection = split == SELECTION
     named = Run.parse(run_id) if run_id else None
-    others = wikitext2 or probes or divergence or (adapter and (is_selection or calibration))
     refuse(
         {
-            "--divergence and --dense belong together; give both, or none": bool(divergence) != bool(dense),
-            "--adapter and --mask_path belong together; give both, or none": bool(adapter) != bool(mask_path),
-            "--adapter and --split selection evaluate the task only; give one of them, without what is for other"
-            " evaluations": (adapter or is_selection) and others,
+            "--divergence needs --dense; give both": divergence and not dense,
+            "--adapter needs --mask_path; give both": adapter and not mask_path,
             f"--task {task}: not the task of {run_id}; correct --task or --run_id": named and named.task != task,
         }
     )
@@ -139,14 +132,14 @@ def run(
     claim_record(output, Path(schema.file_name).stem, files)
     start(threads)
     tasks = read_tasks(task, data_dir, probes)
-    own, rows, digests = tasks[task]
+    scored, rows, digests = tasks[task]
     # The worked examples come from the training rows.
     inputs: dict[str, Any] = {"data": digests["validation"], "train": digests["train"]}
-    seen = [texts_of(own, rows["train"])] if own.is_trainable else []
+    known_texts = [texts_of(scored, rows["train"])] if scored.is_trainable else []
     content: dict[str, Any] = {}
     if is_selection:
-        seen.append(texts_of(own, rows["validation"]))
-        rows["validation"], digest = read_selection(data_dir, own, digests)
+        known_texts.append(texts_of(scored, rows["validation"]))
+        rows["validation"], digest = read_selection(data_dir, scored, digests)
         inputs |= {"data": digest, "validation": digests["validation"]}
         content["split"] = SELECTION
     sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
@@ -159,8 +152,8 @@ def run(
         sets[TEXT] = Texts([text], is_one_text=True)
     if calibration:
         inputs["calibration"] = [sha256(path) for path in calibration]
-        seen += [Texts(each_document(path), is_one_text=True) for path in calibration]
-    shares = {} if adapter else shares_found(sets, seen)
+        known_texts += [Texts(each_document(path), is_one_text=True) for path in calibration]
+    shares = {} if adapter else shares_found(sets, known_texts)
     if divergence and dense:
         windows, inputs["divergence"] = read_dense_windows(divergence, Checkpoint(dense), calibration)
     model, tokenizer, sources = load(checkpoint, mask_path, adapter, named)
@@ -169,7 +162,7 @@ def run(
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
         # The perplexity comes before the task, because it may be refused.
         perplexity = token_perplexity(model, tokenizer, text, context)
-    content |= evaluate(model, tokenizer, own, rows, batch_size)
+    content |= evaluate(model, tokenizer, scored, rows, batch_size)
     if tasks:
         content["probes"] = {
             name: evaluate_probe(model, tokenizer, probe, probe_rows, batch_size)
@@ -187,11 +180,11 @@ def run(
     write(output, schema(run_id=run_id, **content, inputs=sources | inputs))
 
 
-def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, Prepared]:
-    """Return the task and the probes by name, each with its rows and the sha256 of their files.
+def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, tuple[Task, SplitRows, dict[str, str]]]:
+    """Return the task and the probes by name, each with its rows by split and the sha256 of their files.
 
-    Raises InputError if a task is evaluated twice, or cannot be."""
-    tasks: dict[str, Prepared] = {}
+    Raises InputError if a task is named twice, or if a probe has no metric."""
+    tasks = {}
     for place in (f"{name}:{folder}", *probes):
         probe, _, data_dir = place.partition(":")
         task = find_task(Path(data_dir), probe)

@@ -18,9 +18,6 @@ from sparseft.grid import RUN_ID, Run
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides an exported folder."""
@@ -32,6 +29,10 @@ def settings(config: Config, cell: Any) -> dict:
 def effort(config: Config, cell: Any) -> dict:
     """Return the time limit of the converter."""
     return {"limit_seconds": config.export.limit_seconds}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -22,13 +22,30 @@ from sparseft.training.training_record import TrainingRecord
 
 # Raise it when the results change.
 VERSION = 1
-
-
 R = TypeVar("R", bound=RunRecord)
 # The end of the name of a file that this program exported.
 SUFFIX = ".sparseft"
 # The values of each step by name.
 History = dict[int, dict[str, float]]
+
+
+def run(*, results_dir: Path, output_dir: Path) -> None:
+    """Export each run.
+
+    Args:
+        results_dir: folder of the runs
+        output_dir: folder of the export, with one folder per run
+    """
+    check_apart([output_dir], [results_dir])
+    hold(output_dir)
+    # A hidden folder is still being written.
+    for folder in sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        config, history = read_run(folder)
+        if history:
+            place = output_dir / folder.name
+            earlier = next(place.glob(f"*{SUFFIX}"), place / SUFFIX)
+            with atomic_folder(place, earlier.name) as temporary:
+                write_tensorboard(folder.name, config, history, temporary)
 
 
 def read(folder: Path, schema: type[R]) -> R | None:
@@ -83,22 +100,3 @@ def write_tensorboard(run_id: str, config: dict[str, Any], history: History, fol
         for step, values in history.items():
             for name, value in values.items():
                 writer.add_scalar(name, value, step)
-
-
-def run(*, results_dir: Path, output_dir: Path) -> None:
-    """Export each run.
-
-    Args:
-        results_dir: folder of the runs
-        output_dir: folder of the export, with one folder per run
-    """
-    check_apart([output_dir], [results_dir])
-    hold(output_dir)
-    # A hidden folder is still being written.
-    for folder in sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        config, history = read_run(folder)
-        if history:
-            place = output_dir / folder.name
-            earlier = next(place.glob(f"*{SUFFIX}"), place / SUFFIX)
-            with atomic_folder(place, earlier.name) as temporary:
-                write_tensorboard(folder.name, config, history, temporary)

@@ -22,9 +22,6 @@ from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return which checkpoint of another tool is imported, and what is known of it."""
@@ -36,6 +33,10 @@ def settings(config: Config, cell: Any) -> dict:
         "sparsity": f"0.{cell.sparsity}",
         "pruned_dir": grid.PRUNED_BASES.format(model=cell.model),
     }
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(
@@ -65,8 +66,9 @@ def run(
 
     method = get_method(f"{IMPORTED.name}_{name}")
     percent = whole_percent(sparsity)
-    described = {"imported": {name: {percent: source or f"path:{model_path}"}}}
-    settings = parse_section(Masks, described | {"imported_pattern": {name: pattern} if pattern else {}}, "masks")
+    # It checks the source and the pattern.
+    described = {name: {percent: source or f"path:{model_path}"}}
+    parse_section(Masks, {"imported": described, "imported_pattern": {name: pattern} if pattern else {}}, "masks")
     files = pass_files(output_dir, method.name, [f"{percent:02d}"], pruned_dir)
     kind, _, place = (source or "").partition(":")
     inputs = [model_path, Path(place) if kind == "path" else None]
@@ -75,10 +77,9 @@ def run(
     masks.check_outputs()
     hold(files.report)
     hold(files.base)
-    stated = settings.imported_pattern.get(name)
-    counts = import_pruned(masks, source, stated)
-    said = [f"{100 * counts['reached']:.2f} % pruned"]
+    counts = import_pruned(masks, source, pattern)
+    line = f"{files.masks[0]}: {100 * counts['reached']:.2f} % pruned"
     if source:
-        said.append(f"{counts['natural_zeros']} natural zeros {'pruned' if stated else 'kept'}")
-        said.append(f"{counts['changed_weights']} kept weights changed")
-    print(f"{files.masks[0]}: {', '.join(said)}", file=sys.stderr)
+        line += f", {counts['natural_zeros']} natural zeros {'pruned' if pattern else 'kept'}"
+        line += f", {counts['changed_weights']} kept weights changed"
+    print(line, file=sys.stderr)

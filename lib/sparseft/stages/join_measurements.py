@@ -20,8 +20,6 @@ from sparseft.storage.record import claim_record
 
 # Raise it when the results change.
 VERSION = 1
-
-
 CONDITIONS = ConditionsRecord.model_fields.keys() - {"record"}
 PROGRAM = {"micro_batch_size", "compile_hash"}
 
@@ -36,11 +34,11 @@ def run(*, records: list[Path], output: Path) -> None:
     claim_record(output, "throughput", records)
     measured = [read_record_file(path, MeasurementRecord) for path in records]
     conditions = [one.model_dump(include=CONDITIONS) for one in measured]
-    for path, own in zip(records, conditions, strict=True):
-        if differing := sorted(name for name, value in own.items() if value != conditions[0][name]):
+    for path, values in zip(records, conditions, strict=True):
+        if differing := sorted(name for name, value in values.items() if value != conditions[0][name]):
             what = f"{path}: {', '.join(differing)} differ from those of {records[0]}"
             raise InputError(what, "remove both, and measure again")
-    # Each repeat says the compiled program of its batch size.
+    # Each repeat names the compiled program of its batch size.
     repeats = {
         (one.batch_size, one.seed): one.repeat.model_copy(update=one.model_dump(include=PROGRAM)) for one in measured
     }

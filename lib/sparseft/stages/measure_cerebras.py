@@ -26,8 +26,6 @@ from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
 
 # The first steps on a CS-3 are not typical.
 LEAST_TIMED_STEPS = 100
-# Raise it when the results change.
-VERSION = 1
 
 
 def settings(config: Config, cell: Any) -> dict:
@@ -35,16 +33,24 @@ def settings(config: Config, cell: Any) -> dict:
     measured = config.throughput
     training = config.training_of(cell.task, training_name(cell.training))
     schedule = measured.schedule(training, int(cell.batch_size)).model_dump(exclude=Training.unused_in(cell.mode))
-    common = {"run_id": RUN_ID.format(**vars(cell)), "threads": config.resources.threads}
-    own = common | {"evaluation_batch_size": config.evaluation_batch_size, "warmup_steps": measured.warmup_steps}
+    given = {
+        "run_id": RUN_ID.format(**vars(cell)),
+        "threads": config.resources.threads,
+        "evaluation_batch_size": config.evaluation_batch_size,
+        "warmup_steps": measured.warmup_steps,
+    }
     if measured.sequence_length:
-        own |= {"sequence_length": measured.sequence_length, "fill_sequences": True}
-    return own | schedule | config.cerebras.deciding | own
+        given |= {"sequence_length": measured.sequence_length, "fill_sequences": True}
+    return given | schedule | config.cerebras.deciding | given
 
 
 def effort(config: Config, cell: Any) -> dict:
     """Return what says where and when the measurement runs."""
     return config.cerebras.placing
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -26,9 +26,6 @@ from sparseft.study.config import Config
 from sparseft.trainers.backends import TORCH
 from sparseft.training.settings import MEASURED_KEYS, Narrowed, Throughput, Training
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the measured speeds of a cell."""
@@ -41,6 +38,8 @@ def settings(config: Config, cell: Any) -> dict:
     }
 
 
+# Raise it when the results change.
+VERSION = 1
 TRAINING = Training.model_fields.keys() - MEASURED_KEYS
 THROUGHPUT = Throughput.model_fields.keys() - Narrowed.model_fields.keys()
 _KEYS = {name: key for name, key in Training.model_fields.items() if name in TRAINING}

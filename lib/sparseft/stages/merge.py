@@ -19,13 +19,14 @@ from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return the run, whose mode decides what is merged."""
     return {"run_id": RUN_ID.format(**vars(cell))}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(
@@ -58,9 +59,7 @@ def run(
     claim_record(report, "merge", [output_dir, *inputs])
     named = Run.parse(run_id) if run_id else None
     if named and (named.mode == NO_FINETUNE) != (adapter is None):
-        raise InputError(
-            f"--adapter {adapter} does not fit {named.id}", "give what a training wrote, for a trained run only"
-        )
+        raise InputError(f"--adapter {adapter} does not fit {named.id}", "give it for a trained run only")
     start = time.perf_counter()
     checkpoint = Checkpoint(model_path)
     mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, named)

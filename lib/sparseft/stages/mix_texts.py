@@ -20,9 +20,6 @@ from sparseft.methods import TASK
 from sparseft.section import parse_section
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return the number of windows of each part of a mixture, and how they are chosen."""
@@ -30,6 +27,10 @@ def settings(config: Config, cell: Any) -> dict:
     windows = text.windows_of_parts()
     examples = {"task": cell.task, "task_windows": windows.pop(TASK)} if cell.task else {}
     return {"windows": list(windows.values()), **examples, **text.model_dump(include={"length", "seed", "choice"})}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(
@@ -64,13 +65,11 @@ def run(
     from sparseft.language_model.sampling import write_windows
     from sparseft.pruning.calibration_examples import calibration_examples, read_text
 
-    if len(windows) != len(text):
-        raise InputError(f"--windows: {len(windows)} numbers for {len(text)} texts", "give one number per text")
     if len({bool(task), bool(data_dir), bool(task_windows)}) > 1:
         raise InputError("--task, --data_dir and --task_windows belong together", "give all three, or none")
     claim_text(output, [model_path, data_dir, *text])
     checkpoint = Checkpoint(model_path)
-    examples, parts, of_task = [], [], {}
+    examples, parts, task_source = [], [], {}
     chosen = {"length": length, "seed": seed, "choice": choice}
     for path, number in zip(text, windows, strict=True):
         keys = {"text": str(path), "examples": number, **chosen}
@@ -81,6 +80,6 @@ def run(
         value = find_task(data_dir, task)
         rows, digest = read_prepared(data_dir / "train.jsonl", value)
         examples += calibration_examples(checkpoint, value, rows, task_windows, seed, "examples of the mixture")
-        of_task = {"task": task, "train_sha256": digest, "task_windows": task_windows}
-    source = {MODEL: checkpoint.digest, "parts": parts, **of_task, **chosen}
+        task_source = {"task": task, "train_sha256": digest, "task_windows": task_windows}
+    source = {MODEL: checkpoint.digest, "parts": parts, **task_source, **chosen}
     write_windows(output, examples, load_tokenizer(model_path), source)

@@ -17,13 +17,14 @@ from sparseft.storage.outputs import claim
 from sparseft.storage.revisions import fixed
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the files of a prepared model."""
     return config.models[cell.model].model_dump()
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(*, model: Flags[Model], output_dir: Path) -> None:

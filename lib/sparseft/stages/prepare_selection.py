@@ -24,13 +24,14 @@ from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.record import first_key
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the selection rows of a task."""
     return {"task": cell.task, **config.task_data(cell.task).model_dump(exclude={"training"})}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> None:

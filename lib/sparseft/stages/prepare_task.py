@@ -29,9 +29,6 @@ from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any, split: str) -> dict:
     """Return what decides the prepared rows of a split. A probe may lack training rows."""
@@ -45,6 +42,10 @@ def effort(config: Config, cell: Any, split: str) -> dict:
     return {"splits": split} | (
         {"validation_examples": config.task_data(cell.task).validation_examples} if split == "train" else {}
     )
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(
@@ -70,11 +71,10 @@ def run(
     if not only_probe:
         examples.task.check_trainable()
     examples.task.check(examples.rows)
-    own: dict[str, dict[str, Any]] = {"train": {"definition": examples.task.definition or None}}
+    fields: dict[str, dict[str, Any]] = {"train": {"definition": examples.task.definition or None}}
     if "validation" in splits:
-        overlap = check_overlap(examples.task, examples.rows, is_trained_on=not only_probe)
-        own["validation"] = {
-            "validation_overlap": overlap,
+        fields["validation"] = {
+            "validation_overlap": check_overlap(examples.task, examples.rows, is_trained_on=not only_probe),
             "lengths": asdict(measured_lengths(examples.task, examples.rows)),
         }
     if "train" not in splits and (output_dir / "train.jsonl").read_text(encoding="utf-8") != "".join(
@@ -95,7 +95,7 @@ def run(
                 seed=data.seed,
                 examples={split: len(examples.rows[split])},
                 sha256={split: sha256(folder / f"{split}.jsonl")},
-                **own[split],
+                **fields[split],
             )
             write(folder / manifest, record)
 

@@ -13,15 +13,16 @@ from typing import Any, Literal
 from sparseft.data.loading import prepare_text
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return the text to prepare: one for a calibration, or that of the perplexity."""
     if name := getattr(cell, "text", None):
         return {"text": config.texts[name].text}
     return {"text": config.perplexity.text, "split": "test"} if config.perplexity else {}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(*, text: str, output: Path, split: Literal["train", "test"] = "train") -> None:

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from sparseft.training.job import TrainingJob
 
 
-# Raise it when the results change.
-VERSION = 1
-
-
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the result of a reconstruction."""
     return train.settings(config, cell) | config.reconstruction_examples()
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def run(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -
     start(flags.threads)
     job = job_of(flags, RECONSTRUCTING_MODES, dense_path=target.dense_path, inputs=[target.text], version=VERSION)
     # Each decoder layer has a schedule of its own, which train.json records.
-    own = job.settings.model_dump(include={"steps", "batch_size", "learning_rate"})
-    job = replace(job, settings=Reconstruction(**own).schedule(job.settings))
+    keys = job.settings.model_dump(include={"steps", "batch_size", "learning_rate"})
+    job = replace(job, settings=Reconstruction(**keys).schedule(job.settings))
     state = flags.output_dir / "state.pt"
     hold(job.output)
     examples, chosen = examples_of(target, job)
@@ -96,8 +96,8 @@ def examples_of(flags: TargetFlags, job: TrainingJob) -> tuple[list[Example], di
             job.teacher, job.task, job.rows["train"], number=number, seed=seed, key="reconstruction.examples"
         )
         return examples, chosen
-    own = {"length": flags.calibration_length, "choice": flags.calibration_choice}
-    text = given_text(flags.text, "reconstruction", **chosen, **own)
+    windows = {"length": flags.calibration_length, "choice": flags.calibration_choice}
+    text = given_text(flags.text, "reconstruction", **chosen, **windows)
     chosen |= {name.removeprefix("calibration_"): value for name, value in text.chosen.items()}
     examples_of, source = read_text(flags.text, text)
     return examples_of(job.teacher), {**chosen, "text_sha256": source["text_sha256"]}

@@ -18,14 +18,15 @@ from sparseft.methods import SELF
 from sparseft.section import parse_section
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides a sampled text. Another number of threads changes the last bits."""
     text = config.texts[cell.text].model_dump(include={"examples", "length", "seed", "temperature"})
     return {**text, "threads": config.resources.threads}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -18,9 +18,6 @@ from sparseft.study.config import Config
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import Effort, Training
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the result of a training with any backend. Another number of threads changes the last
@@ -40,6 +37,10 @@ def effort(config: Config, cell: Any) -> dict:
     """Return what changes the time or the memory of a training, and no bit."""
     schedule = config.schedule_of(cell.mode, cell.task, training_name(cell.training))
     return schedule.model_dump(include=set(Effort.model_fields) - Training.unused_in(cell.mode))
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -20,9 +20,6 @@ from sparseft.study.config import Config
 from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the result of a training on the appliance."""
@@ -32,6 +29,10 @@ def settings(config: Config, cell: Any) -> dict:
 def effort(config: Config, cell: Any) -> dict:
     """Return what changes no number. run_on_appliance.py adds the labels."""
     return train.effort(config, cell) | config.cerebras.placing
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

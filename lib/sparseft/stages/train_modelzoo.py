@@ -10,27 +10,15 @@ in RUN_FOLDER/modelzoo.
 """
 
 from pathlib import Path
-from typing import Any
 
 from sparseft.command import Flags
-from sparseft.stages import train_cerebras
+from sparseft.stages.train_cerebras import effort, settings  # noqa: F401
 from sparseft.storage.locks import hold
-from sparseft.study.config import Config
 from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
 
 # Raise it when the results change.
 VERSION = 1
-
-
-def settings(config: Config, cell: Any) -> dict:
-    """Return what decides the result of a training with ModelZoo's Trainer."""
-    return train_cerebras.settings(config, cell)
-
-
-def effort(config: Config, cell: Any) -> dict:
-    """Return what changes no number."""
-    return train_cerebras.effort(config, cell)
 
 
 def run(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] = CerebrasJob()) -> None:

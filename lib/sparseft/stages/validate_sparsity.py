@@ -24,13 +24,14 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return the run, whose mode decides what must be zero."""
     return {"run_id": RUN_ID.format(**vars(cell))}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(

@@ -16,13 +16,14 @@ from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete_text
 
-# Raise it when the results change.
-VERSION = 1
-
 
 def settings(config: Config, cell: Any) -> dict:
     """Return the text of the complete configuration, for a study in this folder."""
     return {"text": complete_text(config, Path.cwd())}
+
+
+# Raise it when the results change.
+VERSION = 1
 
 
 def run(*, text: str, output: Path, manifests: list[Path]) -> None:
