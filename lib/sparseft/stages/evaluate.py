@@ -184,7 +184,7 @@ def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, tu
     """Return the task and the probes by name, each with its rows by split and the sha256 of their files.
 
     Raises InputError if a task is named twice, or if a probe has no metric."""
-    tasks = {}
+    tasks: dict[str, tuple[Task, SplitRows, dict[str, str]]] = {}
     for place in (f"{name}:{folder}", *probes):
         probe, _, data_dir = place.partition(":")
         task = find_task(Path(data_dir), probe)
