@@ -16,13 +16,15 @@ from records.sound_records import CONTENTS
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.trained_weights import check_trained
 from sparseft.errors import InputError, message
+from sparseft.language_model.gpus import take
 from sparseft.lora.merge_record import MergeRecord, check_model
 from sparseft.records.record_file import write
 from sparseft.storage import atomic
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
-from sparseft.storage.locks import open_lock
+from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 from sparseft.storage.record import check_record, trained_digest, unaltered, write_record
+from sparseft.trainers.appliance import held
 from sparseft.training.training_record import TrainingRecord
 
 DEAD = 2**22 + 1
@@ -182,10 +184,26 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_a_lock_follows_no_link(tmp_path):
-    (tmp_path / "x.lock").symlink_to(tmp_path / "target")
-    with pytest.raises(OSError, match="symbolic links"):
-        open_lock(tmp_path / "x.lock")
+@pytest.mark.parametrize("is_pipe", [True, False])
+@pytest.mark.parametrize("lock", [
+    lambda folder: take(1, ["GPU-aa"], locks=folder),
+    lambda folder: held(folder / "sparseft-GPU-aa.lock", "a job").__enter__(),
+    lambda folder: hold(folder / "out"),
+])  # fmt: skip
+def test_no_lock_follows_a_link_or_waits_for_a_pipe(tmp_path, lock, is_pipe):
+    for name in (".out.lock", "sparseft-GPU-aa.lock"):
+        if is_pipe:
+            os.mkfifo(tmp_path / name)
+        else:
+            (tmp_path / name).symlink_to(tmp_path / "target")
+    handler = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(5)
+    try:
+        with pytest.raises((InputError, OSError), match="lock: not a file" if is_pipe else "symbolic links"):
+            lock(tmp_path)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
     assert not (tmp_path / "target").exists()
 
 

@@ -10,13 +10,14 @@ import multiprocessing
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from sparseft.errors import naming
+from sparseft.errors import InputError, naming
 
 # The open lock files of this process. Closing one would free its lock.
 _HELD: list[TextIO] = []
@@ -56,8 +57,13 @@ def _open_locked(lock: Path, path: Path) -> TextIO:
 
 
 def open_lock(path: Path, flags: int = os.O_CREAT) -> int:
-    """Return the descriptor of a lock file. No link is followed."""
-    return os.open(path, flags | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    """Return the descriptor of a lock file. No link is followed.
+
+    Raises InputError if something else than a file is there, such as a pipe, which would let this process wait."""
+    descriptor = os.open(path, flags | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise InputError(f"{path}: not a file, so no lock", "remove it")
+    return descriptor
 
 
 def lock_file(file: TextIO, waiting: str) -> None:
