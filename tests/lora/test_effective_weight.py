@@ -264,3 +264,9 @@ def test_a_weight_carries_its_mask(dtype):
     assert torch.equal(carried[0], torch.zeros(4, dtype=dtype))
     assert carried[1].tolist() == [0.0, 0.0, 2.0, -2.0]
     assert same_bits(carry_mask_(carried.clone(), kept), carried)
+
+
+@pytest.mark.parametrize("shape", [(3584, 18944), (14336, 4096), (8192, 28672)])
+def test_the_gradient_of_a_layer_of_up_to_70b_is_one_block_on_a_gpu(shape, monkeypatch):
+    monkeypatch.setitem(carried_mask.BLOCK, "meta", carried_mask.BLOCK["cuda"])
+    assert list(carried_mask.row_blocks(torch.empty(shape, device="meta"))) == [slice(0, shape[0])]

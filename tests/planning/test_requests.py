@@ -8,6 +8,7 @@ import pytest
 import yaml
 from project import DEFAULT, ROOT
 from sparseft.grid import Run
+from sparseft.planning.hours import UPDATE, job_seconds
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.requests import CUDA_LIBRARIES, MARGIN, PROGRAM, UNKNOWN, Requests
 from sparseft.section import parse_section
@@ -137,3 +138,13 @@ def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(kind):
     assert shared.gpus(job) == is_one * (3 if kind == "engines" else 1)
     assert of_sweep(resources={"gpus": 1}).gpus(job) == is_one
     assert of_sweep(resources={"gpus": 0, "jobs_per_gpu": 3}).gpus(job) == 0
+
+
+def test_the_time_of_adamw_on_the_machine_s_threads_is_planned():
+    job, training = JobKind("training", "llama", "boolq", is_full=True), {**SWEEP["training"], "shard_model": True}
+    seconds = [
+        job_seconds(requests.config, job, requests.subject("llama"))
+        for requests in (of_sweep(training=training, resources={"gpus": 1, "threads": number}) for number in (1, 16))
+    ]
+    steps = of_sweep(training=training).config.training_of("boolq").steps
+    assert seconds[0] - seconds[1] == pytest.approx(steps * 6.476e9 * UPDATE * 15 / 16, rel=1e-3)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
+from sparseft.study import yaml_file
 from sparseft.study.configfiles import complete, complete_text, read_configuration, with_normal_places
-from sparseft.study.yaml_file import check_command, read_sections
+from sparseft.study.yaml_file import check_command, parsed, read_sections
 
 STUDIES = {
     "set schedule": "training: {steps: 3, lora_targets: [q_proj, v_proj]}\ntasks: {boolq_mini: {training: {steps: 5}}}",
@@ -154,3 +155,8 @@ def test_mistakes_between_sections_are_told_together(write):
     text = "grid: {models: [llama], tasks: [none]}"
     with pytest.raises(InputError, match=r"grid.models asks for 'llama', .*; also: grid.tasks asks for 'none'"):
         read_configuration([write(text)])
+
+
+def test_any_number_of_values_is_read_if_no_alias_makes_them(monkeypatch):
+    monkeypatch.setattr(yaml_file, "MOST", 5)
+    assert parsed("{a: [1, 2, 3, 4, 5, 6], b: &b [7], c: *b}", "study") == {"a": [1, 2, 3, 4, 5, 6], "b": [7], "c": [7]}

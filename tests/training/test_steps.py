@@ -87,3 +87,19 @@ def test_a_state_is_written_and_read_without_a_copy_in_memory(tmp_path):
     assert tracemalloc.get_traced_memory()[1] < weights.nbytes / 4
     tracemalloc.stop()
     assert torch.equal(read, weights)
+
+
+def test_adamw_beside_a_gpu_is_fused_and_steps_as_elsewhere_to_a_rounding():
+    found = []
+    for device in ("cpu", "cuda"):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 1000))
+        settings = Training(weight_decay=0.1, warmup_fraction=0)
+        optimizer, schedule = optimizer_and_schedule([weight], settings, torch.device(device))
+        assert optimizer.defaults["fused"] == (device == "cuda")
+        for _ in range(3):
+            optimizer.zero_grad()
+            weight.square().sum().backward()
+            optimizer.step()
+            schedule.step()
+        found.append(weight.detach())
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-7)

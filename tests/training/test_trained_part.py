@@ -4,7 +4,8 @@ from itertools import islice
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, shuffled
@@ -114,3 +115,15 @@ def test_trained_weights_of_another_base_are_refused(tmp_path, tiny_models):
     hand_on(loop, base, mask, "full_sparse_to_sparse", tmp_path / "weights")
     with pytest.raises(InputError, match="does not fit .*give the base"):
         merge(Checkpoint(tiny_models["qwen3"]), mask, "m", tmp_path / "weights", tmp_path / "merged")
+
+
+def test_trained_weights_that_are_not_finite_or_lack_a_layer_are_refused(tmp_path, tiny_llama):
+    loop, mask = looped(tiny_llama, "full_sparse_to_sparse")
+    hand_on(loop, tiny_llama, mask, "full_sparse_to_sparse", tmp_path / "weights")
+    file, name = tmp_path / "weights/model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors, metadata = load_file(file), safe_open(file, "pt").metadata()
+    for changed, line in ((tensors[name] * torch.nan, "up_proj merges to NaN"), (None, "up_proj.weight is missing")):
+        own = {key: changed if key == name else value for key, value in tensors.items()}
+        save_file({key: value for key, value in own.items() if value is not None}, file, metadata)
+        with pytest.raises(InputError, match=line):
+            merge(tiny_llama, mask, "m", tmp_path / "weights", tmp_path / "merged")
