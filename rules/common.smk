@@ -46,7 +46,7 @@ try:
     HAS_GPUS = workflow.is_main_process and not QUEUED
     GPUS = len(visible_gpus()) if HAS_GPUS else 0
     CARD = smallest_gpu() if HAS_GPUS and STUDY.resources.gpus else None
-except (InputError, OSError) as error:
+except (ValueError, LookupError, OSError) as error:
     refuse(message(error))
 
 PATHS = STUDY.paths
