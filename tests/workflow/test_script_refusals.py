@@ -173,6 +173,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("export_run.py", {"gguf": "f16"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None,
      ["/nowhere/python: No such file"]),
+    ("check_engines.py", {"engines": "llama_cpp:/nowhere/python"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "q4_k_m", "converter": "python x"}, None,
      ["q4_k_m is written by llama.cpp's quantiser"]),
     ("check_engines.py", {"engines": f"vllm:{sys.executable}"}, None,

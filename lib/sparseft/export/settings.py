@@ -1,9 +1,11 @@
 """The section that says what an exported run gets, and which engines are checked on it."""
 
+from shutil import which
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sparseft.errors import InputError
 from sparseft.section import Faults, Length, Positive, Section, Small
 
 # The engines that export/engine_process.py runs. transformers is the reference.
@@ -45,10 +47,16 @@ class Export(Section):
     """Seconds after which an engine with one model, or the converter, is ended, and the job fails."""
 
     def contradictions(self) -> Faults:
-        """Return what may be wrong with the engines, and whether it is."""
-        has_quantizer = self.gguf not in QUANTIZED or LLAMA_CPP in self.pythons
-        fault = f"gguf: {self.gguf} is written by llama.cpp's quantiser: name llama_cpp and its Python in engines"
-        return {fault: not has_quantizer}
+        """Return what may be wrong with the engines and the converter, and whether it is."""
+        names = list(self.pythons)
+        return {
+            "gguf and converter need each other: set both, or leave both out": bool(self.gguf) != bool(self.converter),
+            "llama_cpp reads a GGUF file: set gguf and converter": LLAMA_CPP in names and not self.gguf,
+            f"gguf: {self.gguf} is written by llama.cpp's quantiser: name llama_cpp and its Python in engines": (
+                self.gguf in QUANTIZED and LLAMA_CPP not in names
+            ),
+            f"engines names one twice: {', '.join(self.engines)}": len(names) < len(self.engines),
+        }
 
     @property
     def pythons(self) -> dict[str, str]:
@@ -59,3 +67,9 @@ class Export(Section):
     def quantizer(self) -> list[str]:
         """Return the engine that writes the format of the GGUF file, as in `engines`; nothing if none is needed."""
         return [place for place in self.engines if place.startswith(LLAMA_CPP)] if self.gguf in QUANTIZED else []
+
+    def check(self, target: str) -> None:
+        """Raise InputError if the Python of an engine, which `target` needs, is not there."""
+        for name, python in self.pythons.items():
+            if not which(python):
+                raise InputError(f"{target}: export.engines: {name}:{python}: no such program", ADVICE)

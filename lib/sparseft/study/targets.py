@@ -231,11 +231,13 @@ def _names(config: Config) -> str:
 
 
 def _check_place(config: Config, target: str) -> None:
-    """Raise InputError if a target is deleted, or if the study's trainings cannot be measured."""
+    """Raise InputError if a target is deleted, or if what it measures cannot be measured."""
     of_run = target.rpartition("/")[2] if target.startswith(f"{config.paths.runs}/") else ""
     if of_run == "model_dir" and not config.keep_merged:
         kept = target.replace("/model_dir", "/merged")
         raise InputError(f"{target}: it is deleted after its evaluation", f"write {kept}, or set keep_merged: true")
+    if target == "engines" or of_run == "engines.json":
+        config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         names = config.throughput.trainings or config.training_names
         taught = any(config.training_of(*cell).distillation for cell in product(config.grid.tasks, names))
