@@ -184,7 +184,7 @@ def test_what_every_plan_makes_is_a_target(folder, trainings):
     ("results/analysis/throughput_vs_batch_size.csv", {"backend": "modelzoo"}, "the backend modelzoo does not"),
     ("throughput", {"training": {"distillation": {}}}, "throughput: it is measured without a teacher"),
     ("results/analysis/summary.csv", {"backend": "modelzoo"}, None),
-    ("engines", {"export": {"gguf": None, "engines": ["vllm:/no"]}}, "^engines: export.engines: vllm:/no: no such program"),
+    ("engines", {"export": {"gguf": None, "engines": ["vllm:/no"]}}, "^engines: export.*vllm:/no: no such program"),
 ])  # fmt: skip
 def test_a_measurement_that_is_impossible_is_refused(target, sections, line):
     with pytest.raises(InputError, match=line) if line else nullcontext():
