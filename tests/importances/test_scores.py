@@ -44,3 +44,11 @@ def test_stade_is_the_magnitude_times_the_standard_deviation_over_all_tokens():
     np.testing.assert_allclose(found, deviations, rtol=1e-6)
     assert (found[3], found.shape) == (0, (32,))
     np.testing.assert_allclose(STADE.score(WEIGHTS, found), np.abs(WEIGHTS) * deviations, rtol=1e-6)
+
+
+def test_a_variance_that_rounding_leaves_below_zero_is_zero_in_stade():
+    inputs = torch.rand(32, generator=torch.Generator().manual_seed(0)).expand(20, 32)
+    sums = torch.zeros(2, 32, dtype=torch.float64)
+    INPUT_DEVIATIONS.add(sums, inputs)
+    assert (sums[1] / 20 < (sums[0] / 20).square()).any()
+    np.testing.assert_allclose(INPUT_DEVIATIONS.finish(sums, 20).numpy(), np.zeros(32), atol=1e-6)

@@ -81,6 +81,20 @@ def test_a_mask_of_another_model_is_refused_with_all_that_differs(mask):
 
 def test_a_mask_that_prunes_another_share_than_it_says_is_refused(tmp_path, tiny_llama):
     real = compute_masks(tiny_llama, "unstructured", [50])[50]
-    write_mask(tmp_path / "m.pt", Mask(real.meta | {"sparsity": 0.9}, real.bits, real.shape))
+    rows = sum(rows for rows, _ in real.shape.values())
+    weights = sum(rows * cols for rows, cols in real.shape.values())
+    # Rounding explains half a weight per row, and not a whole one.
+    for sparsity in (0.9, 0.5 + rows / weights):
+        write_mask(tmp_path / "m.pt", Mask(real.meta | {"sparsity": sparsity}, real.bits, real.shape))
+        with pytest.raises(InputError, match="another version"):
+            read_mask(tmp_path / "m.pt")
+
+
+def test_a_bit_after_the_end_of_a_row_is_refused(tmp_path, mask):
+    bits = mask.bits["a"]
+    # The number of ones stays the same.
+    bits[0, 0] &= bits[0, 0] - 1
+    bits[0, -1] |= 0x80
+    write_mask(tmp_path / "m.pt", mask)
     with pytest.raises(InputError, match="another version"):
         read_mask(tmp_path / "m.pt")

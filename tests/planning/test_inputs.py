@@ -93,6 +93,10 @@ def test_what_is_missing_or_does_not_fit_is_refused_in_one_line_with_its_place(f
     assert "unused" not in str(error.value)
 
 
+def test_a_window_may_be_as_long_as_the_model_takes(folder):
+    check_sources(study("perplexity: {context: 64}"))
+
+
 @pytest.mark.parametrize(
     ("number", "note"), [(3, "asks for 20 % of 3 key-value heads at 20 %, and 1 go (33 %)"), (32, None)]
 )

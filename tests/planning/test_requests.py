@@ -140,6 +140,15 @@ def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(kind):
     assert of_sweep(resources={"gpus": 0, "jobs_per_gpu": 3}).gpus(job) == 0
 
 
+def test_the_time_of_a_teacher_is_one_forward_beside_the_forward_and_the_backward():
+    def seconds(steps: int, **more: object) -> float:
+        requests = of_sweep(training=SWEEP["training"] | {"steps": steps, "eval_every": 0} | more)
+        return job_seconds(requests.config, JobKind("training", "llama", "boolq"), requests.subject("llama"))
+
+    plain, taught = (seconds(200, **more) - seconds(100, **more) for more in ({}, {"distillation": {"weight": 0.5}}))
+    assert taught == pytest.approx(4 / 3 * plain)
+
+
 def test_the_time_of_adamw_on_the_machine_s_threads_is_planned():
     job, training = JobKind("training", "llama", "boolq", is_full=True), {**SWEEP["training"], "shard_model": True}
     seconds = [

@@ -165,3 +165,8 @@ def test_layers_of_different_sizes_or_with_nothing_left_are_refused(tmp_path, ti
     choose = lambda layer, units: np.arange(units)[:kept] if layer == first else half(layer, units)  # noqa: E731
     mask = structured(tiny_llama, choose)
     refuse(tiny_llama, mask, tmp_path, line.format(first=first))
+
+
+def test_layers_that_all_keep_nothing_are_refused(tmp_path, tiny_llama):
+    choose = lambda layer, units: np.arange(0) if ".mlp." in layer else half(layer, units)  # noqa: E731
+    refuse(tiny_llama, structured(tiny_llama, choose), tmp_path, "channels.*: 0 in model.layers.0.mlp.gate_proj")

@@ -104,6 +104,20 @@ def test_the_scores_of_experts_are_those_of_stock_transformers(name, changes, re
 
 
 @torch.no_grad()
+def test_an_expert_that_gets_no_token_scores_zero_in_reap(tmp_path):
+    folder = save_tiny("mixtral", tmp_path / "model", torch.float32, {"num_experts_per_tok": 1})
+    model = loaded(folder)
+    for layer in model.model.layers:
+        # One of two opposite logits is positive, so a logit of 0 is never the largest.
+        router = layer.mlp.gate.weight
+        router[1], router[2:] = -router[0], 0
+    model.save_pretrained(folder)
+    scores = scores_of("experts_reap", Checkpoint(folder))
+    assert not scores[:, 2:].any()
+    assert (scores[:, :2] > 0).any()
+
+
+@torch.no_grad()
 def test_block_influence_is_the_mean_distance_of_what_enters_and_leaves_a_decoder_layer(tmp_path):
     checkpoint = Checkpoint(save_tiny("gemma3", tmp_path / "model", torch.float32, LAYERED))
     model = loaded(checkpoint.folder)

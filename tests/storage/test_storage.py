@@ -263,8 +263,14 @@ def test_an_adapter_is_the_one_that_its_training_recorded(tmp_path):
         (adapter / name).write_bytes(b"{}")
     content = CONTENTS[TrainingRecord] | {"outputs": {"adapter": trained_digest(adapter)}}
     write(tmp_path / "train.json", TrainingRecord.model_validate(content))
-    check_trained(adapter, trained_digest(adapter))
+    recorded = trained_digest(adapter)
+    check_trained(adapter, recorded)
     (adapter / "adapter_config.json").write_bytes(b"[]")
+    with pytest.raises(InputError, match=r"adapter: .*train\.json records"):
+        check_trained(adapter, trained_digest(adapter))
+    # A record that was edited to name the other adapter proves nothing.
+    record = tmp_path / "train.json"
+    record.write_text(record.read_text().replace(recorded, trained_digest(adapter)))
     with pytest.raises(InputError, match=r"adapter: .*train\.json records"):
         check_trained(adapter, trained_digest(adapter))
 

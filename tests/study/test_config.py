@@ -124,6 +124,8 @@ BACKENDS = ("cerebras", "modelzoo")
      "masks.scope global is impossible with masks.sequential"),
     ({"grid": {"methods": ["semistructured_wanda_owl"], "sparsities": [0, 50]}},
      "masks.owl_lambda 0.08 is too small for N:4"),
+    ({"grid": {"methods": ["semistructured_wanda_owl"], "sparsities": [0, 50]}, "masks": {"owl_lambda": 0.125}},
+     "masks.owl_lambda 0.125 is too small for N:4.*; set it to 0.126 or more"),
     ({"grid": {"methods": ["semistructured8_sparsegpt"], "sparsities": [50]}, "masks": {"sparsegpt_block": 100}},
      "masks.sparsegpt_block 100: semistructured8_sparsegpt.*; set it to a multiple of 8"),
     ({"models": {"other": {"source": "path:y"}}, "masks": {"imported": {"a": {10: "path:x"}}},

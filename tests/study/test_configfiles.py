@@ -84,6 +84,7 @@ def test_a_place_has_one_normal_form_wherever_it_stands(write, tmp_path, place, 
     [
         ("training:\n  steps: 3\n  steps: 4", "line 3: steps is given twice; correct it"),
         ("grid: {sparsities: [0, 050]}", "line 1: YAML reads 050 as 40"),
+        ("masks:\n  seed: 1:30", "line 2: YAML reads 1:30 as 90"),
         ("grid:\n\tseeds: [1]", "line 2: found character '\\t' that cannot start any token"),
         ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("- a list", "holds no sections"),

@@ -130,7 +130,10 @@ true
 """
 
 
-@pytest.mark.parametrize(("body", "cancelled"), [("kill -9 $$", ["wsjob-ours1"]), ("exit 2", [])])
+# A process whose child was killed by signal 9 exits with 137.
+@pytest.mark.parametrize(
+    ("body", "cancelled"), [("kill -9 $$", ["wsjob-ours1"]), ("exit 137", ["wsjob-ours1"]), ("exit 2", [])]
+)
 def test_the_job_of_a_trainer_that_was_killed_is_cancelled_and_one_that_failed_has_ended_it(bench, body, cancelled):
     bench.program("csctl", CSCTL)
     assert bench.run(body) == 2

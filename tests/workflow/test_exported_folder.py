@@ -118,6 +118,12 @@ def test_another_dense_model_and_one_whose_terms_changed_or_forbid_it_are_not_ex
     assert fault in refused(tmp_path, "export_run.py", **given | {"model_path": base})
 
 
+def test_another_mask_than_that_of_the_proof_is_refused(box, tmp_path):
+    given = flags(box, RANDOM, "export_run.py", tmp_path)
+    other = flags(box, STRUCTURED, "export_run.py", tmp_path)["mask_path"]
+    assert "not the mask of the run's proof" in refused(tmp_path, "export_run.py", **given | {"mask_path": other})
+
+
 def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box, tmp_path):
     given = flags(box, RANDOM, "export_run.py", tmp_path)
     source = shutil.copytree(box / "source", tmp_path / "source", ignore=shutil.ignore_patterns("NOTICE"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hub_cache import write
 from project import ROOT, Study, program, tiny_grid
+from tiny_models import change_json
 
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -91,3 +92,11 @@ def test_a_fault_ends_a_command_before_its_first_job_in_one_line(tmp_path, secti
     assert fault in error
     assert "Traceback" not in output
     assert {path.name for path in tmp_path.iterdir()} <= {"study.yaml", ".snakemake"}
+
+
+def test_a_study_that_does_not_fit_on_the_disk_ends_before_its_first_job(tmp_path, tiny_models):
+    source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
+    change_json(source / "config.json", vocab_size=10**12)
+    output = Study(tmp_path).configure({"a": source}).snakemake("models/a/manifest.json", expect=2)
+    assert re.search(r"error: the disk at .* GB are needed, and .* are free; ", output)
+    assert not (tmp_path / "models/a").exists()
