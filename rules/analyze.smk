@@ -1,7 +1,8 @@
 # Write the complete configuration, from which the study can be made again.
 use rule run_script as write_configuration with:
     input:
-        # Then all is fetched, and the manifests know the revisions. They are no inputs, because you may delete models.
+        # After these, all is fetched, and the manifests know the revisions. The manifests themselves are no inputs,
+        # because you may delete models.
         lambda w: targets.first_evaluations(STUDY),
     output:
         # `update` keeps the file until it is replaced, because it may be the --configfile of this very command.

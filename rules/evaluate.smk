@@ -26,7 +26,7 @@ use rule run_script as evaluate_run with:
     priority: 2
     threads: STUDY.resources.threads
     params:
-        **running("evaluate", "evaluation", everything=True),
+        **running("evaluate", kind="evaluation", everything=True),
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among them.
@@ -48,7 +48,7 @@ use rule run_script as evaluate_selection with:
     priority: 2
     threads: STUDY.resources.threads
     params:
-        **running("evaluate", "selection", split="selection"),
+        **running("evaluate", kind="selection", split="selection"),
 
 
 # Evaluate the model before the merge, on the same examples, for the train-merge gap.
@@ -66,4 +66,4 @@ use rule run_script as evaluate_adapter with:
         mode="|".join(grid.TRAINED_MODES),
     threads: STUDY.resources.threads
     params:
-        **running("evaluate", "evaluation"),
+        **running("evaluate", kind="evaluation"),

@@ -17,14 +17,14 @@ use rule run_script as export_run with:
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
     params:
-        **running("export_run", "export"),
+        **running("export_run", kind="export"),
 
 
 # Compare and measure the engines on the exported run and on its dense model. A difference (exit code 1) is a result.
 use rule run_script as check_engines with:
     input:
         data_dir=rows_of,
-        # Of a model that is made from a pruned base, the speed is that beside the model that was pruned first.
+        # If the model was made from a pruned base, the run is compared with the model that was pruned first.
         model_path=original_of,
         export_dir=f"{PATHS.run}/export/manifest.json",
     output:
@@ -33,4 +33,4 @@ use rule run_script as check_engines with:
         job=f"check_engines/{grid.RUN_ID}",
     threads: STUDY.resources.threads
     params:
-        **running("check_engines", "engines"),
+        **running("check_engines", kind="engines"),

@@ -6,8 +6,8 @@ os.environ.update(
 )
 
 
-# Every job that runs a script is this one with its files. A named input or output is the flag of this name; the script
-# finds the unnamed ones beside them. `job` is the name of the log.
+# Every job that runs a script is this one with its files. A named input or output is the flag of this name, and --*_dir
+# gets its folder. The script finds the unnamed ones beside them. `job` is the name of the log.
 rule run_script:
     log:
         "<logs>/<job>.log",

@@ -42,7 +42,7 @@ use rule run_script as compute_masks with:
         method=f"(?!(?:{'|'.join(OWN)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
     threads: mask_threads
     params:
-        **running("compute_masks", "mask", effort=in_pass),
+        **running("compute_masks", kind="mask", effort=in_pass),
 
 
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
@@ -59,7 +59,7 @@ use rule run_script as compute_one_mask with:
         sparsity="|".join(["00", *ADDED, *(f"{percent:02d}" for percents in OWN.values() for percent in percents)]),
     threads: mask_threads
     params:
-        **running("compute_masks", "mask", effort=in_pass),
+        **running("compute_masks", kind="mask", effort=in_pass),
 
 
 ruleorder: compute_masks > compute_one_mask
@@ -78,7 +78,7 @@ use rule run_script as prune with:
         method=grid.PRUNING_METHOD,
     threads: mask_threads
     params:
-        **running("compute_masks", "mask", effort=in_pass),
+        **running("compute_masks", kind="mask", effort=in_pass),
 
 
 imported_sources = own_files(lambda w: model_files(STUDY.pruned_source(w.model, w.method, int(w.sparsity)) or ""))
@@ -96,4 +96,4 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     params:
-        **running("import_pruned", "import", sources=imported_sources),
+        **running("import_pruned", kind="import", sources=imported_sources),

@@ -21,10 +21,10 @@ use rule run_script as merge_adapter with:
         # A cluster's profile limits them, because a group of jobs holds this until its evaluation ends.
         merged_models=1,
     params:
-        **running("merge", "merge"),
+        **running("merge", kind="merge"),
 
 
-# A merged model for who asks for it. No other job reads it, so nothing deletes it or is made again.
+# A merged model for a user who asks for it. No other job reads it, so it stays, and no other job runs again.
 use rule run_script as merge_to_keep with:
     input:
         model_path=base_of,
@@ -37,7 +37,7 @@ use rule run_script as merge_to_keep with:
         job=f"merge_to_keep/{grid.RUN_ID}",
     threads: STUDY.resources.threads
     params:
-        **running("merge", "merge"),
+        **running("merge", kind="merge"),
 
 
 # Compare every weight with its mask. A failed proof (exit code 1) is a result.
@@ -53,4 +53,4 @@ use rule run_script as validate_sparsity with:
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
     params:
-        **running("validate_sparsity", "proof"),
+        **running("validate_sparsity", kind="proof"),

@@ -17,7 +17,7 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     params:
-        **running("prepare_model", "prepare", sources=model_sources),
+        **running("prepare_model", kind="prepare", sources=model_sources),
 
 
 # The training rows of a task, and its definition.
@@ -103,7 +103,7 @@ use rule run_script as sample_text with:
         text=named_texts(lambda text: text.text == SELF),
     threads: STUDY.resources.threads
     params:
-        **running("sample_text", "sampling"),
+        **running("sample_text", kind="sampling"),
 
 
 # Windows of several texts, as token ids of a model. If the task's examples are among them, it is one per task.

@@ -39,7 +39,7 @@ use rule run_script as train_adapter with:
     resources:
         **requested | ON_APPLIANCE,
     params:
-        **running(TRAINER, "training", command=on_csx),
+        **running(TRAINER, kind="training", command=on_csx),
 
 
 # Train the kept weights of one run themselves.
@@ -62,4 +62,4 @@ use rule run_script as train_weights with:
     resources:
         **requested | ON_APPLIANCE,
     params:
-        **running(TRAINER, "training", command=on_csx),
+        **running(TRAINER, kind="training", command=on_csx),

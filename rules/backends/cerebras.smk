@@ -27,7 +27,7 @@ use rule run_script as measure_batch with:
     resources:
         **requested | ON_APPLIANCE,
     params:
-        **running("measure_cerebras", "throughput", command=on_csx),
+        **running("measure_cerebras", kind="throughput", command=on_csx),
 
 
 # Join the repeats of a cell into the file that the analysis reads.

@@ -19,4 +19,4 @@ use rule run_script as export_checkpoint with:
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
     params:
-        **running("export_modelzoo", "export"),
+        **running("export_modelzoo", kind="export"),

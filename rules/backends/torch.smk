@@ -1,8 +1,10 @@
 # Training and measurement with torch, on the CPU or the GPUs of this machine.
 
 PROCESSES = STUDY.resources.processes
-# What starts a training of several processes.
-STARTED_TOGETHER = f"python -m sparseft.training.processes --standalone --nproc_per_node={PROCESSES}"
+# What starts a training: of one process, or of several.
+PYTHON = "python"
+if PROCESSES > 1:
+    PYTHON = f"python -m sparseft.training.processes --standalone --nproc_per_node={PROCESSES}"
 # What the training of a run continues, and the model that teaches it.
 continued = lambda w: PATHS.trained(STUDY.start_of(run_of(w)))
 schedule_of = lambda w: STUDY.training_of(w.task, grid.training_name(w.training))
@@ -25,7 +27,7 @@ use rule run_script as train_adapter with:
         mode="|".join(set(grid.TASK_MODES) - set(grid.FULL_MODES)),
     threads: STUDY.resources.threads * PROCESSES
     params:
-        **running("train", "training", command=STARTED_TOGETHER if PROCESSES > 1 else "python"),
+        **running("train", kind="training", command=PYTHON),
 
 
 # Train the kept weights of one run themselves.
@@ -45,7 +47,7 @@ use rule run_script as train_weights with:
         mode="|".join(grid.FULL_MODES),
     threads: STUDY.resources.threads * PROCESSES
     params:
-        **running("train", "training", command=STARTED_TOGETHER if PROCESSES > 1 else "python"),
+        **running("train", kind="training", command=PYTHON),
 
 
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
@@ -65,7 +67,7 @@ use rule run_script as reconstruct_adapter with:
         mode="|".join(grid.RECONSTRUCTING_MODES),
     threads: STUDY.resources.threads
     params:
-        **running("reconstruct", "reconstruction"),
+        **running("reconstruct", kind="reconstruction"),
 
 
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
@@ -87,4 +89,4 @@ use rule run_script as measure_throughput with:
         **requested | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:
-        **running("measure_throughput", "throughput"),
+        **running("measure_throughput", kind="throughput"),

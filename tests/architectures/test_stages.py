@@ -128,7 +128,7 @@ class Stages:
     def trained_logits(self, method: str, mode: str, rooms: dict[str, float] | None = None) -> torch.Tensor:
         """Return the logits of the trained model before its merge."""
         adapter, mask, _ = self.trained(method, mode)
-        return logits(trained_model(self.base, mask, "m", adapter, CPU, rooms=rooms)[0])
+        return logits(trained_model(self.base, mask, "m", adapter, CPU, max_memory=rooms)[0])
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:

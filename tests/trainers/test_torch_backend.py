@@ -108,7 +108,9 @@ def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, method,
     mask = compute_masks(tiny, method, [50], seed=0)[50]
     # With all of its weights in memory, and with those of the decoder layers in their files.
     for rooms, layers in ((None, {"cpu": 2}), ({"cpu": 0}, {DISK: 2})):
-        model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"), rooms=rooms)
+        model, tokenizer, _ = trained_model(
+            tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"), max_memory=rooms
+        )
         assert placement(model) == layers
         examples = encode(ROWS["validation"], TASK, tokenizer, 512)
         loss = mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu"))

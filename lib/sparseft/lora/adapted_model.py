@@ -30,19 +30,20 @@ def trained_model(
     folder: Path,
     device: torch.device,
     run: Run | None = None,
-    rooms: dict[str, float] | None = None,
+    max_memory: dict[str, float] | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
     """Return the trained model before any merge, its tokenizer, and the digest of what the training left in `folder`.
 
-    An adapter does not change any more, so W' takes the place of W in a masked layer. rooms: as in `load_model`
+    An adapter does not change any more, so W' takes the place of W in a masked layer. max_memory: as in
+    `load_model`
 
     Raises InputError if this project did not write the folder, if it was trained with another mask or for another run
     than `run`, or if it does not fit the model."""
-    rooms = rooms or {str(device): math.inf}
+    max_memory = max_memory or {str(device): math.inf}
     model, tokenizer = empty_model(checkpoint), load_tokenizer(checkpoint.folder)
     trained = read_trained(folder, checkpoint, {"mask_sha256": mask_sha256}, run)
     if isinstance(trained, TrainedCheckpoint):
-        place(model, StoredWeights(trained, model), rooms)
+        place(model, StoredWeights(trained, model), max_memory)
         return model.eval(), tokenizer, trained.digest
     config = trained.config
     settings = Adapters(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
@@ -55,7 +56,7 @@ def trained_model(
     masks = masks_on(mask, device)
     layers = attach(model, masks, layer_paths(checkpoint), trained.origin["mode"], settings, kind)
     masked = {layer for layer, module in layers.items() if not isinstance(module, LoRALinear)}
-    place(model, TrainedWeights(checkpoint, model, masks, trained, masked), rooms)
+    place(model, TrainedWeights(checkpoint, model, masks, trained, masked), max_memory)
     return model.eval(), tokenizer, trained.digest
 
 

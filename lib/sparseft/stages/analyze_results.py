@@ -37,7 +37,7 @@ from sparseft.study.configfiles import read_configuration
 
 
 def settings(config: Config, cell: Any) -> dict:
-    """Return what the tables and pages judge by."""
+    """Return the folder of the runs, and what the tables and pages judge by."""
     return {"results_dir": config.paths.runs, "plot": True, **config.analysis.model_dump()}
 
 
@@ -78,7 +78,7 @@ def run(
     check_apart([output_dir], [results_dir])
     record = output_dir / TABLES[0]
     check_ours(record, KNOWN_BY, *outputs)
-    # Snakemake may have deleted the record, but not this table.
+    # By its own first line, because Snakemake may have deleted the record, but not this table.
     check_ours(output_dir / COMPARED, ",".join(KEYS))
     # A damaged file is refused before anything is computed.
     theirs = read_baseline(baseline) if baseline else None
@@ -86,7 +86,8 @@ def run(
     hold(output_dir)
     frames = read_study(results_dir, study)
     results = compute(frames, options, study)
-    # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
+    # Without --configuration, that of an earlier analysis is deleted at the end, because it would not describe these
+    # tables. Without an earlier analysis, a file of this name is another program's, and stays.
     is_stale = not configuration and record.exists()
     compared = beside(results.cells, theirs) if baseline else None
     # The flags that decide what the tables and pages show. The pages print them in the command that repeats them.

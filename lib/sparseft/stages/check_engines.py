@@ -5,7 +5,8 @@
 
 Each engine runs in a process of its own. Exits with 0 if all engines agree with transformers on both models, and with 1
 if one does not. Times are CPU time on a CPU, and elapsed time on a GPU. Let nothing else run meanwhile, because it
-would slow the memory. """
+would slow the memory.
+"""
 
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def run(
     model_path: Path,
     data_dir: Path,
     output: Path,
-    settings: Flags[Export] = Export(),
+    export: Flags[Export] = Export(),
     threads: Threads = 1,
 ) -> int:
     """Measure every engine, write the record, and print a line per result.
@@ -67,25 +68,25 @@ def run(
     from sparseft.language_model.model import load_tokenizer
 
     claim_record(output, "engines", [export_dir, model_path, data_dir])
-    engines = find_engines(settings)
+    engines = find_engines(export)
     manifest = check_measured(run_id, model_path, export_dir)
     inputs = {"dense": manifest.dense, "export": manifest.digest, "model": manifest.merged}
     task = find_task(data_dir, Run.parse(run_id).task)
     rows, inputs["data"] = read_prepared(data_dir / "validation.jsonl", task)
     tokenizer = load_tokenizer(export_dir)
-    needed = settings.prompts * settings.prompt_tokens
+    needed = export.prompts * export.prompt_tokens
     ids = [token for part in texts_of(task, rows).parts for token in tokenizer(part).input_ids]
     if len(ids) < needed:
         raise InputError(
             f"{data_dir}/validation.jsonl: its prompts have {len(ids)} tokens, {needed} are needed",
             "lower export.prompts or export.prompt_tokens",
         )
-    prompts = [ids[begin : begin + settings.prompt_tokens] for begin in range(0, needed, settings.prompt_tokens)]
+    prompts = [ids[begin : begin + export.prompt_tokens] for begin in range(0, needed, export.prompt_tokens)]
     start(threads)
     # It locks the GPU that the engines use.
     device = device_name(choose_device())
     results = []
-    for result in measure(engines, {"dense": model_path, "run": export_dir}, prompts, settings, threads):
+    for result in measure(engines, {"dense": model_path, "run": export_dir}, prompts, export, threads):
         results.append(result)
         print(
             f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time),"
@@ -93,7 +94,7 @@ def run(
             f" {'agrees' if result.agrees else 'DIFFERS'}; perplexity {result.perplexity:.2f}",
             file=sys.stderr,
         )
-    # Nobody has changed them meanwhile.
+    # Refuses files that somebody has changed meanwhile.
     check_measured(run_id, model_path, export_dir)
     record = EnginesRecord(
         run_id=run_id,
@@ -102,7 +103,7 @@ def run(
         threads=threads,
         dtype=str(Checkpoint(export_dir).config.get("dtype")),
         results=results,
-        **settings.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens", "repeats"}),
+        **export.model_dump(include={"gguf", "prompts", "prompt_tokens", "new_tokens", "repeats"}),
         inputs=inputs,
     )
     write(output, record)

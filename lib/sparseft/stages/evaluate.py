@@ -132,18 +132,19 @@ def run(
     claim_record(output, Path(schema.file_name).stem, files)
     start(threads)
     tasks = read_tasks(task, data_dir, probes)
-    scored, rows, digests = tasks[task]
+    definition, rows, digests = tasks[task]
     # The worked examples come from the training rows.
     inputs: dict[str, Any] = {"data": digests["validation"], "train": digests["train"]}
-    known_texts = [texts_of(scored, rows["train"])] if scored.is_trainable else []
+    known_texts = [texts_of(definition, rows["train"])] if definition.is_trainable else []
     content: dict[str, Any] = {}
     if is_selection:
-        known_texts.append(texts_of(scored, rows["validation"]))
-        rows["validation"], digest = read_selection(data_dir, scored, digests)
+        known_texts.append(texts_of(definition, rows["validation"]))
+        rows["validation"], digest = read_selection(data_dir, definition, digests)
         inputs |= {"data": digest, "validation": digests["validation"]}
         content["split"] = SELECTION
+    # What is searched for among the known texts.
     sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
-    del tasks[task]
+    probed = {name: read for name, read in tasks.items() if name != task}
     if wikitext2:
         documents, digest = read_documents(wikitext2)
         text = DOCUMENT_BREAK.join(documents)
@@ -162,12 +163,12 @@ def run(
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
         # The perplexity comes before the task, because it may be refused.
         perplexity = token_perplexity(model, tokenizer, text, context)
-    content |= evaluate(model, tokenizer, scored, rows, batch_size)
-    if tasks:
+    content |= evaluate(model, tokenizer, definition, rows, batch_size)
+    if probed:
         content["probes"] = {
             name: evaluate_probe(model, tokenizer, probe, probe_rows, batch_size)
             | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": shares[name]}
-            for name, (probe, probe_rows, sha256s) in tasks.items()
+            for name, (probe, probe_rows, sha256s) in probed.items()
         }
     if wikitext2:
         content["metrics"][perplexity_name(inputs["wikitext2"], context)] = perplexity
@@ -212,8 +213,8 @@ def load(
     checkpoint = Checkpoint(folder)
     if adapter and mask_path:
         mask, mask_sha256 = read_checked_mask(mask_path, checkpoint, run)
-        device, rooms = choose_device(), available_memory(checkpoint)
-        model, tokenizer, digest = trained_model(checkpoint, mask, mask_sha256, adapter, device, run, rooms)
+        device, memory = choose_device(), available_memory(checkpoint)
+        model, tokenizer, digest = trained_model(checkpoint, mask, mask_sha256, adapter, device, run, memory)
         return model, tokenizer, {"model": checkpoint.digest, "mask": mask_sha256, "adapter": digest}
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)

@@ -1,4 +1,4 @@
-"""Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M, or trained weights: W' = W~ * M. Without
+"""Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M, or trained weights W~: W' = W~ * M. Without
 --adapter: W' = W * M.
 
     merge.py --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \
@@ -55,6 +55,7 @@ def run(
 
     limit_threads(1)
     inputs = [model_path, mask_path, adapter]
+    # A merged model has no record in it, so only a new or an empty folder is ours.
     claim(output_dir, None, "", inputs)
     claim_record(report, "merge", [output_dir, *inputs])
     named = Run.parse(run_id) if run_id else None

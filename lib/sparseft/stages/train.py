@@ -23,13 +23,13 @@ def settings(config: Config, cell: Any) -> dict:
     """Return what decides the result of a training with any backend. Another number of threads changes the last
     bits."""
     training = training_name(cell.training)
-    unused = Training.unused_in(cell.mode) | set(Effort.model_fields)
+    left_out = Training.unused_in(cell.mode) | set(Effort.model_fields)
     evaluates = config.evaluates(cell.mode, cell.task, training)
     return {
         "run_id": RUN_ID.format(**vars(cell)),
         "threads": config.resources.threads,
         "evaluation_batch_size": config.evaluation_batch_size if evaluates else None,
-        **{key: value for key, value in config.schedule_of(cell.mode, cell.task, training) if key not in unused},
+        **{key: value for key, value in config.schedule_of(cell.mode, cell.task, training) if key not in left_out},
     }
 
 
@@ -70,7 +70,7 @@ def run(
     record = train(job, state, accelerator)
     if accelerator.is_main_process:
         write_train_record(flags, job, record)
-        # Also those of a killed training in more processes. A file such as state.pt.backup is the user's.
+        # The saved states, also those of a killed training in more processes. state.pt.backup would be the user's.
         for file in flags.output_dir.glob(f"{state.name}*"):
             if file == state or file.name.removeprefix(f"{state.name}.").isdecimal():
                 file.unlink()

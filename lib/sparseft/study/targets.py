@@ -120,8 +120,8 @@ def probe_files(config: Config, task: str) -> list[str]:
 def measured_digests(config: Config) -> dict[str, str]:
     """Return the sha256 of each measurement of the engines that is there.
 
-    A study shows them, but does not make them. As inputs of a job they would be measured again after a change of the
-    code."""
+    A study shows them, but does not make them. As inputs of a job they would be measured again when their settings or
+    versions change."""
     return {path: sha256(Path(path)) for path in run_targets(config, "engines.json") if Path(path).is_file()}
 
 

@@ -1,7 +1,7 @@
-"""Describe one training in the same way for every backend. The script of a backend takes these steps:
+"""Describe one training in the same way for every backend. The stage of a backend takes these steps:
 
-main(*, flags: Flags[JobFlags])            take the flags that all backends share
-job = job_of(flags)                        check the outputs, read and check all inputs
+run(*, flags: Flags[JobFlags])             take the flags that all backends share
+job = job_of(flags, version=VERSION)       check the outputs, read and check all inputs
 measured = ...                             train the job, and write its `output`
 write_train_record(flags, job, measured)   write OUTPUT_DIR/train.json
 """
