@@ -77,7 +77,9 @@ class Jobs:
             "command": command,
             # A function, because the linter takes a text with which an output begins for its path.
             "kind": lambda wildcards: kind,
-            "version": lambda wildcards: self.versions(stage.VERSION, cell_of(wildcards)),
+            "version": lambda wildcards: self.versions(
+                stage.VERSION, cell_of(wildcards), bool(options.get("everything"))
+            ),
             "settings": lambda wildcards: flags_of("settings", wildcards, options),
             "effort": lambda wildcards, input, threads: flags_of(
                 "effort", wildcards, effort(threads) if effort else options
@@ -101,9 +103,9 @@ class Jobs:
             "gpu": lambda wildcards, rulename: gpus(kind(wildcards, rulename)),
         }
 
-    def versions(self, stage: int, cell: SimpleNamespace) -> str:
+    def versions(self, stage: int, cell: SimpleNamespace, has_probes: bool = False) -> str:
         """Return the versions that decide the result of a job: that of its stage, and those of the values of the axes
-        that it uses."""
+        that it uses. With `has_probes` they are also those of the probes of the study."""
         names, values = vars(cell), list[tuple[str, Any]]()
         if model := names.get("model"):
             known = set(self.architectures_of(model))
@@ -112,7 +114,8 @@ class Jobs:
             method = get_method(name)
             values.append((method.pattern.name, method.pattern))
             values += [(value.name, value) for value in method.importances]
-        if name := names.get("task"):
+        task = names.get("task")
+        for name in self.config.evaluated_tasks(task) if task and has_probes else filter(None, [task]):
             kind = self.config.task_data(name).task_kind or ""
             values.append((kind, KINDS[kind]) if kind else (name, BY_NAME[name]))
         if name := names.get("mode"):
