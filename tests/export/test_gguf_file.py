@@ -71,6 +71,8 @@ json.dump({{"version": "1.0"}}, open(sys.argv[5], "w"))
     ("cp {own} $5", "q4_0", "not the model in q4_0: its tensors"),
     ("cp {wider} $5", "f32", "not the model in f32: its tensors"),
     ("head -c 99999 {own} > $5", "f32", ""),
+    ("head -c 99999 /dev/urandom > $5", "f32", ""),
+    ("ln -s {own} $5", "f32", "it is a link"),
     ("true", "f32", "No such file"),
 ])  # fmt: skip
 def test_a_file_that_is_not_the_model_is_refused(tmp_path, command, kind, fault):

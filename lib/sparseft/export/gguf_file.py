@@ -67,8 +67,11 @@ def _convert(settings: Export, folder: Path, output: Path, name: str, kind: str)
 
 
 def check_gguf(file: Path, checkpoint: Checkpoint, kind: str) -> None:
-    """Raise ValueError if a file that another program wrote is not this checkpoint in a number format: if it has
-    tensors of other names or shapes, or has most of its weights in another format. A damaged file raises any error."""
+    """Raise ValueError if a file that another program wrote is not this checkpoint in a number format: if it is a link,
+    has tensors of other names or shapes, or has most of its weights in another format. A damaged file raises any
+    error."""
+    if file.is_symlink():
+        raise ValueError(f"{file.name}: it is a link")
     reader = GGUFReader(file)
     code = {name: code for code, name in MODEL_ARCH_NAMES.items()}[reader.fields["general.architecture"].contents()]
     name_of = get_tensor_name_map(code, checkpoint.config["num_hidden_layers"]).get_name
