@@ -119,7 +119,7 @@ def test_a_kind_names_only_what_decides_its_requests():
 
 def test_the_rules_name_every_kind_that_runs_the_model_and_no_unknown_one():
     text = "\n".join(path.read_text() for path in (ROOT / "rules").rglob("*.smk"))
-    kinds = set(re.findall(r'running\("\w+", "(\w+)"', text))
+    kinds = set(re.findall(r'running\([\w"]+, kind="(\w+)"', text))
     assert kinds == {"prepare", "merge", "proof", "import", "export", *RUN_THE_MODEL}
 
 
