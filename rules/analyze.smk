@@ -1,7 +1,7 @@
 # Write the complete configuration, from which the study can be made again.
 use rule run_script as write_configuration with:
     input:
-        # After these, all is fetched, and the manifests know the revisions. The manifests themselves are no inputs,
+        # After these, all is fetched, and the manifests know the revisions. The manifests are not inputs,
         # because you may delete models.
         lambda w: targets.first_evaluations(STUDY),
     output:

@@ -1,4 +1,4 @@
-"""What decides that a job runs again."""
+"""Check what makes a job run again."""
 
 from types import SimpleNamespace
 

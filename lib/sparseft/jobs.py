@@ -84,7 +84,7 @@ class Jobs:
             "effort": lambda wildcards, input, threads: flags_of(
                 "effort", wildcards, effort(threads) if effort else options
             ),
-            # Exit code 1 of a stage that answers yes or no says that the work was done and the answer is no.
+            # With exit code 1 a stage says that it did its work and that the check failed. The job succeeds.
             "answer": "|| [ $? -eq 1 ]" if stage.run.__annotations__["return"] is int else "",
             **({"content": lambda wildcards: self.hashes.joint(sources(wildcards))} if sources else {}),
         }

@@ -103,8 +103,19 @@ def refuse(faults: Faults) -> None:
         raise InputError(what, advice)
 
 
+def _broken(value: object) -> list[str]:
+    """Return the keys and the texts in a value that end in a line break. The `$` of a pattern matches before it."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return [text for part in value for text in _broken(part)]
+    return [value] if isinstance(value, str) and value.endswith("\n") else []
+
+
 def parse_section(section: type[S], raw: dict, name: str) -> S:
     """Return a section, checked. Raises InputError with `name`, and every fault with its place."""
+    if broken := _broken(raw):
+        raise InputError(f"{name}: {broken[0]!r} ends in a line break", "config/schema.json describes every key")
     try:
         return section.model_validate(raw)
     except ValidationError as error:

@@ -102,7 +102,7 @@ def test_the_dense_model_has_none_and_the_bits_are_those_of_any_other_call(box, 
      r"short.jsonl: the model was calibrated on windows of it \(.*own.jsonl\); "),
     ({"divergence": "texts/self.jsonl", "calibration": "texts/mix.jsonl"},
      r"self.jsonl: the model was calibrated on windows of it \(.*mix.jsonl\); "),
-    ({"dense": None}, "--divergence needs --dense; give both"),
+    ({"dense": None}, "--divergence and --dense belong together; give both, or none"),
 ])  # fmt: skip
 def test_windows_that_give_no_divergence_are_refused_in_one_line(box, flags, fault):
     flags = {"divergence": "texts/own.jsonl", "dense": "dense"} | flags

@@ -112,7 +112,7 @@ def test_a_gradient_is_read_at_most_twice_and_its_parts_are_planned(r, reads, mo
 def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twice_as_much(
     tmp_path, monkeypatch, settings, stage, layers
 ):
-    """All of its 32 decoder layers are alike, so that fewer are counted."""
+    """Count fewer than its 32 decoder layers, because they are equal."""
     sizes = NAMED[SOURCE] | {"num_hidden_layers": layers}
     (tmp_path / "config.json").write_text(json.dumps(sizes))
     settings = {"batch_size": 32, "micro_batch_size": 1, **settings}

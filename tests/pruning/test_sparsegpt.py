@@ -111,7 +111,7 @@ def test_a_hessian_that_is_not_positive_definite_is_damped_more_and_said(capsys)
 
 @pytest.mark.parametrize(("factor", "spike"), [(1, 1e9), (0, 0)])
 def test_a_hessian_that_no_damping_helps_is_refused(factor, spike):
-    """As that of a layer that no token reaches."""
+    """Use a Hessian of zeros, which a layer has if no token reaches it."""
     weights, hessian = layer()
     hessian = factor * hessian
     hessian[1, 0] = hessian[0, 1] = spike

@@ -50,7 +50,7 @@ FIELDS: dict[str, Any] = {
     for record in (EvaluationRecord, ValidationRecord, TrainingRecord)
     for name, column in record.column_names().items()
 }
-# The columns of summary.csv. Those that are no field are computed in `_row`.
+# The columns of summary.csv. `_row` computes those that are not a field of a record.
 RUNS = [*RUN, "setting", *FIELDS, MEASURED, *"value_before_merge train_merge_gap reached_sparsity".split()]
 RUNS += "parameters_left train_loss selection_value chosen status".split()
 # Those that are also columns of grouped_summary.csv.

@@ -15,6 +15,7 @@ from sparseft.analysis.cells import CELLS, KEYS, pool
 from sparseft.analysis.comparisons import COMPARISONS, CURVES, compare_cells, curves
 from sparseft.analysis.study import MEASURED, RUN, RUNS, Frames, in_order
 from sparseft.errors import InputError
+from sparseft.grid import DENSE
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.config import Analysis, Config
 from sparseft.tasks.metrics import PERPLEXITIES
@@ -69,6 +70,8 @@ def compute(frames: Frames, options: Analysis, configuration: Config | None = No
     if options.wished_speedup and not configuration:
         what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
         raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
+    if options.against is not None and options.against not in set(cells["method"]) - {DENSE}:
+        raise InputError(f"--against {options.against}: not a pruned method of the study", "name one of its methods")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
     runs = in_order(runs.join(cells.set_index(KEYS)["chosen"], on=KEYS))
     return Results(

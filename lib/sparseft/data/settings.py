@@ -79,13 +79,15 @@ class TaskData(Section):
     """Keys of `training:` for this task only. They replace `training:` and the task's own suggestion."""
 
     def contradictions(self) -> Faults:
-        """Return what may be wrong with the sources, and whether it is."""
+        """Return what may be wrong, and whether it is. A key of another kind of task would have no effect."""
         has_rows = self.local or (self.kind == "text" and self.hub)
         return {
             "give one of local and hub, and one of lm_eval and kind": (
                 (self.local and self.hub) or (self.lm_eval and self.kind)
             ),
             f"a task of kind {self.kind} needs rows: give local, or hub for text": self.kind and not has_rows,
+            "metric and answer belong to a task with lm_eval": (self.metric or self.answer) and not self.lm_eval,
+            "length belongs to a task with kind: text": self.length and self.kind != "text",
         }
 
     @property
@@ -171,9 +173,13 @@ class CalibrationText(Section):
     wanda's function of this name, which draws each document anew, for the same documents, tokens and seed."""
 
     def contradictions(self) -> Faults:
-        """Return what may be wrong with the shares of a mixture, and whether it is."""
-        is_wrong = self.shares and len(self.shares) != len(self.parts)
-        return {"shares needs a number per part of the text": is_wrong}
+        """Return what may be wrong with the keys of a sampled text or of a mixture, and whether it is."""
+        return {
+            f"temperature belongs to text: {SELF}": self.temperature != 1 and self.text != SELF,
+            f"choice belongs to documents, and text: {SELF} has none": self.choice != SHUFFLED and self.text == SELF,
+            "shares needs a number per part of the text": self.shares and len(self.shares) != len(self.parts),
+            f"examples {self.examples} are too few: a part gets no window": 0 in self.windows_of_parts().values(),
+        }
 
     @property
     def hub(self) -> str | None:

@@ -35,7 +35,7 @@ def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:
 def _add_included(path: Path, files: list[Path]) -> None:
     """Add a YAML file and the files that it includes to `files`, each one once.
 
-    A file that is no plain data includes nothing here. The preparation of the task reports it."""
+    A file that does not hold plain data counts as including nothing. The preparation of the task reports it."""
     spec: Any = find_spec("lm_eval")
     package = Path(spec.origin).resolve().parent
     if path in files or path.is_relative_to(package):

@@ -42,7 +42,7 @@ def each_document(path: Path) -> Iterator[str]:
 
     Raises InputError if it cannot be read, or if a row of a .jsonl file has no text."""
     if path.suffix == ".txt":
-        # A byte order mark is no text.
+        # A byte order mark does not belong to the text.
         yield read_text(path, "prepare the text, or correct the path").removeprefix("\ufeff")
     else:
         yield from (row["text"] for row in each_row(path, DOCUMENT))

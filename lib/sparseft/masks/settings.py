@@ -68,6 +68,7 @@ class Masks(Section):
         for name, pattern in self.imported_pattern.items():
             most, group = map(int, pattern.split(":"))
             faults[f"imported_pattern.{name} {pattern}: N must be less than M"] = most >= group
+            faults[f"imported_pattern.{name}: imported has no checkpoint of this name"] = name not in self.imported
         for name, text in self.calibration.items():
             place = f"calibration.{name}"
             faults |= {
@@ -77,9 +78,13 @@ class Masks(Section):
                     name.startswith(TASK) != (TASK in text.parts)
                 ),
             }
-            for part in text.parts:
-                is_known = part == TASK or (part in self.texts and not self.texts[part].parts)
+            for part, windows in text.windows_of_parts().items():
+                source = self.texts.get(part)
+                is_known = part == TASK or (source and not source.parts)
                 faults[f"{place}: {part} is not a text under masks.calibration, or is itself a mixture"] = not is_known
+                if source and source.text == SELF:
+                    fault = f"{place} takes {windows} windows of {part}, which has {source.examples}"
+                    faults[f"{fault}; raise masks.calibration.{part}.examples"] = windows > source.examples
         return faults
 
     def scope_of(self, method: Method, percents: list[int]) -> str:

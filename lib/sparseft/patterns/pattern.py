@@ -55,8 +55,8 @@ class Units:
     def removed(self, model: PrunableModel, percents: Iterable[int]) -> dict[int, int]:
         """Return by sparsity, in percent, how many units each group loses.
 
-        Raises InputError if the nearest number reaches a share of the prunable weights that is not near the
-        sparsity."""
+        Raises InputError if the nearest number reaches a share of the prunable weights that is not near the sparsity,
+        or if two sparsities lead to the same number."""
         number = self.number(model)
         sizes = {layer: math.prod(shape) for layer, shape in model.shapes.items()}
         unit = Fraction(sum(size for layer, size in sizes.items() if self.unit_of(layer)), number * sum(sizes.values()))
@@ -70,6 +70,9 @@ class Units:
                     f"{model.place}: no whole number of {self.title} reaches {percent} %",
                     f"choose among what it reaches, such as {' and '.join(reached)}" if near else "use another method",
                 )
+            for other in (known for known, count in numbers.items() if count == near[0]):
+                same = f"{other} % and {percent} % both remove {near[0]} of {number} {self.title}"
+                raise InputError(f"{model.place}: {same}", "leave one of them out")
             numbers[percent] = near[0]
         return numbers
 

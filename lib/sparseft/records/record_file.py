@@ -93,7 +93,7 @@ def section_fields(
     """Return keys of a section of the configuration as fields of a record, for `pydantic.create_model`.
 
     optional: keys that not every training has
-    without_effect: keys that are no settings"""
+    without_effect: keys that do not decide which results can be compared"""
     fields = {}
     for name in names:
         key = section.model_fields[name]

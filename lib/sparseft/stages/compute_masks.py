@@ -203,7 +203,12 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
     texts = sorted({value.calibration for value in methods} - {None})
     if len(texts) > 1:
         raise InputError(f"--method: the methods look at the texts {' and '.join(texts)}", "name one text per call")
-    if not (texts and examples.text):
+    if bool(examples.text) != bool(texts):
+        what = f"--text {examples.text}: the methods look at {f'the text {texts[0]}' if texts else 'no text'}"
+        raise InputError(
+            what, f"give --text with a method that ends in {ON}NAME; sample_text.py makes that of {ON}{SELF}"
+        )
+    if not texts:
         return masks
     chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}
     chosen |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}

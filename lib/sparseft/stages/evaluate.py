@@ -119,10 +119,13 @@ def run(
 
     is_selection = split == SELECTION
     named = Run.parse(run_id) if run_id else None
+    others = wikitext2 or probes or divergence or (adapter and (is_selection or calibration))
     refuse(
         {
-            "--divergence needs --dense; give both": divergence and not dense,
-            "--adapter needs --mask_path; give both": adapter and not mask_path,
+            "--divergence and --dense belong together; give both, or none": bool(divergence) != bool(dense),
+            "--adapter and --mask_path belong together; give both, or none": bool(adapter) != bool(mask_path),
+            "--adapter and --split selection evaluate the task only; give one of them, without what is for other"
+            " evaluations": (adapter or is_selection) and others,
             f"--task {task}: not the task of {run_id}; correct --task or --run_id": named and named.task != task,
         }
     )

@@ -20,12 +20,9 @@ from sparseft.grid import RUN_ID, Cell, training_name
 from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
-from sparseft.trainers.backends.cerebras import CerebrasJob
+from sparseft.trainers.backends.cerebras import LEAST_TIMED_STEPS, CerebrasJob
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
-
-# The first steps on a CS-3 are not typical.
-LEAST_TIMED_STEPS = 100
 
 
 def settings(config: Config, cell: Any) -> dict:

@@ -65,6 +65,8 @@ def run(
     from sparseft.language_model.sampling import write_windows
     from sparseft.pruning.calibration_examples import calibration_examples, read_text
 
+    if len(windows) != len(text):
+        raise InputError(f"--windows: {len(windows)} numbers for {len(text)} texts", "give one number per text")
     if len({bool(task), bool(data_dir), bool(task_windows)}) > 1:
         raise InputError("--task, --data_dir and --task_windows belong together", "give all three, or none")
     claim_text(output, [model_path, data_dir, *text])

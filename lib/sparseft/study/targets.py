@@ -17,6 +17,7 @@ from sparseft.section import refuse
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
 from sparseft.tasks.task import SPLITS
+from sparseft.trainers.backends.cerebras import LEAST_TIMED_STEPS
 from sparseft.training.settings import Narrowed
 
 _MASK = r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[0-9]{2})_(?P<method>\w+)\.pt"
@@ -240,12 +241,20 @@ def _check_place(config: Config, target: str) -> None:
         config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
         names = config.throughput.trainings or config.training_names
-        taught = any(config.training_of(*cell).distillation for cell in product(config.grid.tasks, names))
+        trainings = [config.training_of(*cell) for cell in product(config.grid.tasks, names)]
+        on_csx = config.training_backend.appliance and config.cerebras.on_csx
         refuse(
             {
                 f"{target}: the backend {config.backend} does not measure it; set backend: torch": (
                     not config.training_backend.measures
                 ),
-                f"{target}: it is measured without a teacher; set training.distillation to null": taught,
+                f"{target}: it is measured without a teacher; set training.distillation to null": any(
+                    training.distillation for training in trainings
+                ),
+                f"{target}: the whole model is measured on one device; set training.shard_model to false": any(
+                    training.shard_model for training in trainings
+                ),
+                f"{target}: the first steps on a CS-3 are not typical; set throughput.steps to {LEAST_TIMED_STEPS} or"
+                " more, and throughput.warmup_steps to 10": on_csx and config.throughput.steps < LEAST_TIMED_STEPS,
             }
         )

@@ -52,7 +52,7 @@ class FullWeights(Section):
     full_learning_rate: LearningRate = 1e-4
     """Peak learning rate of the modes that train the weights themselves. They need a lower one than adapters."""
     train: list[Literal["norms", "biases", "embeddings"]] = Field([], examples=[["norms", "embeddings"]])
-    """What the `full_` modes train in addition to the kept weights of the prunable matrices."""
+    """What the `full_` modes also train, beside the kept weights of the prunable matrices."""
 
 
 class Effort(Section):

@@ -25,6 +25,8 @@ ONLY_TORCH = (
 )
 # training.lr_scheduler_type -> the class of cerebras-pytorch, which goes from a first to a last rate.
 DECAYS = {"cosine": "CosineDecayLR", "linear": "LinearLR"}
+# A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
+LEAST_TIMED_STEPS = 100
 
 
 class Placement(Section):
