@@ -193,3 +193,11 @@ def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees
     said, _ = job.communicate(timeout=60)
     assert said == "GPU-bb False\n"
     lock.unlink()
+
+
+@pytest.mark.parametrize("requested", ["x", "-1", "1.5"])
+def test_a_number_of_gpus_that_is_none_is_refused(monkeypatch, requested):
+    monkeypatch.setenv("SPARSEFT_GPUS", requested)
+    monkeypatch.setattr(gpus, "take", lambda *_: [])
+    with pytest.raises(InputError, match=f"SPARSEFT_GPUS is {requested}, "):
+        gpus.take_requested()

@@ -69,6 +69,7 @@ LONG = f"{{models: {{{'m' * 190}: {{source: 'path:model'}}}}, grid: {{models: [{
     [
         ("models: {mine: {source: 'path:moved'}}", "models.mine: moved/config.json: no such file"),
         ("models: {mine: {source: 'path:gpt'}}", "models.mine: architecture GPT2LMHeadModel"),
+        ("grid: {methods: [layers_random], sparsities: [50, 51]}", "models.mine: 50 % and 51 % both remove 16 of 32"),
         ("grid: {methods: [experts_random], sparsities: [50]}", "LlamaForCausalLM has no experts"),
         (
             MISSING,

@@ -182,6 +182,8 @@ def test_what_every_plan_makes_is_a_target(folder, trainings):
     ("throughput", {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
     (CELL.format(**NAMES), {"backend": "modelzoo"}, "the backend modelzoo does not measure it"),
     ("results/analysis/throughput_vs_batch_size.csv", {"backend": "modelzoo"}, "the backend modelzoo does not"),
+    ("throughput", {"training": {"shard_model": True}}, "throughput: the whole model is measured on one device"),
+    ("throughput", {"backend": "cerebras", "grid": {"methods": ["random"]}}, "set throughput.steps to 100 or more"),
     ("throughput", {"training": {"distillation": {}}}, "throughput: it is measured without a teacher"),
     ("results/analysis/summary.csv", {"backend": "modelzoo"}, None),
     ("engines", {"export": {"gguf": None, "engines": ["vllm:/no"]}}, "^engines: export.*vllm:/no: no such program"),

@@ -81,6 +81,8 @@ def take_requested() -> None:
     A job that requests all places of a device shares it with no other. It does so once, and before CUDA is used, which
     reads CUDA_VISIBLE_DEVICES when it starts."""
     if requested := os.environ.pop("SPARSEFT_GPUS", ""):
+        if not requested.isdecimal():
+            raise InputError(f"SPARSEFT_GPUS is {requested}, which is not a number of GPUs", "set a whole number")
         number, jobs = int(requested), sharing_jobs()
         if number >= jobs:
             number, jobs = number // jobs, 1
