@@ -7,15 +7,7 @@ from difflib import get_close_matches
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SerializationInfo,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializationInfo, ValidationError, model_validator
 
 from sparseft.errors import InputError, one_line
 

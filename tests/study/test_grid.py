@@ -5,14 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparseft import grid
 from sparseft.errors import InputError
-from sparseft.grid import (
-    METHODS,
-    MODES,
-    NO_FINETUNE,
-    SEEDS,
-    Cell,
-    Run,
-)
+from sparseft.grid import METHODS, MODES, NO_FINETUNE, SEEDS, Cell, Run
 from sparseft.methods import get_method
 
 AXES = {name: st.from_regex(grid.WILDCARDS[name], fullmatch=True) for name in ("model", "task")}

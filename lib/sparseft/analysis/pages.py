@@ -37,14 +37,7 @@ from sparseft.analysis.sentences import (
 from sparseft.analysis.study import in_order
 from sparseft.analysis.tables import RUN, Results
 from sparseft.errors import one_line
-from sparseft.grid import (
-    DENSE,
-    FINDINGS,
-    MODES,
-    NO_FINETUNE,
-    PAGES,
-    REPORT,
-)
+from sparseft.grid import DENSE, FINDINGS, MODES, NO_FINETUNE, PAGES, REPORT
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.tasks import get_metric, is_toy

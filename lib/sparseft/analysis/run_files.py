@@ -16,14 +16,7 @@ from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.export.engine_record import EnginesRecord
-from sparseft.grid import (
-    DATA,
-    NO_FINETUNE,
-    Run,
-    fill,
-    mask_path,
-    start_of,
-)
+from sparseft.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
 from sparseft.lora.merge_record import MergeRecord
 from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode

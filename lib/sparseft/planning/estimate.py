@@ -16,14 +16,7 @@ from statistics import mean
 from psutil import virtual_memory
 
 from sparseft.errors import InputError
-from sparseft.grid import (
-    DENSE,
-    NO_FINETUNE,
-    base_folder,
-    fill,
-    mask_folder,
-    training_name,
-)
+from sparseft.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
 from sparseft.planning.hours import START, job_seconds

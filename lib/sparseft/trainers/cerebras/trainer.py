@@ -29,13 +29,7 @@ from sparseft.lora.adapted_model import masks_on
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.modes import get_mode
 from sparseft.trainers.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.trainers.cerebras.package import (
-    RELEASE,
-    cstorch,
-    optimizer_and_schedule,
-    read_last_mdl,
-    write_mdl,
-)
+from sparseft.trainers.cerebras.package import RELEASE, cstorch, optimizer_and_schedule, read_last_mdl, write_mdl
 from sparseft.trainers.cerebras.sparsity import declare_sparse
 from sparseft.trainers.fixed_shapes import (
     IGNORED,
