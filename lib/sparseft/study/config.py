@@ -14,13 +14,14 @@ from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
 from sparseft.data.settings import CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
-from sparseft.export.settings import Export
+from sparseft.export.settings import Export, Ship
 from sparseft.grid import MODES, NAMED_METHOD, RESULTS, TRAINING, WILDCARDS, ResultPaths, Run, base_folder, start_of
 from sparseft.masks.settings import Masks
 from sparseft.methods import DENSE, METHODS, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
+from sparseft.study.ship import with_ship
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.backends import BACKENDS
 from sparseft.trainers.backends.backend import Backend
@@ -157,6 +158,16 @@ class Config(Section):
     """The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name that
     you choose. So several studies share models, data and masks, and each has its own results."""
     cerebras: Cerebras = Cerebras()
+    ship: Ship | None = Field(None, examples=[{"model": "smollm2", "speed": 1.3}])
+    """What `snakemake ship` decides. It makes the grid, its texts and its task. Null: there is no such wish."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_candidates(cls, values: dict) -> dict:
+        """Return the sections with those that `ship` decides."""
+        if not values.get("ship"):
+            return values
+        return with_ship(values | {"ship": Ship.model_validate(values["ship"]).model_dump()})
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
