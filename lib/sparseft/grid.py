@@ -82,6 +82,8 @@ WILDCARDS = {
     "text": methods.TEXT_NAME,
     # The folder of masks that depend on a task's examples, below those of their model. Other masks have none.
     "task_folder": r"(?:/[a-z0-9_]+)?",
+    # The model that samples the rows of a task, after a hyphen. Other tasks have none.
+    "sampler": r"(?:-[A-Za-z0-9_][A-Za-z0-9_.]*)?",
 }
 CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}{training}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"
@@ -147,6 +149,8 @@ def start_of(run: Run, recover_on: str | None) -> Run | None:
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
+# The rows of a task whose rows a model samples. There is a folder per model.
+SAMPLED_DATA = f"{DATA}-{{model}}"
 WIKITEXT2 = "data/wikitext2.txt"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"

@@ -61,6 +61,9 @@ class TaskData(Section):
     target."""
     length: Length | None = None
     """Tokens per sequence of a task of kind text. Null means 512."""
+    text: TextName | None = Field(None, examples=["self"])
+    """A text under `masks.calibration` that the dense model samples, or `self`: its windows are the training rows of a
+    task of kind text, for each model its own. The validation rows are the windows of the divergence."""
     local: Place | None = Field(None, examples=["/data/boolq"])
     """Folder with train.jsonl and validation.jsonl in the original fields, or, of kind text, train.txt and
     validation.txt."""
@@ -82,12 +85,15 @@ class TaskData(Section):
 
     def contradictions(self) -> Faults:
         """Return what may be wrong, and whether it is. A key of another kind of task would have no effect."""
-        has_rows = self.local or (self.kind == "text" and self.hub)
+        has_rows = self.local or (self.kind == "text" and (self.hub or self.text))
         return {
             "give one of local and hub, and one of lm_eval and kind": (
                 (self.local and self.hub) or (self.lm_eval and self.kind)
             ),
-            f"a task of kind {self.kind} needs rows: give local, or hub for text": self.kind and not has_rows,
+            "text belongs to a task of kind text without local, hub and length": (
+                self.text and (self.kind != "text" or self.local or self.hub or self.length)
+            ),
+            f"a task of kind {self.kind} needs rows: give local, or for text hub or text": self.kind and not has_rows,
             "metric and answer belong to a task with lm_eval": (self.metric or self.answer) and not self.lm_eval,
             "length belongs to a task with kind: text": self.length and self.kind != "text",
         }
