@@ -32,7 +32,7 @@ def cell_of(wildcards: Mapping[str, str]) -> SimpleNamespace:
 
 def files(wildcards: object, input: Any, output: Any) -> str:
     """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
-    named = {}
+    named: dict[str, object] = {}
     for name, paths in (*input.items(), *output.items()):
         listed = [Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
         if name.endswith("_dir") and listed and listed[0].suffix:

@@ -1,8 +1,8 @@
 """Choose the model to serve from the candidates of served.json, and say why.
 
 Every candidate is compared on the same held-out windows with the dense model that was trained on the same texts, in the
-first format. The choice has the lowest mean of the log perplexity ratios over the texts of the user. Without such texts,
-it has the lowest divergence from the dense model. Intervals are Student's over windows, and over repeats for speeds.
+first format. The choice has the lowest mean of the log perplexity ratios over the user's texts. Without such texts, it
+has the lowest divergence from the dense model. Intervals are Student's over windows, and over repeats for speeds.
 """
 
 from pathlib import Path
@@ -126,7 +126,10 @@ def described(row: dict[str, Any]) -> str:
     """Return the size, the speed and the quality of a candidate in words."""
     texts = [name.removesuffix("_ratio") for name in row if name.endswith("_ratio")]
     parts = [f"{row['bytes'] / 1e6:,.0f} MB", f"x {interval(row, 'speed')} of the speed of the dense model"]
-    parts += [f"x {interval(row, f'{text}_ratio', '.3f')} of the perplexity of dense trained alike on {text}" for text in texts]
+    parts += [
+        f"x {interval(row, f'{text}_ratio', '.3f')} of the perplexity of dense trained alike on {text}"
+        for text in texts
+    ]
     parts.append(f"divergence {interval(row, 'divergence', '.3f')}")
     if row["task"] is not None and not pd.isna(row["task"]):
         parts.append(f"task {row['task']:.3f}")
@@ -141,7 +144,7 @@ def interval(row: dict[str, Any], column: str, form: str = ".2f") -> str:
 
 def draw(table: pd.DataFrame, wish: Wish, path: Path) -> None:
     """Draw the divergence of each candidate against its speed, or its size, with the wish as a line."""
-    x, limit = ("speed", wish.speed) if wish.speed else ("bytes", wish.bytes)
+    x, limit = ("speed", wish.speed) if wish.speed else ("bytes", wish.bytes or 0.0)
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()

@@ -164,8 +164,8 @@ class CalibrationText(Section):
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or
     `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`. `self` is a text
-    that the dense model samples, and `ship` a part of that in `ship.texts`. A list is a mixture of texts by their names here, of `self`, and of `task`: the
-    training examples of the run's task."""
+    that the dense model samples, and `ship` a part of `ship.texts`. A list is a mixture of texts by their names here,
+    of `self`, and of `task`: the training examples of the run's task."""
     shares: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """How the windows of a mixture are divided among its parts, in their order. Equally, if it is empty."""
     examples: Positive = _default(EXAMPLES, OWN_EXAMPLES)

@@ -43,7 +43,7 @@ class Answer(EngineUse):
 
     tokens: list[list[int]]
     log_likelihoods: list[list[Annotated[float, Field(ge=-LARGEST_LOSS)]]]
-    scored: list[float] = []
+    scored: list[float] = Field([])
 
 
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:

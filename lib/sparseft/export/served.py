@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
-from sparseft.data.texts import WINDOW
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.engines import Answer, ask, find_engines, weight_files
 from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.export.settings import LLAMA_CPP, QUANTIZED, Export, Wish
+from sparseft.export.settings import QUANTIZED, Export, Wish
 from sparseft.export.shapes import Shapes, described, search, shapes_of, without_layers
 from sparseft.export.ship_record import Served, Speed, Trial
 from sparseft.grid import DENSE
@@ -29,9 +28,10 @@ from sparseft.patterns.layers import UNITS
 from sparseft.records.record_file import files_digest, read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
+from sparseft.tasks.task import WINDOW
 
 # A window with the name of its text.
-HELD_OUT = replace(WINDOW, name="window of a text", fields={**WINDOW.fields, "source": str})
+HELD_OUT = replace(WINDOW, name="window of a text", fields={**WINDOW.fields, "origin": str})
 # The text that the dense model has sampled.
 SAMPLED = "sampled"
 
@@ -65,6 +65,10 @@ class Server:
         """Return what the engine answers with the model in `place`, a folder or a GGUF file."""
         return ask(self.engine, self.python, place, self.prompts, self.export, self.threads, scored=scored)
 
+    def speed(self, place: Path) -> float:
+        """Return the generated tokens per second of a model with one request at a time."""
+        return self.answer(place).tokens_per_second
+
     def check_formats(self, dense: Path) -> None:
         """Leave out the formats that the quantiser cannot write, and say so. Raises InputError if the engine cannot
         serve the dense model."""
@@ -91,14 +95,15 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
     trials: list[Trial] = []
     weights = sum(math.prod(tensor.shape) for tensor in dense.tensors.values())
     prunable = sum(math.prod(shape) for shape in described(dense).shapes.values())
-    limit = wish.bytes or 0.0
+    limit = wish.bytes or 1 / (wish.speed or 1)
+    first = server.formats[0]
 
     def trial(folder: Path, kind: str, candidate: str = DENSE, percent: int = 0) -> float:
-        """Measure a model, and return its cost: its bytes, or the seconds of a token."""
+        """Measure a model, and return its cost: its bytes, or its time as a multiple of the dense model's."""
         with server.written(folder, kind) as place:
-            speed = server.answer(place).tokens_per_second if wish.speed else None
+            speed = server.speed(place) / server.speed(reference) if wish.speed else None
             cost = 1 / speed if speed else float(size(place))
-            reached = bool(limit) and cost <= limit
+            reached = cost <= limit
             trials.append(
                 Trial(
                     candidate=candidate, format=kind, percent=percent, speed=speed, bytes=size(place), reached=reached
@@ -106,13 +111,12 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
             )
         return cost
 
-    with tempfile.TemporaryDirectory(prefix="shapes") as scratch:
+    # The speed of the dense model in the first format is measured beside each, because a machine may become slower.
+    with tempfile.TemporaryDirectory(prefix="shapes") as scratch, server.written(dense.folder, first) as reference:
         shorter = _shorter(dense, Path(scratch, "shorter")) if "both" in wish.candidates else dense
         shapes = {candidate: shapes_of(candidate, dense, shorter) for candidate in wish.candidates}
         for kind in server.formats:
             start = trial(dense.folder, kind)
-            # The speed of the dense model in the first format is what the wish is a multiple of.
-            limit = limit or start / (wish.speed or 1)
             for candidate, of in shapes.items():
                 if start <= limit:
                     continue
@@ -161,7 +165,7 @@ def read_windows(divergence: Path, held_out: Path | None) -> dict[str, list[Wind
     """Return the windows by text: `sampled`, and then each text that is held out."""
     windows = {SAMPLED: [Window(row["text"], row["ids"], sum(row["log_p"])) for row in read_rows(divergence, SCORED)]}
     for row in read_rows(held_out, HELD_OUT) if held_out else ():
-        windows.setdefault(row["source"], []).append(Window(row["text"], row["ids"]))
+        windows.setdefault(row["origin"], []).append(Window(row["text"], row["ids"]))
     return windows
 
 

@@ -1,7 +1,7 @@
 """Find how much must leave a model until it is served at a wished speed or size, before anything is pruned or trained.
 
-Speed and size follow from the shape of a model, not from its weights. So the first channels and the first decoder layers
-stand for those that a pruning would choose. Time and size fall nearly in proportion to the share that leaves. The
+Speed and size follow from the shape of a model, not from its weights. So the first channels and the last decoder
+layers stand for those that a pruning would keep. Time and size fall nearly in proportion to the share that leaves. The
 search starts at the share that the counted weights need. It measures a model of this shape, and corrects the share by
 what it measured.
 """

@@ -18,7 +18,9 @@ class Trial(RecordPart):
     candidate: str = field("What leaves the model: channels, layers, both, or nothing of dense.")
     format: str = field("The GGUF format. Empty for the model's own.")
     percent: int = field("The share of the prunable weights that leaves.", "%")
-    speed: Positive | None = field("Generated tokens per second. Null if the wish is a size.", "tokens/s")
+    speed: Positive | None = field(
+        "Generated tokens per second, as a multiple of the dense model's in the first format. Null for a wished size."
+    )
     bytes: PositiveCount = field("The size of the files with the weights.", "bytes")
     reached: bool = field("Whether it fulfils the wish.")
 

@@ -32,9 +32,7 @@ def divided(
     parts: dict[str, list[Named]] = {name: [] for name in numbers}
     for name, texts in documents.items():
         ids = tokenizer.encode(DOCUMENT_BREAK.join(texts), verbose=False)
-        windows = [
-            (name, Example(ids[start : start + length], 1)) for start in range(0, len(ids) - length + 1, length)
-        ]
+        windows = [(name, Example(ids[start : start + length], 1)) for start in range(0, len(ids) - length + 1, length)]
         share = {part: max(LEAST, number // len(documents)) for part, number in numbers.items()}
         held_out, calibration = (min(share[part], len(windows) // 5) for part in ("held_out", "calibration"))
         if min(held_out, calibration) < LEAST:

@@ -69,10 +69,9 @@ def run(
     chosen = smallest(trials)
     if not chosen and not any(trial.reached for trial in trials):
         key = "ship.speed" if wish.speed else "ship.bytes"
-        first = trials[0].speed or 1.0
         tried = [
             f"{trial.candidate} {trial.percent} % {trial.format} has"
-            f" {f'x {trial.speed / first:.2f}' if trial.speed else f'{trial.bytes:,} bytes'}"
+            f" {f'x {trial.speed:.2f}' if trial.speed else f'{trial.bytes:,} bytes'}"
             for trial in trials
             if trial.candidate != DENSE or len(trials) == 1
         ]

@@ -1,7 +1,7 @@
 """Measure the candidates of `snakemake ship` as they are served: size, speed, and what they say of held-out texts.
 
-    measure_candidates.py --candidates models/smollm2 RUN_FOLDER/export --divergence data/calibration_divergence-smollm2.jsonl \
-        --held_out data/calibration_ship_held_out-smollm2.jsonl --output results/ship/smollm2/served.json
+    measure_candidates.py --candidates models/smollm2 RUN_FOLDER/export --output results/ship/smollm2/served.json \
+        --divergence data/calibration_divergence-smollm2.jsonl --held_out data/calibration_shiptest-smollm2.jsonl
 
 The first candidate is the dense model, whose tokens are counted. The candidates are measured in turn, so that a machine
 that becomes slower slows all of them. Let nothing else run meanwhile.

@@ -7,7 +7,6 @@ It writes frontier.csv, a row per candidate and format, frontier.png and finding
 model. Exits with 1 if no candidate reaches the wish. Then the chosen model is the nearest one.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from sparseft.study.config import Config
 CARD = """
 ## As it is served
 
-Measured with {engine} {version} on {device}, {threads} CPU threads. Ratios are to the dense model: of speeds to it as it
-is, of perplexities to it after the same training. The texts were held out.
+Measured with {engine} {version} on {device}, {threads} CPU threads. Speeds are multiples of that of the dense model as
+it is. Ratios of perplexities are to the dense model after the same training. The texts were held out.
 
 {table}
 

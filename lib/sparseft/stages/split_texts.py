@@ -1,8 +1,8 @@
 """Divide texts into windows for the calibration, for the training, and for the judgement of `snakemake ship`.
 
     split_texts.py --model_path models/smollm2 --texts manuals.txt tickets.jsonl --calibration 64 --training 512 \
-        --held_out 64 --output data/calibration_ship-smollm2.jsonl data/calibration_ship_train-smollm2.jsonl \
-        data/calibration_ship_held_out-smollm2.jsonl
+        --held_out 64 --output data/calibration_ship-smollm2.jsonl data/calibration_shiptrain-smollm2.jsonl \
+        data/calibration_shiptest-smollm2.jsonl
 
 The last windows of each text are held out. The others are shuffled; some are for the calibration, and the rest is for
 the training. With --prompts, the dense model's answers to them are one more text.
@@ -41,7 +41,7 @@ def run(
     *,
     model_path: Path,
     output: list[Path],
-    texts: list[Path] = [],
+    texts: tuple[Path, ...] = (),
     prompts: Path | None = None,
     calibration: PositiveInt,
     training: PositiveInt,
@@ -95,5 +95,5 @@ def run(
     parts = divided(documents, tokenizer, numbers, length, seed)
     source = {MODEL: checkpoint.digest, "texts": digests, "length": length, "seed": seed}
     for path, (part, windows) in zip(output, parts.items(), strict=True):
-        names = [name for name, _ in windows]
-        write_windows(path, [window for _, window in windows], tokenizer, source | {"part": part}, source=np.array(names))
+        names = np.array([name for name, _ in windows])
+        write_windows(path, [window for _, window in windows], tokenizer, source | {"part": part}, origin=names)

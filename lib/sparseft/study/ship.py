@@ -12,7 +12,7 @@ from sparseft.methods import SELF
 
 # The task of the candidates, and the texts for the calibration, for the training, and for the judgement.
 TASK = CALIBRATION = SHIP
-TRAINING, HELD_OUT = "ship_train", "ship_held_out"
+TRAINING, HELD_OUT = "shiptrain", "shiptest"
 TEXTS = (CALIBRATION, TRAINING, HELD_OUT)
 # What prunes each candidate: its method, and whether it starts from the model without a tenth of its decoder layers.
 CHANNELS, LAYERS = f"structured_obs_on_{CALIBRATION}", f"layers_block_influence_on_{CALIBRATION}"
@@ -21,7 +21,7 @@ MODE, DENSE_MODE = "sparse_to_sparse", "sparse_to_dense"
 # The windows of 512 tokens for the calibration and for the judgement, and those of the divergence.
 WINDOWS, DIVERGENCE_WINDOWS = 64, 32
 # How each candidate, and the dense model, is trained (benchmarks/results/recovery.md).
-RECOVERY = {
+RECOVERY: dict[str, Any] = {
     "steps": 45,
     "batch_size": 4,
     "learning_rate": 0.001,
