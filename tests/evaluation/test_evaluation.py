@@ -4,6 +4,7 @@ import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_cache import write
@@ -16,12 +17,14 @@ from sparseft.errors import InputError
 from sparseft.evaluation import harness
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import StrictLM, run_harness
+from sparseft.evaluation.scoring import class_metrics, likeliest, prompt_digest
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
+from sparseft.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from transformers import AutoTokenizer
 
@@ -234,3 +237,29 @@ def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the
     for record, length in zip(records, (64, 512), strict=True):
         assert [name for name in record["metrics"] if "_ppl_" in name] == [f"local_text_ppl_{length}"]
     assert records[1]["inputs"]["calibration"] == [sha256(tmp_path / "web.jsonl")]
+
+
+def test_the_first_of_equally_likely_choices_is_taken_and_the_tie_counted():
+    logs = [[-1.0, -1.0], [-3.0, -2.0, -2.0], [-1.0, -2.0]]
+    predictions, ties = likeliest(logs)
+    assert (predictions.tolist(), ties) == ([0, 1, 0], 2)
+    predictions, ties = likeliest(logs, [[1, 2], [3, 1, 2], [1, 2]])
+    assert (predictions.tolist(), ties) == ([1, 0, 0], 2)
+
+
+def test_a_class_that_is_never_right_has_no_recall():
+    metrics = class_metrics([0, 0, 0], np.array([0, 1, 0]), ("no", "yes"))
+    assert metrics["recall_no"] == pytest.approx(2 / 3)
+    assert metrics["recall_yes"] is metrics["recall_yes_stderr"] is None
+
+
+def test_the_digest_of_the_prompts_follows_every_text_and_their_order():
+    rows = BOOLQ_MINI.generate("validation", 3, 0)
+    another_answer = [*rows[:2], rows[2] | {"answer": not rows[2]["answer"]}]
+    assert len({prompt_digest(BOOLQ_MINI, part) for part in (rows, rows[::-1], rows[:2], another_answer)}) == 4
+    assert prompt_digest(BOOLQ_MINI, [dict(row) for row in rows]) == prompt_digest(BOOLQ_MINI, rows)
+
+
+def test_no_text_but_wikitext2_gives_its_name():
+    assert perplexity_name(WIKITEXT2_SHA256, 2048) == "wikitext2_ppl_2048"
+    assert perplexity_name("f" * 64, 20) == "local_text_ppl_20"

@@ -101,16 +101,11 @@ def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_pat
 
 @pytest.mark.process
 @pytest.mark.long
-def test_jobs_that_share_a_device_run_at_once_and_one_that_needs_it_whole_waits(tmp_path):
+def test_jobs_that_share_a_device_run_at_once(tmp_path):
     jobs = [started(1, 2, tmp_path, 1.5) for _ in range(4)]
     begins, ends, devices = zip(*(job.communicate(timeout=60)[0].split() for job in jobs), strict=True)
     assert max(map(float, begins)) < min(map(float, ends))
     assert sorted(devices) == ["GPU-aa", "GPU-aa", "GPU-bb", "GPU-bb"]
-    assert [take(1, ["GPU-aa"], 2, tmp_path), take(1, ["GPU-bb"], 1, tmp_path)] == [["GPU-aa"], ["GPU-bb"]]
-    waiting = started(1, 1, tmp_path, 0)
-    with pytest.raises(subprocess.TimeoutExpired):
-        waiting.communicate(timeout=3)
-    waiting.kill()
 
 
 @pytest.mark.parametrize(("shares", "fit"), [

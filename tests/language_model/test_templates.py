@@ -42,19 +42,13 @@ SLOW = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor 
 LEAVES_OUT = "leaves a message out, changes its text, "
 
 
-def changed(old: str, new: str) -> str:
-    """Return a working template with another text in one place."""
-    assert old in CHAT_TEMPLATE
-    return CHAT_TEMPLATE.replace(old, new)
-
-
 @pytest.mark.parametrize(("template", "fault"), [
     ("{{ raise_exception('No system role') }}", "chats, row 1: .* refuses the messages .*No system role"),
     ("{{ messages.__class__.__mro__ }}", "row 1: .* refuses .*unsafe"),
     (SLOW, "row 1: .* computes for more than 1 s"),
     ("{{ messages[-1].content }}", f"row 1: .* {LEAVES_OUT}"),
-    (changed("messages %}", "messages if message.role != 'system' %}"), f"row 2: .* {LEAVES_OUT}"),
-    (changed("message.content", "message.content | upper"), f"row 2: .* {LEAVES_OUT}"),
+    (CHAT_TEMPLATE.replace("messages %}", "messages if message.role != 'system' %}"), f"row 2: .* {LEAVES_OUT}"),
+    (CHAT_TEMPLATE.replace("message.content", "message.content | upper"), f"row 2: .* {LEAVES_OUT}"),
 ])  # fmt: skip
 def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, monkeypatch, template, fault):
     monkeypatch.setattr(limits, "SECONDS", 1)

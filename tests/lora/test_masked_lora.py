@@ -25,7 +25,6 @@ def blocks(request, monkeypatch):
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float32):
-    """Return X, W, its mask, A and B. A and B are fp32."""
     generator = torch.Generator().manual_seed(out)
     W, A, B = (torch.randn(shape, generator=generator) for shape in ((out, inside), (r, inside), (out, r)))
     X = torch.randn((2, 5, inside), generator=generator)
@@ -34,12 +33,10 @@ def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float32):
 
 
 def bias_of(W):
-    """Return a bias for the outputs of W."""
     return torch.randn(W.shape[0], generator=torch.Generator().manual_seed(2)).to(W.dtype)
 
 
 def linear_of(W, b=None):
-    """Return torch's layer with this weight, and with this bias unless it is None."""
     linear = nn.Linear(W.shape[1], W.shape[0], bias=b is not None, dtype=W.dtype)
     linear.weight.data = W.clone()
     if b is not None:
@@ -48,7 +45,6 @@ def linear_of(W, b=None):
 
 
 def layer_of(kind, W, kept, settings=SETTINGS, b=None):
-    """Return the layer of a kind over W, pruned by `kept`."""
     return kind(linear_of(W, b), kept, settings, Workspace())
 
 
@@ -58,7 +54,6 @@ def naive(X, W, kept, A, B, s, b=None):
 
 
 def masked(X, W, kept, A, B, s, b=None):
-    """Return y of the function under test."""
     return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), b, A, B, s, Workspace())
 
 
@@ -134,8 +129,6 @@ def test_structured_gradients_are_those_of_the_masked_layer():
 
 
 class Two(nn.Module):
-    """Two linears with the names of projections."""
-
     def __init__(self) -> None:
         super().__init__()
         self.q_proj, self.up_proj = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)

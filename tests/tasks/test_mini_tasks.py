@@ -59,16 +59,6 @@ def test_the_largest_number_of_rows_has_no_prompt_twice(name):
     assert len({BY_NAME[name].prompt(row) for row in generate(maximum)}) == maximum
 
 
-def test_results_follow_from_their_questions():
-    for split in SPLITS:
-        for row in rows("gsm8k_mini", split):
-            a, b = map(int, re.findall(r"\d+", row["question"]))
-            result = a + b if " buys " in row["question"] else a - b
-            sign = "+" if result > a else "-"
-            assert row["answer"] == f"{a} {sign} {b} = {result}\n#### {result}"
-            assert result > 0
-
-
 # The first digits of the sha256 of 300 rows of both splits of seed 0, as json.dumps writes them.
 DIGESTS = {"boolq_mini": "b7fe5239af2ec0a7", "hellaswag_mini": "bdf79e1f581859b4", "gsm8k_mini": "d55afe815e8e6efb"}
 
