@@ -16,7 +16,6 @@ VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
 
 
 def write(path: Path, values: np.ndarray = VALUES, dtype: str = "BF16") -> Path:
-    """Write a file with one tensor, model.w, and return its path."""
     with mdl_writer(path, "model") as writer:
         writer.create("w", dtype, values.shape)
         writer.write("w", (), values)
@@ -78,8 +77,6 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
 
 
 def set_meta(**changes: object):
-    """Return a change of the metadata of model.w."""
-
     def change(file: h5py.File) -> None:
         leaf = json.loads(file.attrs["model.w.__metadata__"])
         leaf["model.w.__metadata__"] |= changes

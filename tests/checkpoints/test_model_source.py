@@ -112,7 +112,6 @@ NO_NUMBER = {
 
 
 def refuse(source: Path, dtype: str, line: str) -> None:
-    """Check that a source is refused with a line, and leaves nothing behind."""
     output = source.parent / "parent/out"
     with pytest.raises(InputError, match=line):
         prepare_model(Model(source=f"path:{source}", dtype=dtype), output)
@@ -169,7 +168,6 @@ def index(tmp_path, monkeypatch):
 
 
 def write_wheel(index, *files) -> str:
-    """Write a wheel of tiny-model 1.0 with `files`, and return its sha256."""
     path, info = index / "tiny_model-1.0-py3-none-any.whl", "tiny_model-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         for file in files:

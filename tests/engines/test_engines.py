@@ -48,7 +48,6 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 def prepared(model: torch.nn.Module, tokenizer, folder: Path) -> Path:
-    """Return the folder of a model that was saved and prepared."""
     source = folder.with_name(f"{folder.name}_source")
     model.save_pretrained(source)
     tokenizer.save_pretrained(source)
@@ -57,7 +56,6 @@ def prepared(model: torch.nn.Module, tokenizer, folder: Path) -> Path:
 
 
 def settings_of(kind: str, engine: str = "llama_cpp", **others: object) -> Export:
-    """Return the settings of a GGUF file in a number format, and of an engine."""
     place = f"{engine}:{os.environ[f'{engine.upper()}_PYTHON']}"
     return Export(engines=[place], gguf=kind, converter=os.environ["CONVERTER"], **others)
 

@@ -20,7 +20,6 @@ TEXT = "The cat sat on the mat, and then it ran away. " * 9
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Return a tiny model in float32 and its tokenizer."""
     return load_model(save_tiny("llama", tmp_path_factory.mktemp("by_loss") / "m", torch.float32), torch.device("cpu"))
 
 

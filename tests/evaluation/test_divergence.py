@@ -48,7 +48,6 @@ def box(tmp_path_factory) -> Path:
 
 
 def evaluated(box: Path, output: Path, checkpoint: str, **flags: object) -> dict:
-    """Return the record of a checkpoint."""
     flags = {"divergence": box / "texts/own.jsonl", "dense": box / "dense"} | flags
     data = {"task": TASK.name, "data_dir": box / "data", "output": output}
     succeed("evaluate.py", checkpoint=box / checkpoint, **data, **flags)

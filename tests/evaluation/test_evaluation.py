@@ -155,7 +155,6 @@ def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, fol
 
 
 def learn(model, tokenizer, task, rows: list[dict], steps: int) -> None:
-    """Train all weights on `rows`."""
     batch = collate(encode(rows, task, tokenizer, 512))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(steps):

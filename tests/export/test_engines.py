@@ -43,7 +43,6 @@ def model(tiny_models, tmp_path_factory):
 
 @torch.no_grad()
 def greedy_tokens(model, prompt: list[int], number: int) -> list[int]:
-    """Return the likeliest next tokens, each from a whole forward pass."""
     ids = list(prompt)
     for _ in range(number):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -145,7 +144,6 @@ def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(
 
 
 def fault_of(engine: str, model: Path, **settings: object) -> str:
-    """Return the error of the check of an engine, given with its Python."""
     export = Export(engines=[engine], prompts=2, new_tokens=2, repeats=1, **settings)
     with pytest.raises(InputError) as caught:
         list(measure(find_engines(export), {"run": model}, PROMPTS, export, threads=1))

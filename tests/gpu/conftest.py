@@ -50,13 +50,11 @@ WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
 
 @pytest.fixture(scope="session")
 def save_wide() -> Callable[..., Path]:
-    """Return a function that writes a tiny model of a name, folder and dtype, but wider."""
     return lambda name, folder, dtype: save_tiny(name, folder, dtype, changes=WIDE)
 
 
 @pytest.fixture(scope="module", params=["float32"])
 def inputs(request, tmp_path_factory, save_wide) -> Path:
-    """Return a folder with a small model and the rows of a task."""
     folder = tmp_path_factory.mktemp("inputs") / request.param
     save_wide("llama", folder / "model", getattr(torch, request.param))
     for split, number in (("train", 64), ("validation", 8)):

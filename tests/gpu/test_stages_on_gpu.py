@@ -143,7 +143,6 @@ IDS = torch.arange(3, 51).reshape(2, 24)
 
 
 def logits_of(model: nn.Module, device: torch.device) -> Tensor:
-    """Return the logits of IDS, on the CPU."""
     with torch.no_grad():
         return model(IDS.to(device)).logits.cpu()
 

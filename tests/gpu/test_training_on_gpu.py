@@ -34,28 +34,24 @@ def masked(inputs) -> Path:
 
 
 def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str, object]:
-    """Return the flags of train.py."""
     run_id = f"tiny-boolq_mini-unstructured-sparsity50-{mode}-seed0"
     places = {"model_path": inputs / "model", "mask_path": inputs / "mask.pt", "data_dir": inputs, "output_dir": output}
     return {"run_id": run_id, **places, **SCHEDULE, **changes}
 
 
 def command(values: dict[str, object], processes: int = 0) -> list[str]:
-    """Return the command line of train.py, in several processes if `processes` is not 0."""
     launch = ["-m", "sparseft.training.processes", "--standalone", f"--nproc_per_node={processes}"] if processes else []
     words = [f"--{name}={value}" for name, value in values.items()]
     return [sys.executable, *launch, str(TRAIN), *words]
 
 
 def train(values: dict[str, object], processes: int = 0) -> dict:
-    """Run train.py to its end, and return train.json."""
     done = subprocess.run(command(values, processes), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads((values["output_dir"] / "train.json").read_text())
 
 
 def weights_of(output: Path) -> Path:
-    """Return the adapter's file of weights."""
     return output / "adapter/adapter_model.safetensors"
 
 

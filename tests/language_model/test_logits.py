@@ -67,7 +67,6 @@ class Pair:
         return tuple(torch.cat([(each[name] / largest[name]).flatten() for name in largest]) for each in (ours, theirs))
 
     def log_likelihoods(self, length: str) -> tuple[Tensor, Tensor]:
-        """Return the log-likelihood of each `length` continuation, (N,)."""
         lm = StrictLM(pretrained=self.ours, tokenizer=self.tokenizer, batch_size=4)
         found = lm._loglikelihood_tokens([(("", ""), *request) for request in requests_of(length)])
         theirs = [-self._stock_losses(*request).sum() for request in requests_of(length)]

@@ -24,7 +24,6 @@ def places(tmp_path) -> PassFiles:
 
 @pytest.fixture
 def train(tmp_path) -> Path:
-    """Return a file with the rows of a task."""
     path = tmp_path / "train.jsonl"
     write_rows(path, ROWS)
     return path

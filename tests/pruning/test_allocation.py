@@ -42,7 +42,6 @@ def uneven(tmp_path) -> Checkpoint:
 
 @pytest.fixture
 def allocated(computed) -> Callable[..., dict[int, Mask]]:
-    """Return `computed` with SETTINGS."""
     return lambda *arguments, **changes: computed(*arguments, **SETTINGS | changes)
 
 

@@ -36,7 +36,6 @@ def half(layer: str, units: int) -> np.ndarray:
 
 
 def structured(checkpoint: Checkpoint, choose: Choose = half) -> Mask:
-    """Return the mask that keeps the units of `choose`."""
     shape, bits = prunable_shapes(checkpoint), {}
     for parts in coupled_parts(checkpoint):
         first = parts[0]
@@ -55,7 +54,6 @@ def masked(base: Checkpoint, mask: Mask, folder: Path) -> Checkpoint:
 
 
 def compacted(checkpoint: Checkpoint, mask: Mask, output: Path) -> dict:
-    """Run compact with the mask in a file beside the output, and return its record."""
     path = output.parent / "mask.pt"
     write_mask(path, mask)
     return compact(checkpoint, path, output)

@@ -45,7 +45,6 @@ def mixture(box: Path, tiny_models: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory, tiny_models) -> Path:
-    """Return the tiny LLaMA with other token ids in its tokenizer."""
     folder = tmp_path_factory.mktemp("other") / "llama"
     copytree(tiny_models["llama"], folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

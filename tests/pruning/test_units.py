@@ -46,7 +46,6 @@ def scores_of(method: str, checkpoint: Checkpoint, settings: Masks | None = None
 
 
 def pruned(method: str, percent: int, checkpoint: Checkpoint, places) -> tuple[Checkpoint, dict]:
-    """Return the pruned base and the report."""
     remove_units(pass_of(checkpoint, method, [percent], places, calibration=looking_at(EXAMPLES)))
     return Checkpoint(places.base), json.loads(places.report.read_text())
 
@@ -163,7 +162,6 @@ def without_layers(model: nn.Module, removed: list[int]) -> nn.Module:
 
 
 def without_experts(model: nn.Module, removed: list[list[int]], top_k: int) -> nn.Module:
-    """Return stock transformers' model without some experts of each decoder layer."""
     for block, gone in zip([layer.mlp for layer in model.model.layers], removed, strict=True):
         kept = [number for number in range(len(block.experts.down_proj)) if number not in gone]
         for module, name in ((block.experts, "gate_up_proj"), (block.experts, "down_proj"), (block.gate, "weight")):

@@ -28,8 +28,6 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Prepared:
-    """A part of a model, ready to train."""
-
     part: AdapterPart | WeightsPart
     data: dict
     settings: Training
@@ -60,7 +58,6 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
-    """Train, and return the record, the trained part and the model."""
     loop = prepare(checkpoint, mode, settings)
     return loop.fit(), loop.part, loop.part.loss.model
 

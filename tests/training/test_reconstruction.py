@@ -42,7 +42,6 @@ def job_of(
 
 
 def run(base: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES) -> dict:
-    """Reconstruct a model into folder/adapter, and return the record."""
     limit_threads(1)
     job = job_of(base, settings, folder)
     return reconstruct(job, examples, folder / "state.pt")

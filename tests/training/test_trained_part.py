@@ -29,12 +29,10 @@ SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.0
 
 
 def looped(checkpoint, mode, settings=SETTINGS):
-    """Return a loop that trains the weights of a model at 50 % sparsity, and its mask."""
     return prepare(checkpoint, mode, settings), compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
 
 
 def hand_on(loop, base, mask, mode, folder):
-    """Write the weights of a training."""
     origin = {"mode": mode, "mask_sha256": "m"}
     job = TrainingJob(base, mask, mode, 0, loop.settings, BY_NAME["boolq_mini"], {}, 8, folder, origin)
     loop.part.write(job, is_main=True)
