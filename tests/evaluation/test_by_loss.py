@@ -88,10 +88,9 @@ def test_perplexity_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(loade
     assert token_perplexity(model, tokenizer, TEXT, 100, windows) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("context", "windows", "fault"), [
-    (100, 5, "4 windows of 100 in 414 tokens"),
-    (513, None, "513 tokens.* 512"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("context", "windows", "fault"), [(100, 5, "4 windows of 100 in 414 tokens"), (513, None, "513 tokens.* 512")]
+)
 def test_a_text_or_context_without_a_perplexity_is_refused(loaded, context, windows, fault):
     with pytest.raises(InputError, match=fault):
         token_perplexity(*loaded, TEXT, context, windows)

@@ -38,9 +38,7 @@ def bias_of(W):
 
 def linear_of(W, b=None):
     linear = nn.Linear(W.shape[1], W.shape[0], bias=b is not None, dtype=W.dtype)
-    linear.weight.data = W.clone()
-    if b is not None:
-        linear.bias.data = b.clone()
+    linear.load_state_dict({"weight": W} if b is None else {"weight": W, "bias": b})
     return linear.requires_grad_(False)
 
 

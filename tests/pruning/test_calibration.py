@@ -98,20 +98,11 @@ def test_the_totals_of_two_decoder_layers_are_never_in_memory_at_once(tmp_path):
     assert sum(1 for _ in parts) * 7 * len(EXAMPLES) == len(totals)
 
 
-@pytest.mark.parametrize(
-    ("layers", "states", "weights", "length", "kept"),
-    [
-        (80, 1 << 30, 80 << 30, 1, 80),
-        # Eight decoder layers in a segment: 10 kept inputs, and 7 more of the segment whose turn it is.
-        (80, 1 << 30, 79 << 30, 8, 17),
-        # A small model keeps 2 GiB.
-        (32, 1 << 26, 1 << 20, 1, 32),
-    ],
-)
-def test_a_segment_is_one_decoder_layer_if_all_inputs_fit(layers, states, weights, length, kept):
-    assert calibration.segment_length(layers, states, weights) == length
-    # The plan has the room.
-    assert kept * states <= kept_bytes(layers, states, weights)
+def test_a_segment_is_one_decoder_layer_if_all_inputs_fit_and_the_plan_has_the_room():
+    # 80 inputs of 1 GiB are kept, or 10 and 7 more of the segment of 8 whose turn it is. A small model keeps 2 GiB.
+    for layers, states, weights, length, kept in ((80, 30, 80, 1, 80), (80, 30, 79, 8, 17), (32, 26, 0, 1, 32)):
+        assert calibration.segment_length(layers, 1 << states, weights << 30) == length
+        assert kept << states <= kept_bytes(layers, 1 << states, weights << 30)
 
 
 @pytest.mark.parametrize(

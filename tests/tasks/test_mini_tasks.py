@@ -93,18 +93,13 @@ def expected_hit(score: Callable[[str], int], row: dict) -> float:
 
 # Another seed of the training split has the same words in new rows. That is the harder case for the task.
 @pytest.mark.parametrize("split", SPLITS)
-def test_endings_without_their_context_are_no_better_than_chance(split):
-    training = rows("hellaswag_mini", "train")
+def test_endings_without_their_context_and_questions_without_their_passage_are_no_better_than_chance(split):
+    training, examples = rows("hellaswag_mini", "train"), rows("hellaswag_mini", split, seed=5)
     bag = bag_of_words([(text, n == row["label"]) for row in training for n, text in enumerate(row["endings"])])
     for score in (len, lambda ending: -len(ending), bag):
-        assert within_chance([expected_hit(score, row) for row in rows("hellaswag_mini", split, seed=5)], 0.25)
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_questions_without_their_passage_and_lengths_are_no_better_than_chance(split):
-    prompt = BY_NAME["boolq_mini"].prompt
+        assert within_chance([expected_hit(score, row) for row in examples], 0.25)
+    prompt, examples = BY_NAME["boolq_mini"].prompt, rows("boolq_mini", split, seed=5)
     bag = bag_of_words([(row["question"], row["answer"]) for row in rows("boolq_mini", "train")])
-    examples = rows("boolq_mini", split, seed=5)
     assert within_chance([(bag(row["question"]) > 0) == row["answer"] for row in examples], 0.5)
     for threshold in {len(prompt(row)) for row in examples}:
         assert within_chance([(len(prompt(row)) >= threshold) == row["answer"] for row in examples], 0.5)
