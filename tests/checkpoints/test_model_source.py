@@ -85,30 +85,31 @@ def test_the_terms_of_a_model_come_along_and_are_recorded(tmp_path, tiny_models,
     assert (tmp_path / "models/again/README.md").exists()
 
 
-def altered(tmp_path, change, **config) -> Path:
-    """Write a tiny LLaMA whose tensors went through `change`, and whose config.json has the keys `config`. Return its
-    folder."""
-    folder = save_tiny("llama", tmp_path / "source")
-    with edited(folder) as weights:
-        change(weights)
-    change_json(folder / "config.json", **config)
-    return folder
+EMBEDDINGS, UP, NORM = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"
+# The dtype, the last values of tensors, keys of config.json, and the error.
+NOT_A_MODEL = [
+    ("bfloat16", {}, {"num_hidden_layers": 3}, r": .*9 tensors missing \(first: model\.layers\.2\.input_layern"),
+    ("bfloat16", {"lm_head.weight": 1}, {}, r": .*config\.json.*1 tensors unknown to it \(first: lm_head"),
+    ("bfloat16", {}, {"num_key_value_heads": 4}, r": .*4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
+    ("bfloat16", {EMBEDDINGS: float("-inf")}, {}, f" in bfloat16: {EMBEDDINGS} .*NaN or infinity; .*dtype"),
+    ("float32", {NORM: float("nan")}, {}, f" in float32: {NORM} .*NaN or infinity; .*dtype"),
+    ("float16", {UP: 1e6}, {}, f" in float16: {UP} .*NaN or infinity; .*dtype"),
+]
 
 
-EMBEDDINGS, UP = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"
-FAULTS = {
-    "a layer missing": (lambda w: None, {"num_hidden_layers": 3},
-                        r"9 tensors missing \(first: model\.layers\.2\.input_layern"),
-    "another head": (lambda w: w.update({"lm_head.weight": w[EMBEDDINGS] + 1}), {},
-                     r"1 tensors unknown to it \(first: lm_head"),
-    "other heads": (lambda w: None, {"num_key_value_heads": 4},
-                    r"4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
-}  # fmt: skip
+@pytest.mark.parametrize(("dtype", "values", "config", "line"), NOT_A_MODEL)
+def test_a_checkpoint_that_does_not_fit_its_config_json_or_the_dtype_is_refused(tmp_path, dtype, values, config, line):
+    source = save_tiny("llama", tmp_path / "source")
+    with edited(source) as weights:
+        for name, value in values.items():
+            weights.setdefault(name, weights[EMBEDDINGS].clone()).view(-1)[-1:].fill_(value)
+    change_json(source / "config.json", **config)
+    refuse(source, dtype, f"^path:{source}{line}")
 
 
-NO_NUMBER = {
-    "bfloat16": (float("-inf"), EMBEDDINGS), "float32": (float("nan"), "model.norm.weight"), "float16": (1e6, UP),
-}  # fmt: skip
+def test_a_source_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty", "bfloat16", r"empty/config\.json: no such file; .*\*\.safetensors")
 
 
 def refuse(source: Path, dtype: str, line: str) -> None:
@@ -118,31 +119,13 @@ def refuse(source: Path, dtype: str, line: str) -> None:
     assert list(output.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name):
-    change, config, line = FAULTS[name]
-    source = altered(tmp_path, change, **config)
-    refuse(source, "bfloat16", rf"^path:{source}: .*config\.json.*{line}")
-
-
-@pytest.mark.parametrize("dtype", NO_NUMBER)
-def test_a_weight_that_is_no_number_in_the_configured_dtype_is_refused(tmp_path, dtype):
-    value, tensor = NO_NUMBER[dtype]
-    source = altered(tmp_path, lambda weights: weights[tensor].view(-1)[-1:].fill_(value))
-    refuse(source, dtype, rf"^path:{source} in {dtype}: {tensor} .*NaN or infinity; .*dtype")
-
-
-def test_a_source_that_is_no_model_is_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    refuse(tmp_path / "empty", "bfloat16", r"empty/config\.json: no such file; .*\*\.safetensors")
-
-
 @pytest.mark.parametrize(
     "extra", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", "lm_head.weight"]
 )
 def test_a_harmless_tensor_more_is_left_out(tmp_path, extra):
-    values = lambda weights: weights[EMBEDDINGS].clone() if extra == "lm_head.weight" else torch.ones(4)  # noqa: E731
-    source = altered(tmp_path, lambda weights: weights.update({extra: values(weights)}))
+    source = save_tiny("llama", tmp_path / "source")
+    with edited(source) as weights:
+        weights[extra] = weights[EMBEDDINGS].clone() if extra == "lm_head.weight" else torch.ones(4)
     prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), tmp_path / "out")
     before, after = tensors(source), tensors(tmp_path / "out")
     assert before.keys() - after.keys() == {extra}

@@ -72,33 +72,28 @@ def test_chance_is_that_of_the_choices_of_each_row(folder):
     assert evaluate(*load_model(folder, CPU), task, rows, batch_size=8)["chance"] == (1 / 2 + 1 / 4) / 2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_log_likelihoods_of_a_16_bit_model_are_stock_lm_eval_s_with_logarithms_in_float32(tmp_path, dtype):
-    model, tokenizer = load_model(save_tiny("llama", tmp_path, dtype), CPU)
-    task = BY_NAME["hellaswag_mini"]
-    record = evaluate(model, tokenizer, task, rows_of(task), batch_size=5)
-    stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=5, softmax_dtype="float32")
-    _, samples, _ = run_harness(stock, task, rows_of(task))
-    theirs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
-    assert record["log_likelihoods"] == theirs
-    # Sums of logarithms in 16 bits would be numbers of 16 bits.
-    assert torch.tensor(theirs).to(dtype).tolist() != theirs
-
-
-@pytest.mark.parametrize(("batch_size", "aligned"), [(1, {"cpu"}), (5, {"cpu"}), (5, set())])
-def test_logits_are_made_only_near_the_choices_and_no_result_differs(tmp_path, monkeypatch, batch_size, aligned):
+@pytest.mark.parametrize(("dtype", "batch_size", "aligned"), [
+    (torch.bfloat16, 5, {"cpu"}), (torch.float16, 5, {"cpu"}), (torch.float32, 5, {"cpu"}), (torch.float32, 1, {"cpu"}),
+    # As on a GPU.
+    (torch.float32, 5, set()),
+])  # fmt: skip
+def test_logits_are_made_only_near_the_choices_and_log_likelihoods_are_stock_lm_eval_s_in_float32(
+    tmp_path, monkeypatch, dtype, batch_size, aligned
+):
     monkeypatch.setattr(harness, "ALIGNED", aligned)
-    model, tokenizer = load_model(save_tiny("llama", tmp_path, torch.float32), CPU)
+    model, tokenizer = load_model(save_tiny("llama", tmp_path, dtype), CPU)
     task, positions = BY_NAME["hellaswag_mini"], []
     model.lm_head.register_forward_pre_hook(lambda _, arguments: positions.append(arguments[0].shape[:2].numel()))
     found, counts = [], []
     for kind in (StrictLM, HFLM):
         lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
         _, samples, _ = run_harness(lm, task, rows_of(task))
-        found.append([sample["filtered_resps"] for sample in samples])
+        found.append([[float(log) for log, _ in sample["filtered_resps"]] for sample in samples])
         counts.append(sum(positions))
         positions.clear()
-    assert found[0] == found[1]
+    assert found[0] == found[1] == evaluate(model, tokenizer, task, rows_of(task), batch_size)["log_likelihoods"]
+    # Sums of logarithms in 16 bits would be numbers of 16 bits.
+    assert dtype == torch.float32 or torch.tensor(found[0]).to(dtype).tolist() != found[0]
     longest = max(len(tokenizer.encode(f" {end}")) for row in rows_of(task)["validation"] for end in task.choices(row))
     assert counts[0] < counts[1] / 2 and ((aligned and batch_size > 1) or counts[0] <= 4 * EXAMPLES * longest)
 
