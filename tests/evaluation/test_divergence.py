@@ -1,5 +1,4 @@
-"""The divergence of a model from the dense one is KL(dense, model), estimated on windows that the dense model has
-sampled."""
+"""The divergence of a model is KL(dense, model), estimated on windows that the dense model has sampled."""
 
 import json
 import re

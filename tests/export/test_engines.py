@@ -76,11 +76,8 @@ def test_the_time_in_which_an_engine_waits_counts_on_a_gpu_only(monkeypatch, is_
 
     engine = engine_process.Engine(generate, lambda tokens: [], is_on_cpu)
     answer = engine_process.measure(engine, PROMPTS, 2, threads=1, load=[1])
-    assert (answer["clock"], answer["first_token_seconds"], answer["tokens_per_second"]) == (
-        clock,
-        seconds,
-        2 / seconds,
-    )
+    figures = [answer[name] for name in ("clock", "first_token_seconds", "tokens_per_second")]
+    assert figures == [clock, seconds, 2 / seconds]
 
 
 def test_the_speeds_are_those_of_so_many_prompts_at_once_with_prompt_and_decoding_apart(monkeypatch):

@@ -5,7 +5,6 @@ It ends with a table for an issue: the machine, the versions, and what every tes
 `pytest tests/gpu --device cpu` compares the CPU with itself. It shows that the tests themselves work.
 """
 
-import json
 import os
 import sys
 from collections import defaultdict
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sparseft.data.rows import write_rows
 from sparseft.language_model.hardware import start
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
@@ -58,8 +58,7 @@ def inputs(request, tmp_path_factory, save_wide) -> Path:
     folder = tmp_path_factory.mktemp("inputs") / request.param
     save_wide("llama", folder / "model", getattr(torch, request.param))
     for split, number in (("train", 64), ("validation", 8)):
-        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
     return folder
 
 

@@ -1,5 +1,4 @@
-"""OWL: counts beside brute force and the published formula, outliers beside stock transformers, masks beside a stable
-sort."""
+"""OWL: counts beside brute force and the published formula, and outliers beside stock transformers."""
 
 from collections.abc import Callable
 from fractions import Fraction

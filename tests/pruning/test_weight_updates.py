@@ -1,5 +1,4 @@
-"""Compare pruned weights with their definition, decoder layer by decoder layer, and check the files that appear
-together."""
+"""Compare pruned weights with their definition by decoder layer, and check the files that appear together."""
 
 import json
 from collections.abc import Iterator
