@@ -12,7 +12,8 @@ from sparseft.tasks import instruction, text
 from tiny_models import save_tiny
 
 IGNORED = -100
-PAIRS = [{"prompt": f"Question {n}: what is {n} + 1?\n", "response": f"It is {n + 1}." * (n + 1)} for n in range(5)]
+# Their order is not that of their lengths.
+PAIRS = [{"prompt": f"Question {n}: what is {n}?\n", "response": f"It is {n}." * (3 * n % 5 + 1)} for n in range(5)]
 DOCUMENTS = [{"text": f"Document {n} says that {n} is less than {n + 1}. " * 4} for n in range(3)]
 # 414 tokens.
 TEXT = "The cat sat on the mat, and then it ran away. " * 9
