@@ -32,10 +32,14 @@ def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float32):
     return X.to(dtype), W.to(dtype), kept, A, B
 
 
-def layer_of(kind, W, kept, settings=SETTINGS):
-    linear = nn.Linear(W.shape[1], W.shape[0], bias=False, dtype=W.dtype)
-    linear.weight.data = W.clone()
-    return kind(linear.requires_grad_(False), kept, settings, Workspace())
+def linear_of(W, b=None):
+    linear = nn.Linear(W.shape[1], W.shape[0], bias=b is not None, dtype=W.dtype)
+    linear.load_state_dict({"weight": W} if b is None else {"weight": W, "bias": b})
+    return linear.requires_grad_(False)
+
+
+def layer_of(kind, W, kept, settings=SETTINGS, b=None):
+    return kind(linear_of(W, b), kept, settings, Workspace())
 
 
 def naive(X, W, kept, A, B, s, b=None):
@@ -66,6 +70,17 @@ def test_nothing_but_its_inputs_is_saved_for_the_backward():
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
         MaskedLoRAFunction.apply(*inputs[:2], None, *inputs[2:], 1.0, Workspace())
     assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in inputs]
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_masked_layer_has_the_bits_of_the_linear_that_it_merges_to(dtype, has_bias):
+    X, W, kept, A, B = problem(40, 24, 4, dtype)
+    b = torch.randn(W.shape[0]).to(dtype) if has_bias else None
+    layer, linear = layer_of(MaskedLoRALinear, W, kept, b=b), linear_of(W, b)
+    layer.lora_A.data, layer.lora_B.data = A, B
+    linear.weight.data.copy_(layer.workspace.merged(layer.weight, *layer.factors(), layer.scale))
+    assert torch.equal(layer(X), linear(X))
 
 
 @pytest.mark.parametrize("kind", KINDS)
