@@ -1,7 +1,8 @@
 """Divide texts into windows of token ids for a calibration, a training and a judgement."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain, cycle, islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,26 +26,29 @@ def divided(
     """Return the windows of texts, each by its name, that are for the calibration, for the training, and held out.
 
     `numbers` are the windows of each part, of all texts together. Each text gives an equal number to each part. A short
-    text gives a fifth of its windows to the calibration and a fifth to those that are held out. These are its last
-    ones, so that no document is in two parts. Raises InputError if a text is too short for LEAST windows in each
-    part."""
+    text gives a fifth of its windows to the calibration and a fifth to those that are held out, and the windows of the
+    other two parts come again until there are enough. The last windows are held out, so that their documents are in no
+    other part. Raises InputError if a text is too short for LEAST windows in each part."""
     generator = random.Random(seed)
-    parts: dict[str, list[Named]] = {name: [] for name in numbers}
+    held_out: list[Named] = []
+    # Of each text, the windows for the calibration and for the training, again and again.
+    endless: dict[str, list[Iterator[Named]]] = {"calibration": [], "training": []}
     for name, texts in documents.items():
         ids = tokenizer.encode(DOCUMENT_BREAK.join(texts), verbose=False)
-        windows = [(name, Example(ids[start : start + length], 1)) for start in range(0, len(ids) - length + 1, length)]
-        share = {part: max(LEAST, number // len(documents)) for part, number in numbers.items()}
-        held_out, calibration = (min(share[part], len(windows) // 5) for part in ("held_out", "calibration"))
-        if min(held_out, calibration) < LEAST:
+        starts = range(0, len(ids) - length + 1, length)
+        windows = [(name, Example(ids[start : start + length], 1)) for start in starts]
+        fifth = len(windows) // 5
+        if fifth < LEAST:
             raise InputError(
                 f"ship.texts: {name} has {len(windows)} windows of {length} tokens, which are too few to divide",
                 f"give a text of {5 * LEAST} windows or more: {5 * LEAST * length:,} tokens",
             )
-        parts["held_out"] += windows[-held_out:]
-        rest = windows[:-held_out]
+        last, first = (min(fifth, max(LEAST, numbers[part] // len(documents))) for part in ("held_out", "calibration"))
+        held_out += windows[-last:]
+        rest = windows[:-last]
         generator.shuffle(rest)
-        parts["calibration"] += rest[:calibration]
-        parts["training"] += rest[calibration:][: share["training"]]
-    for windows in parts.values():
-        generator.shuffle(windows)
-    return parts
+        endless["calibration"].append(cycle(rest[:first]))
+        endless["training"].append(cycle(rest[first:]))
+    # The texts take turns.
+    turns = {part: chain.from_iterable(zip(*of_texts, strict=True)) for part, of_texts in endless.items()}
+    return {part: list(islice(turns[part], numbers[part])) for part in turns} | {"held_out": held_out}
