@@ -58,7 +58,7 @@ checkpoints.register(workflow.get_rule("find_shares"))
 # Measure all candidates as they are served.
 use rule run_script as measure_candidates with:
     input:
-        candidates=candidates_of,
+        models=candidates_of,
         divergence=text_of(DIVERGENCE),
         held_out=held_out_texts,
     output:
@@ -74,7 +74,7 @@ use rule run_script as measure_candidates with:
 use rule run_script as ship_model with:
     input:
         model_path=grid.MANIFEST,
-        candidates=candidates_of,
+        models=candidates_of,
         served=rules.measure_candidates.output.output,
     output:
         [f"{PATHS.ship}/{name}" for name in ("frontier.csv", "frontier.png", "findings.txt")],

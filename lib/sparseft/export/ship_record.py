@@ -1,15 +1,10 @@
 """Define the records of `snakemake ship`: shares.json, what must leave a model for a wish, and served.json, what each
 candidate costs and says of the texts when it is served."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from sparseft.evaluation.scoring import LARGEST_LOSS
 from sparseft.records import Fraction, Positive, PositiveCount, field, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind
-
-LogLikelihood = Annotated[float, Field(ge=-LARGEST_LOSS)]
 
 
 class Trial(RecordPart):
@@ -62,7 +57,7 @@ class Served(RecordPart):
     digest: str = field("The sha256 of the weights as served.")
     peak_memory_bytes: PositiveCount = field("The largest memory of the engine's process.", "bytes")
     speeds: list[Speed] = field("The speeds of each repeat.", min_length=1)
-    log_likelihoods: dict[str, list[LogLikelihood]] = field("Of each window, by text.", "nats")
+    log_likelihoods: dict[str, list[float]] = field("Of each window, by text.", "nats")
     task: Fraction | None = field("The metric of the user's task. Null without one.", default=None)
 
 
@@ -72,7 +67,7 @@ class ServedRecord(ServingRecord):
     file_name: ClassVar[str] = "served.json"
     record: Literal["served"] = kind("served")
     tokens: dict[str, list[PositiveCount]] = field("The tokens of each window after the first, by text.")
-    dense_log_p: list[LogLikelihood] = field(
+    dense_log_p: list[float] = field(
         "What the dense model in its own format says of each window of the text that it sampled.", "nats"
     )
     models: list[Served] = field("The candidates.", min_length=2)

@@ -1,6 +1,6 @@
 """Measure the candidates of `snakemake ship` as they are served: size, speed, and what they say of held-out texts.
 
-    measure_candidates.py --candidates models/smollm2 RUN_FOLDER/export --output results/ship/smollm2/served.json \
+    measure_candidates.py --models models/smollm2 RUN_FOLDER/export --output results/ship/smollm2/served.json \
         --divergence data/calibration_divergence-smollm2.jsonl --held_out data/calibration_shiptest-smollm2.jsonl
 
 The first candidate is the dense model, whose tokens are counted. The candidates are measured in turn, so that a machine
@@ -31,7 +31,7 @@ VERSION = 1
 
 def run(
     *,
-    candidates: list[Path],
+    models: list[Path],
     divergence: Path,
     held_out: Path | None = None,
     output: Path,
@@ -42,7 +42,7 @@ def run(
     """Measure every candidate in every format, and write the record.
 
     Args:
-        candidates: folders of models, the dense one first
+        models: folders of models, the dense one first
         divergence: windows that the dense model has sampled
         held_out: windows of the texts that no candidate has seen
         output: the record, served.json
@@ -51,14 +51,14 @@ def run(
     from sparseft.export.served import Server, measure_served, read_windows
     from sparseft.language_model.hardware import choose_device, device_name, start
 
-    claim_record(output, "served", [divergence, held_out, *candidates])
+    claim_record(output, "served", [divergence, held_out, *models])
     windows = read_windows(divergence, held_out)
     first = next(iter(windows.values()))
     prompts = [window.ids[: export.prompt_tokens] for window in first[: export.prompts]]
     server = Server(export, wish.formats, threads, prompts)
     start(threads)
     device = device_name(choose_device())
-    server.check_formats(candidates[0])
+    server.check_formats(models[0])
     record = ServedRecord(
         engine=server.engine,
         version=server.version,
@@ -66,6 +66,6 @@ def run(
         device=device,
         tokens={name: [len(window.ids) - 1 for window in of_text] for name, of_text in windows.items()},
         dense_log_p=[window.log_p for window in windows["sampled"]],
-        models=measure_served(candidates, windows, server),
+        models=measure_served(models, windows, server),
     )
     write(output, record)

@@ -1,7 +1,7 @@
 """Choose the model to serve from the measured candidates, and write it with its card.
 
     ship.py --model_path models/smollm2 --served results/ship/smollm2/served.json --speed 1.3 \
-        --candidates models/smollm2 RUN_FOLDER/export --output_dir results/ship/smollm2/chosen
+        --models models/smollm2 RUN_FOLDER/export --output_dir results/ship/smollm2/chosen
 
 It writes frontier.csv, a row per candidate and format, frontier.png and findings.txt beside the folder of the chosen
 model. Exits with 1 if no candidate reaches the wish. Then the chosen model is the nearest one.
@@ -48,7 +48,7 @@ def run(
     *,
     model_path: Path,
     served: Path,
-    candidates: list[Path],
+    models: list[Path],
     output_dir: Path,
     wish: Flags[Wish] = Wish(),
     export: Flags[Export] = Export(),
@@ -59,7 +59,7 @@ def run(
     Args:
         model_path: folder of the prepared dense model
         served: the measurements, served.json
-        candidates: folders of the models that were measured
+        models: folders of the models that were measured
         output_dir: the folder of the chosen model
         threads: as in the measurements
     """
@@ -69,12 +69,12 @@ def run(
     from sparseft.storage.atomic import atomic_file, atomic_folder, write_json
 
     wish.check()
-    claim(output_dir, output_dir / "ship.json", KNOWN_BY, [served, model_path, *candidates])
+    claim(output_dir, output_dir / "ship.json", KNOWN_BY, [served, model_path, *models])
     record = read_record_file(served, ServedRecord)
     table = frontier(record, wish, model_path.name)
     said = sentences(table, record, wish)
     best = table.iloc[0]
-    folder = next(folder for folder in candidates if name_of(folder) == best["name"])
+    folder = next(folder for folder in models if name_of(folder) == best["name"])
     digest = next(one.digest for one in record.models if (one.name, one.format) == (best["name"], best["format"]))
     with atomic_folder(output_dir, "ship.json", KNOWN_BY) as chosen:
         if copy_chosen(folder, chosen, export, best["format"]) != digest:
