@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from project import read_record
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.checkpoints.model_source import prepare_model
@@ -20,7 +22,7 @@ from sparseft.masks.validation import validate
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.bits import pack
 from sparseft.storage.hashes import sha256
-from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.trainers.modelzoo.export import CHECKPOINT, CONFIGURATION, export_modelzoo
 from tiny_models import change_json, save_tiny
 
 from masks import pass_of
@@ -76,6 +78,20 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
     assert Checkpoint(tmp_path / "back").digest == converted.digest
     assert Checkpoint(tmp_path / "back").config == original.config
     assert (tmp_path / "back/tokenizer.json").read_bytes() == (tmp_path / "hf/tokenizer.json").read_bytes()
+
+
+def test_an_export_records_its_model_its_mask_and_its_files_and_has_modelzoo_s_configuration(tmp_path, tiny_llama):
+    path = mask_files(tiny_llama, "unstructured", tmp_path)[1]
+    export_modelzoo(tiny_llama, path, tmp_path / "cs")
+    report = read_record(tmp_path / "cs/export.json")
+    assert report["inputs"]["model"] == tiny_llama.digest
+    assert report["mask"]["reached"] == 0.5
+    assert set(report["outputs"]) == {CHECKPOINT, CONFIGURATION}
+    section = yaml.safe_load((tmp_path / "cs" / CONFIGURATION).read_text())["model"]
+    asked = {"name": "llama", "hidden_size": 32, "num_heads": 4, "filter_size": 48, "rotary_dim": 8,
+             "attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": 2},
+             "share_embedding_weights": True, "layer_norm_epsilon": 1e-6, "rope_theta": 10000.0}  # fmt: skip
+    assert asked.items() <= section.items()
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])

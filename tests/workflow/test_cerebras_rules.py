@@ -3,7 +3,8 @@
 A stand-in trains; the workflow with the real package on its CPU backend is in tests/cerebras."""
 
 import pytest
-from project import ROOT, Study, program, tiny_grid
+import yaml
+from project import ROOT, TINY_STUDY, Study, program, tiny_grid
 
 CS3 = ["--profile", str(ROOT / "profiles/cs3")]
 STAND_IN = """#!/bin/bash
@@ -99,3 +100,11 @@ def test_each_batch_size_is_measured_in_turns(study):
         assert flags.count(" --batch_size ") == 1
     printed = (study.folder / "results/logs/join_measurements").glob("*.log")
     assert ["Field required" in log.read_text() for log in printed] == [True]
+
+
+def test_modelzoo_has_an_export_per_mask_and_one_of_the_dense_model(study):
+    content = yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())
+    content["training"] = TINY_STUDY["training"] | content["training"]
+    study.configure({"llama": study.model}, grid=tiny_grid("llama", "boolq_mini"), **content)
+    planned = study.planned()
+    assert (planned["export_checkpoint"], planned["train_adapter"]) == (3 * 2 + 1, 13)

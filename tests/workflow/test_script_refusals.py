@@ -126,6 +126,9 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {"sparsity": "0.333"}, None, ["sparsity", "0.333"]),
     ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
     ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),
+    # Methods that run the model need a prepared one.
+    ("compute_masks.py", {"model_path": "@zoo.mdl", "method": "unstructured_wanda", "task": "hellaswag_mini",
+                          "data_dir": "@data"}, None, ["prepare_model.py --source mdl:", "zoo.mdl"]),
     ("compute_masks.py", {"method": "unstructured_wanda_on_c4"}, None, ["--text"]),
     ("compute_masks.py", {"method": "unstructured_wanda_on_c4", "text": "@own.jsonl", "calibration_examples": 2,
                           "calibration_length": 4},
@@ -199,12 +202,6 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: ", "would be lost"]),
     ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: ", "would be lost"]),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def box(tmp_path, finished_runs) -> Path:
-    """Return a folder with two finished runs, which a test may change."""
-    return Path(shutil.copytree(finished_runs, tmp_path / "box"))
 
 
 @pytest.mark.parametrize(("script", "changed_flags", "change", "named"), ROWS)
