@@ -1,6 +1,5 @@
 """Every kind of damage to every artefact is found by its reader before it is used, and named with what rebuilds it."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,17 +21,14 @@ READERS = {
     "adapter": ("merge.py", "evaluate.py --adapter"),
     "merged model": ("validate_sparsity.py", "evaluate.py", "evaluate.py --split selection", "export_run.py"),
     "selection rows": ("evaluate.py --split selection",),
-    "training state": ("train.py",),
-    "reconstruction state": ("reconstruct.py",),
 }  # fmt: skip
-STATES = ("training state", "reconstruction state")
 # Every reader meets one flipped bit. The first reader of each file meets every kind of damage.
-ARTEFACTS = [
+CASES = [
     (name, script, kind)
     for name, scripts in READERS.items()
     for script in scripts
     for kind in DAMAGES
-    if name not in STATES and (script == scripts[0] or kind == "one bit flipped")
+    if script == scripts[0] or kind == "one bit flipped"
 ]
 
 
@@ -42,55 +38,17 @@ def flip_a_bit(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
 
 
-def folder_of(box: Path, name: str, run: str) -> Path:
-    """The folder of a run, or that of the reconstruction of its cell."""
-    return box / ("reconstructed" if name == "reconstruction state" else "results/runs") / run
-
-
 def artefact(box: Path, name: str, run: str) -> Path:
     """The file of a run that is damaged, or that takes its place."""
-    folder = folder_of(box, name, run)
+    folder = box / "results/runs" / run
     return {
         "mask": mask_of(box, run),
         "adapter": folder / "adapter/adapter_model.safetensors",
         "merged model": folder / "model_dir/model.safetensors",
-        "training state": folder / "state.pt",
-        "reconstruction state": folder / "state.pt",
+        "state": folder / "state.pt",
         # A file of another run has no other selection rows, because all runs of a task share them.
         "selection rows": box / f"data/{'selection' if run == RUN else 'validation'}.jsonl",
     }[name]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, finished_runs) -> Path:
-    """Two finished runs, and the state in which a kill left each of them."""
-    box = Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("whole") / "box"))
-    for run in RUNS:
-        succeed("reconstruct.py", **flags(box, run, "reconstruct.py", box / "reconstructed" / run))
-        for name in STATES:
-            _interrupt(box, name, run)
-    return box
-
-
-def _interrupt(box: Path, name: str, run: str) -> None:
-    """Leave state.pt as a kill after two of four steps, or after one of two decoder layers, does."""
-
-    def stop(saved: SavedState, content: dict) -> None:
-        write(saved, content)
-        if script == "reconstruct.py" or len(content["progress"]["curve"]) == 2:
-            raise KeyboardInterrupt
-
-    script = "train.py" if name == "training state" else "reconstruct.py"
-    write, folder = SavedState.write, box / "interrupted" / run
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SavedState, "write", stop)
-        assert call_script(script, **flags(box, run, script, folder))[0] == 130
-    (folder / "state.pt").rename(artefact(box, name, run))
-
-
-@pytest.fixture
-def box(tmp_path, whole) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "box"))
 
 
 def damage(box: Path, name: str, kind: str) -> Path:
@@ -102,7 +60,7 @@ def damage(box: Path, name: str, kind: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "script", "kind"), ARTEFACTS)
+@pytest.mark.parametrize(("name", "script", "kind"), CASES)
 def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, kind, script):
     path = damage(box, name, kind)
     output = refused(box, script, **flags(box, RUN, script, box / "out"))
@@ -112,12 +70,24 @@ def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole, name, kind):
-    path, (script,) = damage(box, name, kind), READERS[name]
-    output = succeed(script, **flags(box, RUN, script, path.parent))
+def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, monkeypatch, kind):
+    write = SavedState.write
+
+    def stop(saved: SavedState, content: dict) -> None:
+        write(saved, content)
+        # As a kill after two of four steps.
+        if len(content["progress"]["curve"]) == 2:
+            raise KeyboardInterrupt
+
+    expected = tree(box / "results/runs" / RUN / "adapter")
+    monkeypatch.setattr(SavedState, "write", stop)
+    for run in RUNS:
+        folder = box / "results/runs" / run
+        assert call_script("train.py", **flags(box, run, "train.py", folder))[0] == 130
+    monkeypatch.setattr(SavedState, "write", write)
+    path = damage(box, "state", kind)
+    output = succeed("train.py", **flags(box, RUN, "train.py", path.parent))
     reason = "of other code, inputs or settings" if kind == "another run's file" else "damaged"
     assert f"{path} is {reason}: the training starts from its beginning" in output
-    folder, expected = (folder_of(place, name, RUN) / "adapter" for place in (box, whole))
-    assert tree(folder) == tree(expected)
+    assert tree(path.parent / "adapter") == expected
