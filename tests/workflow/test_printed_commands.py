@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos import MEASURED
+from chaos import summary
 from project import ROOT, Study
 
 pytestmark = pytest.mark.slow
@@ -32,11 +32,6 @@ def type_in(study: Study, command: str, folder: Path, *, forks_jobs: bool = Fals
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout + done.stderr
-
-
-def summary(study: Study) -> list[dict]:
-    """Return the rows of a study's summary without its times."""
-    return [{name: value for name, value in row.items() if name not in MEASURED} for row in study.table()]
 
 
 def test_the_printed_command_plans_nothing_in_the_same_folder(own_study):
