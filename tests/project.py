@@ -43,7 +43,6 @@ def laid_over(sections: dict) -> Config:
 
 
 def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    """A script as a user runs it."""
     command = [sys.executable, ROOT / "workflow/scripts" / name, *arguments]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
 
@@ -71,7 +70,6 @@ def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int,
 
 
 def succeed(name: str, /, **flags: object) -> str:
-    """Call a script that must succeed; returns all that it output."""
     code, output = call_script(name, **flags)
     assert code == 0, output
     return output
@@ -97,7 +95,6 @@ def program(path: Path, text: str) -> Path:
 
 
 def read_record(path: Path) -> dict:
-    """Return the content of a record without its digest."""
     return {key: value for key, value in json.loads(path.read_text()).items() if key != "record_sha256"}
 
 

@@ -62,7 +62,6 @@ class Inputs:
 
 
 def complete(path: Path) -> bool:
-    """Return whether a saved state is whole."""
     try:
         with h5py.File(path, "r") as file:
             return bool(file.attrs.get("__SUCCESS__", False))
@@ -79,11 +78,9 @@ def in_default_environment(script: Path, *arguments: object) -> dict:
 
 
 def written(done: subprocess.CompletedProcess, record: Path) -> dict:
-    """Return the record of a process that succeeded."""
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(record.read_text())
 
 
 def trained(done: subprocess.CompletedProcess, output: Path) -> dict:
-    """Return train.json of a run that succeeded."""
     return written(done, output / "train.json")

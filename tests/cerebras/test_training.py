@@ -94,7 +94,6 @@ c.write_mdl = write
 
 @pytest.fixture
 def small_disk(tmp_path) -> Path:
-    """A disk of 16 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=False).returncode:

@@ -175,7 +175,6 @@ def test_worked_examples_are_those_that_lm_eval_draws(model32, tmp_path, case):
 
 @pytest.mark.parametrize("name", CASES)
 def test_training_reads_what_the_evaluation_scores(model32, tmp_path, name):
-    """The prompt and the right answer, in the token ids of lm-eval's own requests without worked examples."""
     model, tokenizer = model32
     rows = rows_of(name)
     examples = prepared(tmp_path, OWN.get(name, name), rows)

@@ -25,7 +25,6 @@ HUB_COLOURS = COLOURS | {"dataset_path": "org/colours", "description": ""}
 
 
 def colours(word: str, count: int) -> list[dict]:
-    """Return rows of the task `colours`."""
     return [colour_row(number, word) for number in range(count)]
 
 
@@ -35,7 +34,6 @@ FOLDER = Path("data/boolq")
 
 
 def boolq(numbers: range | list[int], word: str = "Ice") -> list[dict]:
-    """Return rows of BoolQ with these numbers in their passages."""
     return [{"passage": f"{word} {n}.", "question": "is ice cold", "answer": n % 2 == 0} for n in numbers]
 
 
@@ -61,7 +59,6 @@ def prepare(task: str = "boolq", **flags: object) -> tuple[list[dict], dict]:
 
 
 def rows_of(path: Path | str) -> list[dict]:
-    """Return the rows of a .jsonl file."""
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
@@ -142,7 +139,6 @@ NOTES = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60))
 
 
 def write_notes(selection: str) -> None:
-    """Write texts in the place of the rows."""
     for split, text in (NOTES | {"selection": selection}).items():
         Path(f"own/{split}.jsonl").unlink(missing_ok=True)
         Path(f"own/{split}.txt").write_text(text)
@@ -186,7 +182,6 @@ def test_rows_that_do_not_fit_their_manifest_are_refused(changes):
 
 
 def things(rows: list[dict]) -> list[str]:
-    """Return the things that rows are about, sorted."""
     return sorted(row["doc"]["thing"] for row in rows)
 
 

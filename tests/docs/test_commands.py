@@ -35,7 +35,6 @@ ROW |= {field: value for task in TASKS if task.generate for field, value in task
 
 
 def name_of(value: object) -> str:
-    """Return the name of a test: the page and the command."""
     return str(value.relative_to(ROOT)) if isinstance(value, Path) else " ".join(value)[:60]
 
 
@@ -77,7 +76,6 @@ def with_a_model(text: str, folder: Path) -> str:
 
 
 def check_make(words: list[str]) -> None:
-    """Check that make has every target."""
     for target in (word for word in words if "=" not in word):
         assert any(fnmatch(target, name.replace("%", "*")) for name in TARGETS), f"the Makefile has no target {target}"
 

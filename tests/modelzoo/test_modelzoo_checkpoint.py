@@ -42,7 +42,6 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @pytest.fixture
 def exported(tmp_path, tiny_llama) -> Path:
-    """Return the tiny LLaMA as an .mdl file, dense."""
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
     return tmp_path / "cs" / CHECKPOINT
 

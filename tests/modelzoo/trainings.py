@@ -33,7 +33,6 @@ class Inputs:
     model: str
 
     def flags(self, mode: str, output: Path) -> dict[str, object]:
-        """Return the flags of both train.py and train_modelzoo.py."""
         run = f"{self.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0"
         places = {"model_path": self.folder / self.model, "mask_path": self.folder / "mask.pt"}
         flags = {"run_id": run, **places, "data_dir": self.folder / "data", "output_dir": output, **SETTINGS}
@@ -46,7 +45,6 @@ class Inputs:
         return {**self.flags(mode, output), "exported": self.folder / "cs", **CEREBRAS}
 
     def start(self, mode: str, output: Path) -> subprocess.Popen:
-        """Start train_modelzoo.py in the background."""
         words = as_words(self.modelzoo_flags(mode, output))
         command = [sys.executable, ROOT / "workflow/scripts/train_modelzoo.py", *words]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -57,7 +55,6 @@ def as_words(flags: dict[str, object]) -> list[str]:
 
 
 def make(folder: Path, model: str) -> Inputs:
-    """Write the inputs."""
     base = Checkpoint(save_tiny(model, folder / model, torch.float32, ROTARY if model == "mistral" else None))
     write_mask(folder / "mask.pt", compute_masks(base, "unstructured", [50])[50])
     export_modelzoo(base, folder / "mask.pt", folder / "cs")
@@ -69,7 +66,6 @@ def make(folder: Path, model: str) -> Inputs:
 
 
 def trained(name: str, flags: dict[str, object]) -> dict:
-    """Return train.json of a script that succeeds."""
     done = run_script(name, *as_words(flags))
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((flags["output_dir"] / "train.json").read_text())

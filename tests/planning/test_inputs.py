@@ -18,7 +18,6 @@ from tiny_models import change_json
 
 
 def write_all(contents: dict[str, dict]) -> None:
-    """Write JSON files, by their names."""
     for name, content in contents.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(json.dumps(content))

@@ -21,7 +21,6 @@ from sparseft.training.training_record import TrainingRecord
 
 
 def reason_of(schema: type[RecordPart], path: Path) -> str:
-    """Return why a file cannot be read."""
     with pytest.raises(InputError) as error:
         read_record_file(path, schema)
     return error.value.args[0]
@@ -135,7 +134,6 @@ def test_the_final_task_loss_of_a_distillation_is_its_cross_entropy():
 
 
 def parts_of(schema: type[RecordPart]) -> list[type[RecordPart]]:
-    """Return a schema, and those that are made from it."""
     return [schema, *(part for own in schema.__subclasses__() for part in parts_of(own))]
 
 

@@ -33,8 +33,6 @@ STUDIES |= {name: STUDIES[name] + WITHOUT_BASES for name in ("cerebras", "cs3", 
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes a configuration file and returns its path."""
-
     def write_text(text: str, name: str = "study.yaml") -> Path:
         path = tmp_path / name
         path.write_text(text)

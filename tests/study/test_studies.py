@@ -69,8 +69,6 @@ ANSWERS = {
 
 
 class Texts(LM):
-    """A model that generates the texts in the order of the rows."""
-
     def __init__(self, texts):
         super().__init__()
         self.texts = list(texts)

@@ -40,7 +40,6 @@ def study(tmp_path, tiny_models, monkeypatch) -> Study:
 
 
 def configure(study: Study, *, grid: dict | None = None, throughput: dict | None = None, **cerebras: object) -> None:
-    """Write the study, with other keys of its grid or settings of the appliance."""
     cells = tiny_grid("llama", "boolq_mini", ["unstructured"], sparsities=[0, 50]) | (grid or {})
     settings = {"lock": None, "job_labels": ["name=x"], "python": str(study.folder.parent / "trainer"), **cerebras}
     sections = {"backend": "cerebras", "cerebras": settings, "throughput": throughput or {}}

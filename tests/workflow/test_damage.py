@@ -33,7 +33,6 @@ CASES = [
 
 
 def flip_a_bit(content: bytes) -> bytes:
-    """Return a content with another bit in its middle."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
 

@@ -34,13 +34,11 @@ def study(made, tmp_path, monkeypatch) -> Path:
 
 
 def export() -> Path:
-    """Export the runs; return the folder of the first one's export."""
     succeed("export_study.py", results_dir="results/runs", output_dir="out")
     return Path("out", RUN)
 
 
 def points(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the steps and values of each chart of TensorBoard."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 

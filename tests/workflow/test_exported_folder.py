@@ -49,7 +49,6 @@ def logits(folder: Path) -> torch.Tensor:
 
 
 def folders(box: Path, run: str) -> tuple[Path, Path]:
-    """Return the merged model and the exported folder of a run."""
     return box / "results/runs" / run / "model_dir", box / "results/runs" / run / "export"
 
 

@@ -54,7 +54,6 @@ def study(tmp_path_factory, tiny_models) -> Study:
 
 
 def run(method: str, mode: str = "no_finetune") -> str:
-    """Return the folder of a run."""
     return f"results/runs/llama-{TASK}-{method}-sparsity50-{mode}-seed0"
 
 

@@ -54,13 +54,11 @@ def make(study: Study, *own: str) -> Study:
 
 @pytest.fixture
 def study(tmp_path) -> Study:
-    """Return a study of the page's task from a YAML file, which is only planned."""
     return make(Study(tmp_path))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Study:
-    """Return a finished study of all tasks of the page."""
     study = make(Study(tmp_path_factory.mktemp("own")), *OWN)
     study.snakemake("--cores", "2", "--quiet", "all")
     return study

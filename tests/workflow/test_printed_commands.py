@@ -17,7 +17,6 @@ CONFIGURATION = "results/analysis/configuration.yaml"
 
 
 def commands(study: Study, page: str) -> list[str]:
-    """Return the commands that a page prints."""
     return re.findall(r"```\n(.*)\n```", (study.folder / "results/analysis" / page).read_text())
 
 

@@ -57,7 +57,6 @@ RECONFIGURED = ANALYSIS | {"write_configuration": 1}
 
 
 def of_runs(trained: int, runs: int) -> dict[str, int]:
-    """The jobs of so many runs, some of them trained."""
     return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
         ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
     )
@@ -132,7 +131,6 @@ def sources(tmp_path_factory, tiny_models) -> Study:
 
 @pytest.fixture
 def own_sources(tmp_path, sources) -> Study:
-    """A copy of this study, which a test may change."""
     return Study(Path(shutil.copytree(sources.folder, tmp_path / "copy")))
 
 

@@ -29,8 +29,6 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 
 def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    """Return a change of the tensors of the box's model."""
-
     def apply(box: Path) -> None:
         with edited(box / "models/tiny") as tensors:
             change(tensors)
@@ -39,13 +37,10 @@ def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 def config(**values: object) -> Callable[[Path], None]:
-    """Return a change of keys in the config.json of the box's model."""
     return lambda box: change_json(box / "models/tiny/config.json", **values)
 
 
 def text(path: str, content: str) -> Callable[[Path], None]:
-    """Return a change that writes a file."""
-
     def apply(box: Path) -> None:
         (box / path).parent.mkdir(parents=True, exist_ok=True)
         (box / path).write_text(content)
@@ -54,7 +49,6 @@ def text(path: str, content: str) -> Callable[[Path], None]:
 
 
 def prepared(box: Path) -> None:
-    """Put the prepared model in the place of the box's model."""
     model = box / "models/tiny"
     model.rename(box / "source")
     prepare_model(parse_section(Model, {"source": f"path:{box / 'source'}"}, "model"), model)
@@ -76,18 +70,15 @@ def changed(before: Callable[[Path], None], file: str, old: str, new: str) -> Ca
 
 
 def another_model(box: Path) -> None:
-    """Put a model of other shapes in the place of the box's model."""
     shutil.rmtree(box / "models/tiny")
     save_tiny("mixtral", box / "models/tiny")
 
 
 def swapped_masks(box: Path) -> None:
-    """Put the mask of another method in the place of the run's mask."""
     shutil.copy(box / MASK.replace("structured", "random"), box / MASK)
 
 
 def swapped_trainings(box: Path) -> None:
-    """Put the record of another run's training in the place of the run's."""
     shutil.copy(box / "results/runs" / RUNS[1] / "train.json", box / FOLDER)
 
 

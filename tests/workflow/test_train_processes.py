@@ -40,7 +40,6 @@ def box(tmp_path_factory) -> Path:
 
 
 def flags(box: Path, output: Path, **changes: object) -> list[str]:
-    """Return the flags of train.py."""
     mask = box / "masks_sparsity50_unstructured.pt"
     places = {"model_path": box / "model", "mask_path": mask, "data_dir": box, "output_dir": output}
     run_id = "tiny-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0"
