@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from datasets import load_dataset
+from sparseft.tasks import BY_NAME
 from tiny_models import change_json
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
@@ -35,6 +36,12 @@ def write(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def write_generated(folder: Path, task: str, train: int, validation: int) -> None:
+    """Write rows that a built-in task generates."""
+    for split, number in (("train", train), ("validation", validation)):
+        write(folder / f"{split}.jsonl", BY_NAME[task].generate(split, number, 0))
 
 
 def publish(hub: Path, place: str, splits: dict[str, list[dict]], configuration: str = "default") -> None:

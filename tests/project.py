@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import gc
 import io
 import json
 import os
@@ -17,6 +18,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import h5py
+import pytest
 import torch
 import yaml
 from jobs import Process
@@ -29,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "tests/jobs.py"
 # The servers of this process. Each ends when the pipe to it closes.
 RUNNING: list[subprocess.Popen] = []
+# Bytes that a file system gives out at once.
+PAGE = 4096
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 
 
@@ -40,11 +45,6 @@ def laid_over(sections: dict) -> Config:
     for name in ("models", "tasks", "grid"):
         merged[name] = {**DEFAULT[name], **sections.get(name, {})}
     return parse_section(Config, merged, "configuration")
-
-
-def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "workflow/scripts" / name, *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
 
 
 def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int, str]:
@@ -144,6 +144,32 @@ def made_once(folder: Path) -> Iterator[bool]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield not done.exists()
         done.touch()
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a file that cerebras-pytorch writes is complete."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("__SUCCESS__", False))
+    except OSError:
+        return False
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes, in whole pages; of 0 bytes, one that is full."""
+    folder.mkdir()
+    options = f"size={max(size, PAGE)}"
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+        pytest.skip("needs root, who may mount a small file system")
+    try:
+        if size < PAGE:
+            (folder / "other").write_bytes(bytes(PAGE))
+        yield folder
+    finally:
+        # A traceback may hold a mapped file.
+        gc.collect()
+        subprocess.run(["umount", folder], check=True)
 
 
 class Study:

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
+from project import words_of
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -43,8 +43,7 @@ class Inputs:
             **SETTINGS,
             **changed,
         }
-        words = {name: [f"--{name}"] if value is True else [f"--{name}", str(value)] for name, value in given.items()}
-        return [word for name, value in given.items() if value is not None for word in words[name]]
+        return words_of({name: value for name, value in given.items() if value is not None})
 
     def command(
         self, output: Path, run: str, *, script: str = "train_cerebras.py", patch: str = "",
@@ -59,14 +58,6 @@ class Inputs:
         """Run a script. An operation that is not supported leaves its graph in the working folder."""
         command = self.command(output, run, **options)
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-
-
-def complete(path: Path) -> bool:
-    try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("__SUCCESS__", False))
-    except OSError:
-        return False
 
 
 def in_default_environment(script: Path, *arguments: object) -> dict:

@@ -57,10 +57,7 @@ GENERATION = {
     ],
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}],
 }  # fmt: skip
-OWN_ROWS = {
-    "colours": colour_row,
-    "sums": lambda n: {"a": n, "b": 2 * n},
-}
+OWN_ROWS = {"colours": colour_row, "sums": lambda n: {"a": n, "b": 2 * n}}
 OWN = {"colours": COLOURS, "sums": GENERATION}
 CASES = [*ROWS, *OWN]
 # Splits of the worked examples, of which lm-eval draws in its own way.

@@ -157,10 +157,7 @@ grid: {methods: [unstructured_wanda_on_self, unstructured_wanda_on_mix]}
 
 @pytest.mark.parametrize(
     ("text", "more"),
-    [
-        (PRUNED_TWICE, "data/hellaswag_mini/selection_manifest.json"),
-        (TEXTS, "data/calibration_web.jsonl.json"),
-    ],
+    [(PRUNED_TWICE, "data/hellaswag_mini/selection_manifest.json"), (TEXTS, "data/calibration_web.jsonl.json")],
 )
 def test_what_the_study_makes_of_its_own_models_needs_no_network(text, more):
     rows = ["data/hellaswag_mini/manifest.json", "data/hellaswag_mini/validation_manifest.json"]

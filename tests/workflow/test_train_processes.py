@@ -14,10 +14,9 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from hub_cache import write
+from hub_cache import write_generated
 from project import ROOT, read_record, succeed
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import hold_together
 from tiny_models import save_tiny
 
@@ -34,8 +33,7 @@ def box(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("box")
     model = save_tiny("llama", folder / "model", torch.float32)
     succeed("compute_masks.py", model_path=model, output_dir=folder, sparsity=0.5, method="unstructured")
-    for split, number in (("train", 32), ("validation", 5)):
-        write(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
+    write_generated(folder, "boolq_mini", 32, 5)
     return folder
 
 
