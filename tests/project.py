@@ -185,10 +185,11 @@ class Study:
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **TINY_STUDY, **sections}))
         return self
 
-    def snakemake(self, *arguments: str, expect: int = 0) -> str:
+    def snakemake(self, *arguments: str, expect: int = 0, configfile: str | None = "study.yaml") -> str:
         """Run snakemake in the folder; returns what it printed."""
         address = job_server(self.python)
-        words = ["snakemake", *arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
+        words = ["snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]
+        words += ["--configfile", configfile] if configfile else []
         with tempfile.TemporaryFile("w+") as output, open(os.devnull) as nothing:
             files = [nothing.fileno(), output.fileno(), output.fileno()]
             code = Process(address, words, files, str(self.folder), self.environment(forks_jobs=True)).wait()

@@ -6,14 +6,9 @@ from dataclasses import replace
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES, WANDA
-from sparseft.importances.sparsegpt import SPARSEGPT
-from sparseft.methods import IMPORTED, METHODS, OWL, Method, get_method, sort_key
-from sparseft.patterns import PATTERNS, Pattern
-from sparseft.patterns.semistructured import SEMISTRUCTURED
-from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
-from sparseft.patterns.structured import STRUCTURED
-from sparseft.patterns.unstructured import UNSTRUCTURED
+from sparseft.importances import IMPORTANCES
+from sparseft.methods import IMPORTED, METHODS, get_method, sort_key
+from sparseft.patterns import PATTERNS
 from sparseft.trainers.backends import BACKENDS
 
 
@@ -32,29 +27,6 @@ def test_no_code_outside_their_folders_asks_for_a_pattern_an_importance_or_a_bac
     outside = [path for path in [ROOT / "Snakefile", *code] if not folders & set(path.parts)]
     assert len(outside) > 100
     assert [path for path in outside if asks.search(path.read_text())] == []
-
-
-def test_a_pattern_allows_only_what_can_rank_it():
-    new = Pattern("new", select=UNSTRUCTURED.select)
-    assert new.allows(DEFAULT)
-    # An importance that changes the kept weights makes the masks by an algorithm of its own.
-    assert not new.allows(SPARSEGPT)
-    assert not STRUCTURED.allows(replace(SPARSEGPT, ranks=("channels",)))
-    assert replace(new, updates=("sparsegpt",)).allows(SPARSEGPT)
-    # Layers that lose the same channels cannot be pruned one after the other.
-    by_inputs = replace(WANDA, name="by_inputs", ranks=("weights", "channels"))
-    assert STRUCTURED.allows(by_inputs)
-    assert (Method(UNSTRUCTURED, by_inputs).is_sequential, Method(STRUCTURED, by_inputs).is_sequential) == (True, False)
-
-
-def test_methods_that_divide_their_counts_by_outliers_differ_in_nothing_else():
-    divided = {name: method for name, method in METHODS.items() if method.allocation}
-    assert {method.pattern for method in divided.values()} >= {UNSTRUCTURED, SEMISTRUCTURED, SEMISTRUCTURED8}
-    for name, method in divided.items():
-        base = METHODS[name.removesuffix("_owl")]
-        assert base.pattern.takes_counts
-        assert replace(method, allocation=None) == base
-        assert (method.allocation, method.uses_task, method.is_sequential) == (OWL, True, base.is_sequential)
 
 
 def test_what_is_computed_from_examples_is_computed_once_and_recorded():

@@ -1,5 +1,4 @@
-"""Tasks of lm-eval beside stock lm-eval: its own YAML files and loader over the same rows, run by its own model
-class."""
+"""Tasks of lm-eval beside stock lm-eval, which reads the same rows and runs its own model class."""
 
 from dataclasses import replace
 from pathlib import Path

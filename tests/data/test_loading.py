@@ -1,5 +1,4 @@
-"""Rows from the hub, of which a folder with the layout of its cache stands in, from a local folder, and from a
-generator."""
+"""Rows from the hub, for which its cache stands in, from a local folder, and from a generator."""
 
 import re
 from pathlib import Path

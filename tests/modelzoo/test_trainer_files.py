@@ -1,5 +1,4 @@
-"""What ModelZoo's Trainer gets and what it leaves, without ModelZoo: batches, configuration, log; bad input in one
-line."""
+"""What ModelZoo's Trainer gets and what it leaves, without ModelZoo."""
 
 import re
 import resource

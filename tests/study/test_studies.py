@@ -1,5 +1,4 @@
-"""The studies in studies/. Each number of a published table is of a cell that its study has, in the setting that it
-names. The second step of the recipe for a faster model trains what the first one has shown."""
+"""The studies in studies/: each number of a published table is of a cell that its study has."""
 
 import json
 import re

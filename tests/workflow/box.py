@@ -1,5 +1,4 @@
-"""Two finished runs in a folder, made by the scripts in this process: what tests of damage and of full disks start
-from."""
+"""Two finished runs in a folder, made by the scripts in this process."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""Test the exported folder: the logits of the merged model, the hashes, the model card with the results of the run, and
-the rules that make it for who asks."""
+"""Test the exported folder, and the check of engines with it."""
 
 import shutil
 import sys

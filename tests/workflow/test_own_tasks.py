@@ -1,5 +1,4 @@
-"""The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge, with a
-probe and the perplexity of a text."""
+"""The tasks on the page docs/tasks.md, as it shows them, with a probe and the perplexity of a text."""
 
 import re
 

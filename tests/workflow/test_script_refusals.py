@@ -28,14 +28,6 @@ MASK = "masks/tiny/masks_sparsity50_structured.pt"
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    def apply(box: Path) -> None:
-        with edited(box / "models/tiny") as tensors:
-            change(tensors)
-
-    return apply
-
-
 def config(**values: object) -> Callable[[Path], None]:
     return lambda box: change_json(box / "models/tiny/config.json", **values)
 
@@ -74,12 +66,9 @@ def another_model(box: Path) -> None:
     save_tiny("mixtral", box / "models/tiny")
 
 
-def swapped_masks(box: Path) -> None:
-    shutil.copy(box / MASK.replace("structured", "random"), box / MASK)
-
-
-def swapped_trainings(box: Path) -> None:
-    shutil.copy(box / "results/runs" / RUNS[1] / "train.json", box / FOLDER)
+def altered_weight(box: Path) -> None:
+    with edited(box / "models/tiny") as tensors:
+        tensors[UP][0, 0] += 1
 
 
 def overflowing(box: Path) -> None:
@@ -111,7 +100,7 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"),
      ["models/tiny/config.json", "manifest.json"]),
     ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers missing"]),
-    ("merge.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
+    ("merge.py", {}, altered_weight, ["masks_sparsity50_structured.pt"]),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
     # The masks' flags.
     ("compute_masks.py", {"sparsity": "0.333"}, None, ["sparsity", "0.333"]),
@@ -156,13 +145,14 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),
     # The adapter and the merge.
     ("merge.py", {}, overflowing, ["NaN or infinity"]),
-    ("merge.py", {}, swapped_masks, ["mask"]),
+    ("merge.py", {}, lambda box: shutil.copy(box / MASK.replace("structured", "random"), box / MASK), ["mask"]),
     ("merge.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("merge.py", {"adapter": None}, None, [RUN]),
     ("evaluate.py --adapter", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
     # The export.
     ("export_run.py", {"run_id": UNTRAINED}, None, ["validation_report.json: of another run"]),
-    ("export_run.py", {}, swapped_trainings, ["train.json: of another run"]),
+    ("export_run.py", {}, lambda box: shutil.copy(box / "results/runs" / RUNS[1] / "train.json", box / FOLDER),
+     ["train.json: of another run"]),
     ("export_run.py", {"model_path": "@models/tiny"}, None, ["manifest.json: no such file"]),
     ("export_run.py", {"gguf": "f16"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None,

@@ -29,16 +29,10 @@ def configure(study: Study, trainings: dict, **sections: object) -> None:
     study.configure(study.models, grid=grid, keep_merged=True, **sections)
 
 
-def test_only_trainings_with_a_name_are_evaluated_on_the_selection_rows(study):
+def test_the_untrained_run_of_a_study_with_named_trainings_has_no_selection(study):
     configure(study, SHORT | LONG)
-    planned = study.planned()
-    assert (planned["prepare_selection"], planned["evaluate_selection"]) == (1, 2)
-    assert (planned["evaluate_run"], planned["merge_adapter"]) == (3, 3)
-    assert study.planned("evaluate").items() >= {"evaluate_selection": 2, "evaluate_run": 3}.items()
     output = study.snakemake(f"{UNTRAINED}/selection.json", "--dry-run", expect=2)
     assert "no stage and no rule makes it" in output
-    configure(study, {})
-    assert not {"prepare_selection", "evaluate_selection"} & study.planned().keys()
 
 
 def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_flags(study):
