@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.importances import IMPORTANCES
+from sparseft.importances import DEFAULT, IMPORTANCES
+from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.methods import IMPORTED, METHODS, get_method, sort_key
-from sparseft.patterns import PATTERNS
+from sparseft.patterns import PATTERNS, Pattern
+from sparseft.patterns.unstructured import UNSTRUCTURED
 from sparseft.trainers.backends import BACKENDS
 
 
@@ -27,6 +29,14 @@ def test_no_code_outside_their_folders_asks_for_a_pattern_an_importance_or_a_bac
     outside = [path for path in [ROOT / "Snakefile", *code] if not folders & set(path.parts)]
     assert len(outside) > 100
     assert [path for path in outside if asks.search(path.read_text())] == []
+
+
+def test_an_importance_with_an_algorithm_of_its_own_needs_a_pattern_that_has_it():
+    new = Pattern("new", select=UNSTRUCTURED.select)
+    assert new.allows(DEFAULT) and not new.allows(SPARSEGPT)
+    assert replace(new, updates=("sparsegpt",)).allows(SPARSEGPT)
+    # Layers that lose the same channels cannot be pruned one after the other.
+    assert not METHODS["structured_wanda"].is_sequential
 
 
 def test_what_is_computed_from_examples_is_computed_once_and_recorded():
