@@ -32,6 +32,14 @@ ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "tests/jobs.py"
 # The servers of this process. Each ends when the pipe to it closes.
 RUNNING: list[subprocess.Popen] = []
+# What may happen to the bytes of a file, beside those of another one.
+DAMAGES = {
+    "cut in half": lambda content, other: content[: len(content) // 2],
+    "one bit flipped": lambda content, other: bytes(
+        byte ^ 4 * (place == len(content) // 2) for place, byte in enumerate(content)
+    ),
+    "another run's file": lambda content, other: other,
+}
 # Bytes that a file system gives out at once.
 PAGE = 4096
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

@@ -159,6 +159,11 @@ def test_a_source_is_prepared_again_if_its_content_changed_whatever_its_date_is(
         assert own_sources.planned(*PREPARED) == jobs
 
 
+def test_another_number_of_selection_rows_chooses_only_these_again(sources):
+    with sources.edited("local: rows", "local: rows\n    selection_examples: 2"):
+        assert sources.planned(*PREPARED) == {"prepare_selection": 1}
+
+
 @pytest.mark.parametrize(
     "prepared", ["models/llama/config.json", "data/own/validation.jsonl", "data/calibration_c.jsonl"]
 )

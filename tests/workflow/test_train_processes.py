@@ -62,27 +62,6 @@ def wait_for(is_so: Callable[[], bool], is_alive: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(box, tmp_path):
-    # Three batches of validation rows.
-    settings = {"steps": 4, "eval_every": 2, "save_every": 0, "evaluation_batch_size": 2}
-    one = train(box, tmp_path / "one", **settings)
-    half = train(box, tmp_path / "half", 2, **settings, shard_model=1)
-    command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "two", **settings)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    two = read_record(tmp_path / "two/train.json")
-    assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
-    assert [record["processes"] for record in (one, two, half)] == [1, 2, 2]
-    assert one["tokens"] == two["tokens"] == half["tokens"]
-    assert (two["loss_curve"], two["eval_curve"]) == (half["loss_curve"], half["eval_curve"])
-    # AdamW would hide a factor in the norms.
-    for key, accuracy in (("loss", 1e-5), ("gradient_norm", 1e-3)):
-        ours, theirs = ([point[key] for point in record["loss_curve"]] for record in (two, one))
-        assert ours == pytest.approx(theirs, rel=accuracy)
-    ours, theirs = ([point["eval_loss"] for point in record["eval_curve"]] for record in (two, one))
-    assert ours == pytest.approx(theirs, rel=1e-5)
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp_path, processes):
     shard = int(processes > 1)
