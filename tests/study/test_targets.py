@@ -98,11 +98,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def matches(config: Config, pattern: str, path: str) -> bool:
-    groups = {name: f"(?P<{name}>{expression})" for name, expression in targets.wildcards(config).items()}
-    return re.fullmatch(pattern.format(**groups), path) is not None
-
-
 @pytest.mark.parametrize(("changes", "trainings", "is_made"), [
     ({}, {}, True),
     ({"method": "structured", "task": "gsm8k_mini", "sparsity": "45", "seed": "7"}, {}, True),
@@ -132,7 +127,9 @@ def test_rules_make_the_runs_of_the_names_in_the_configuration_only(changes, tra
             "grid": {"trainings": trainings},
         }
     )
-    assert matches(study, f"{study.paths.run}/evaluation.json", RUN.format(**NAMES | changes)) == is_made
+    groups = {name: f"(?P<{name}>{expression})" for name, expression in targets.wildcards(study).items()}
+    pattern = f"{study.paths.run}/evaluation.json".format(**groups)
+    assert bool(re.fullmatch(pattern, RUN.format(**NAMES | changes))) == is_made
 
 
 @pytest.mark.parametrize(("method", "line"), [
