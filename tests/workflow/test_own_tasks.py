@@ -1,5 +1,4 @@
-"""The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge, with a
-probe and the perplexity of a text."""
+"""The tasks on the page docs/tasks.md, as it shows them, with a probe and the perplexity of a text."""
 
 import re
 
@@ -54,13 +53,11 @@ def make(study: Study, *own: str) -> Study:
 
 @pytest.fixture
 def study(tmp_path) -> Study:
-    """Return a study of the page's task from a YAML file, which is only planned."""
     return make(Study(tmp_path))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Study:
-    """Return a finished study of all tasks of the page."""
     study = make(Study(tmp_path_factory.mktemp("own")), *OWN)
     study.snakemake("--cores", "2", "--quiet", "all")
     return study
