@@ -19,8 +19,6 @@ rule run_script:
         ROOT / "envs/sparseft.yaml"
     resources:
         **requested,
-        # Otherwise Slurm may take the GPUs from several machines.
-        nodes=1,
     params:
         # What starts the script.
         command="python",

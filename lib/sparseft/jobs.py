@@ -91,7 +91,7 @@ class Jobs:
             **({"content": lambda wildcards: self.hashes.joint(sources(wildcards))} if sources else {}),
         }
 
-    def requested(self, kind_of: Callable[[str, Any], str]) -> dict[str, Callable]:
+    def requested(self, kind_of: Callable[[str, Any], str]) -> dict[str, Callable | int]:
         """Return the MB, minutes and GPUs that the jobs of a rule request. `kind_of` returns the kind of a rule's
         job."""
 
@@ -103,6 +103,8 @@ class Jobs:
             "mem_mb": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[0],
             "runtime": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[1],
             "gpu": lambda wildcards, rulename: gpus(kind(wildcards, rulename)),
+            # Otherwise Slurm may take the GPUs from several machines.
+            "nodes": 1,
         }
 
     def versions(self, stage: int, cell: SimpleNamespace, has_probes: bool = False) -> str:
