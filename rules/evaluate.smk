@@ -38,11 +38,10 @@ use rule run_script as evaluate_selection with:
         checkpoint=f"{PATHS.run}/model_dir",
         calibration=seen_texts,
     output:
-        output=f"{PATHS.run}/selection.json",
+        output=f"{grid.of_modes(PATHS.run, grid.TRAINED_MODES)}/selection.json",
     pathvars:
         job=f"evaluate_selection/{grid.RUN_ID}",
     wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
     priority: 2
     threads: STUDY.resources.threads
@@ -58,11 +57,9 @@ use rule run_script as evaluate_adapter with:
         mask_path=mask_of,
         adapter=trained_of,
     output:
-        output=f"{PATHS.run}/before_merge.json",
+        output=f"{grid.of_modes(PATHS.run, grid.TRAINED_MODES)}/before_merge.json",
     pathvars:
         job=f"evaluate_adapter/{grid.RUN_ID}",
-    wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
     threads: STUDY.resources.threads
     params:
         **running("evaluate", kind="evaluation"),
