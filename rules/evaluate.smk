@@ -24,7 +24,6 @@ use rule run_script as evaluate_run with:
         job=f"evaluate_run/{grid.RUN_ID}",
     # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
-    threads: STUDY.resources.threads
     params:
         **running("evaluate", kind="evaluation", everything=True),
 
@@ -44,7 +43,6 @@ use rule run_script as evaluate_selection with:
     wildcard_constraints:
         training=f"-{grid.TRAINING}",
     priority: 2
-    threads: STUDY.resources.threads
     params:
         **running("evaluate", kind="selection", split="selection"),
 
@@ -60,6 +58,5 @@ use rule run_script as evaluate_adapter with:
         output=f"{grid.of_modes(PATHS.run, grid.TRAINED_MODES)}/before_merge.json",
     pathvars:
         job=f"evaluate_adapter/{grid.RUN_ID}",
-    threads: STUDY.resources.threads
     params:
         **running("evaluate", kind="evaluation"),

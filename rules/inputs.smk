@@ -1,5 +1,5 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
-from sparseft.methods import SELF, TASK, get_method
+from sparseft.methods import SELF, TASK
 from sparseft.data.task_files import selection_files, task_files
 from sparseft.planning.inputs import fetched_files, model_files, source_manifests
 from sparseft.data.settings import DIVERGENCE

@@ -17,6 +17,7 @@ rule run_script:
         job="run_script",
     conda:
         ROOT / "envs/sparseft.yaml"
+    threads: JOBS.threads(kind_of)
     resources:
         **requested,
     params:

@@ -25,7 +25,6 @@ use rule run_script as reconstruct_adapter with:
         output_dir=f"{grid.of_modes(PATHS.run, grid.RECONSTRUCTING_MODES)}/train.json",
     pathvars:
         job=f"reconstruct_adapter/{grid.RUN_ID}",
-    threads: STUDY.resources.threads
     params:
         **running("reconstruct", kind="reconstruction"),
 

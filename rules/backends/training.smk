@@ -20,7 +20,6 @@ use rule run_script as train_adapter with:
         job=f"train_adapter/{grid.RUN_ID}",
     priority: PRIORITY
     retries: RETRIES
-    threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
         **requested | ON_APPLIANCE,
     params:
@@ -43,7 +42,6 @@ use rule run_script as train_weights with:
         job=f"train_weights/{grid.RUN_ID}",
     priority: PRIORITY
     retries: RETRIES
-    threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
         **requested | ON_APPLIANCE,
     params:

@@ -72,6 +72,8 @@ def settings(config: Config, cell: Any, split: str = "", everything: bool = Fals
 VERSION = 1
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"
+# A task, its rows by split, and the sha256 of their files.
+TaskRows = tuple[Task, SplitRows, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,6 @@ def run(
     write(output, schema(run_id=run_id, **given.described, **content, inputs=sources | given.digests))
 
 
-# A task, its rows by split, and the sha256 of their files.
-TaskRows = tuple[Task, SplitRows, dict[str, str]]
-
-
 @dataclass
 class Given:
     """Hold what was read for an evaluation."""
@@ -202,8 +200,8 @@ def read(examples: Examples, is_searched: bool) -> Given:
         given.digests["calibration"] = [sha256(path) for path in examples.calibration]
         seen += [Texts(each_document(path), is_one_text=True) for path in examples.calibration]
     if is_searched:
-        evaluated = {task.name: (task, rows, digests)} | tasks
-        sets = {name: texts_of(one, one_rows["validation"]) for name, (one, one_rows, _) in evaluated.items()}
+        sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
+        sets[task.name] = texts_of(task, rows["validation"])
         if given.text is not None:
             sets[TEXT] = Texts([given.text], is_one_text=True)
         given.shares = shares_found(sets, seen)
@@ -245,11 +243,11 @@ def measure(
     return content | (measure_divergence(model, given.windows) if given.windows else {})
 
 
-def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, tuple[Task, SplitRows, dict[str, str]]]:
-    """Return the task and the probes by name, each with its rows by split and the sha256 of their files.
+def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, TaskRows]:
+    """Return the task and the probes by name.
 
     Raises InputError if a task is named twice, or if a probe has no metric."""
-    tasks: dict[str, tuple[Task, SplitRows, dict[str, str]]] = {}
+    tasks: dict[str, TaskRows] = {}
     for place in (f"{name}:{folder}", *probes):
         probe, _, data_dir = place.partition(":")
         task = find_task(Path(data_dir), probe)
