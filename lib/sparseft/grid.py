@@ -200,7 +200,7 @@ class ResultPaths:
 
 
 def of_modes(path: str, modes: Iterable[str]) -> str:
-    """Return a path with wildcards, which is now one of the runs of some modes only."""
+    """Return a path with wildcards, which then matches only the runs of some modes."""
     return path.replace("{mode}", f"{{mode,{'|'.join(modes)}}}")
 
 
