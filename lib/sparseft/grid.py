@@ -10,6 +10,7 @@ no path. Runs that are not trained have the training "" too.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -196,6 +197,11 @@ class ResultPaths:
         """Return the folder of what the training of a run hands on; nothing without a run or a training."""
         part = modes.get_mode(run.mode).trains if run else ""
         return [f"{fill(self.run, run)}/{part}"] if run and part else []
+
+
+def of_modes(path: str, modes: Iterable[str]) -> str:
+    """Return a path with wildcards, which then matches only the runs of some modes."""
+    return path.replace("{mode}", f"{{mode,{'|'.join(modes)}}}")
 
 
 def mask_folder(method: str) -> str:

@@ -96,7 +96,7 @@ def test_slots_are_those_with_the_smallest_keys(data):
 )
 def test_layers_take_over_what_others_cannot_prune(shares, percents, spread, group, expected):
     shape = {f"model.layers.{block}.q_proj": (10, 100) for block in range(3)}
-    counts = allocate(shares, shape, percents, spread, group)
+    counts = allocate(shares, shape, percents, Masks(owl_lambda=spread), group)
     assert [count.tolist() for count in counts.values()] == expected
 
 
@@ -105,7 +105,7 @@ def test_a_layer_that_would_lose_every_weight_is_refused(percent, spread, group)
     shape = {f"model.layers.{block}.mlp.up_proj": (8, 8) for block in range(3)}
     words = rf"^masks\.owl_lambda {spread} prunes 100 % of model\.layers\.1\.mlp\.up_proj at .* {percent} %; "
     with pytest.raises(InputError, match=words):
-        allocate([0.2, 0.0, 0.1], shape, [0, percent], spread, group)
+        allocate([0.2, 0.0, 0.1], shape, [0, percent], Masks(owl_lambda=spread), group)
 
 
 @pytest.mark.parametrize("name", TYPICAL)

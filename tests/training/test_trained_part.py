@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.batches import collate, shuffled
+from sparseft.language_model.batches import collate
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.adapted_model import trained_model
@@ -56,7 +56,7 @@ def test_a_training_is_plain_adamw_with_the_mask_put_on_again_after_every_step(t
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
     losses = []
-    for batch in islice(shuffled(loop.data["train"], settings.batch_size, settings.length_buckets, 0), 4):
+    for batch in islice(settings.batches(loop.data["train"], 0), 4):
         loss = AnswerLoss(model)(collate(batch)).mean()
         loss.backward()
         for name, of_layer in kept.items() if mode == "full_sparse_to_sparse" else ():
