@@ -56,11 +56,10 @@ def importance_table() -> str:
     rows = []
     for importance in IMPORTANCES:
         name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
-        looks_at = "examples" if importance.uses_examples else "the weights"
         removed = ", ".join(dict.fromkeys(pattern.removes for pattern in PATTERNS if pattern.allows(importance)))
         source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
-        rows.append([name, importance.formula, looks_at, removed, source])
-    return markdown_table(["name", "score of the weight w with the input x", "looks at", "removes", "source"], rows)
+        rows.append([name, importance.formula, removed, source])
+    return markdown_table(["name", "score of the weight w with the input x", "removes", "source"], rows)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -27,7 +27,7 @@ class Speeds(NamedTuple):
     disk: float
 
 
-# An AMD EPYC (Zen 4), from whole jobs (docs/results.md).
+# An AMD EPYC (Zen 4), from whole jobs (benchmarks/results).
 TYPICAL = Speeds({4: 80e9, 2: 200e9}, disk=1e9)
 
 
