@@ -33,8 +33,7 @@ use rule run_script as evaluate_run with:
 use rule run_script as evaluate_selection with:
     input:
         f"{PATHS.run}/validation_report.json",
-        f"{grid.DATA}/selection.jsonl",
-        f"{grid.DATA}/selection_manifest.json",
+        lambda w: [f"{STUDY.data_folder(w.task, w.model)}/selection{end}" for end in (".jsonl", "_manifest.json")],
         data_dir=rows_of,
         checkpoint=f"{PATHS.run}/model_dir",
         calibration=seen_texts,

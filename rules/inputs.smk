@@ -20,7 +20,7 @@ def run_of(w):
 # The manifest of the model that was pruned first.
 original_of = lambda w: grid.MANIFEST.format(model=STUDY.original(w.model))
 # The prepared rows of a run's task, and the file that defines how they are scored.
-rows_of = lambda w: targets.data_files(STUDY, w.task)
+rows_of = lambda w: targets.data_files(STUDY, w.task, w.model)
 
 
 def own_files(files):
@@ -35,7 +35,7 @@ evaluates = lambda w: evaluating(w.mode, w.task, grid.training_name(w.training))
 
 def trained_rows(w):
     """Return the rows that a training reads. No validation row decides it, unless it evaluates during the training."""
-    return targets.data_files(STUDY, w.task, *([] if evaluates(w) else ["train"]))
+    return targets.data_files(STUDY, w.task, w.model, *([] if evaluates(w) else ["train"]))
 
 
 def pruned_source(w):

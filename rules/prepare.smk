@@ -2,6 +2,9 @@ model_sources = own_files(lambda w: model_files(STUDY.models[w.model].source))
 training_sources = own_files(lambda w: task_files(STUDY.task_data(w.task), ["train"]))
 validation_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
 selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task)))
+# The texts of windows that are the rows of a task.
+windows_of = lambda w: targets.task_windows(STUDY, w.task, w.sampler)
+DATA = f"{grid.DATA}{{sampler}}"
 perplexity_sources = own_files(lambda w: [STUDY.perplexity.local] if STUDY.perplexity else [])
 calibration_sources = own_files(lambda w: [STUDY.texts[w.text].local])
 
@@ -24,10 +27,11 @@ use rule run_script as prepare_model with:
 use rule run_script as prepare_task with:
     input:
         training_sources,
+        windows=windows_of,
     output:
-        output_dir=[f"{grid.DATA}/train.jsonl", f"{grid.DATA}/manifest.json"],
+        output_dir=[f"{DATA}/train.jsonl", f"{DATA}/manifest.json"],
     pathvars:
-        job="prepare_task/{task}",
+        job="prepare_task/{task}{sampler}",
     # The first job, because it refuses a task that cannot be trained.
     priority: 1
     params:
@@ -39,10 +43,11 @@ use rule run_script as prepare_validation with:
     input:
         validation_sources,
         rules.prepare_task.output,
+        windows=windows_of,
     output:
-        output_dir=[f"{grid.DATA}/validation.jsonl", f"{grid.DATA}/validation_manifest.json"],
+        output_dir=[f"{DATA}/validation.jsonl", f"{DATA}/validation_manifest.json"],
     pathvars:
-        job="prepare_validation/{task}",
+        job="prepare_validation/{task}{sampler}",
     priority: 1
     params:
         **running("prepare_task", sources=validation_sources, split="validation"),
@@ -54,10 +59,11 @@ use rule run_script as prepare_selection with:
         selection_sources,
         rules.prepare_task.output,
         rules.prepare_validation.output,
+        windows=windows_of,
     output:
-        data_dir=[f"{grid.DATA}/selection.jsonl", f"{grid.DATA}/selection_manifest.json"],
+        data_dir=[f"{DATA}/selection.jsonl", f"{DATA}/selection_manifest.json"],
     pathvars:
-        job="prepare_selection/{task}",
+        job="prepare_selection/{task}{sampler}",
     params:
         **running("prepare_selection", sources=selection_sources),
 
@@ -112,7 +118,7 @@ use rule run_script as mix_texts with:
         lambda w: [f"{text}.json" for text in parts_of(w)],
         model_path=grid.MANIFEST,
         text=lambda w: parts_of(w),
-        data_dir=lambda w: targets.data_files(STUDY, cell_of(w).task, "train") if w.task_folder else [],
+        data_dir=lambda w: targets.data_files(STUDY, cell_of(w).task, w.model, "train") if w.task_folder else [],
     output:
         f"{grid.MIXED}.json",
         output=grid.MIXED,

@@ -65,7 +65,7 @@ FINDINGS = "findings.txt"
 REPORT = "report.html"
 
 # The folder of a study's own results. A name must not be that of a folder in results/.
-RESULTS = r"results(?:/(?!(?:runs|throughput|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
+RESULTS = r"results(?:/(?!(?:runs|throughput|logs|benchmarks|analysis|ship)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
 # The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
 TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a
@@ -82,6 +82,8 @@ WILDCARDS = {
     "text": methods.TEXT_NAME,
     # The folder of masks that depend on a task's examples, below those of their model. Other masks have none.
     "task_folder": r"(?:/[a-z0-9_]+)?",
+    # The model that samples the rows of a task, after a hyphen. Other tasks have none.
+    "sampler": r"(?:-[A-Za-z0-9_][A-Za-z0-9_.]*)?",
 }
 CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}{training}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"
@@ -147,6 +149,8 @@ def start_of(run: Run, recover_on: str | None) -> Run | None:
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
+# The rows of a task whose rows a model samples. There is a folder per model.
+SAMPLED_DATA = f"{DATA}-{{model}}"
 WIKITEXT2 = "data/wikitext2.txt"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"
@@ -185,6 +189,8 @@ class ResultPaths:
         self.analysis = f"{folder}/analysis"
         self.throughput_table = f"{self.analysis}/throughput_vs_batch_size.csv"
         self.throughput_plots = f"{self.analysis}/throughput_plots"
+        # What `snakemake ship` finds.
+        self.ship = f"{folder}/ship/{{model}}"
 
     def trained(self, run: Run | None) -> list[str]:
         """Return the folder of what the training of a run hands on; nothing without a run or a training."""

@@ -32,11 +32,13 @@ def cell_of(wildcards: Mapping[str, str]) -> SimpleNamespace:
 
 def files(wildcards: object, input: Any, output: Any) -> str:
     """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
-    named = {}
+    named: dict[str, object] = {}
     for name, paths in (*input.items(), *output.items()):
-        first = Path(paths if isinstance(paths, str) else next(iter(paths), ""))
-        is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
-        named[name] = first.parent if is_folder else paths
+        listed = [Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
+        if name.endswith("_dir") and listed and listed[0].suffix:
+            named[name] = listed[0].parent
+        else:
+            named[name] = [path.parent if path.name == "manifest.json" else path for path in listed]
     return flags(**named)
 
 

@@ -75,7 +75,7 @@ use rule run_script as measure_throughput with:
     input:
         model_path=base_of,
         mask_path=mask_of,
-        data_dir=lambda w: targets.data_files(STUDY, w.task, "train"),
+        data_dir=lambda w: targets.data_files(STUDY, w.task, w.model, "train"),
     output:
         output=PATHS.throughput,
     pathvars:

@@ -13,6 +13,7 @@ import pandas as pd
 from sparseft.analysis.run_files import RunFiles
 from sparseft.grid import NO_FINETUNE, base_folder, fill, mask_path
 from sparseft.methods import get_method
+from sparseft.tasks.metrics import LOSS
 
 
 def differences(files: RunFiles) -> list[str]:
@@ -62,12 +63,14 @@ def _shared(files: RunFiles) -> Iterator[tuple[str, str, str, str | None]]:
     yield "mask", fill(mask_path(run.method), run), settings, digests["mask"]
     if has_pruned_base:
         yield "pruned base", fill(base_folder(run.method), run), settings, digests["base"]
-    yield "data", run.task, "", digests["data"]
-    yield "prompts", run.task, "", files.evaluation.prompt_sha256
+    # Each model may have sampled the rows of a text.
+    place = f"{run.model} on {run.task}" if files.evaluation.metric == LOSS.name else run.task
+    yield "data", place, "", digests["data"]
+    yield "prompts", place, "", files.evaluation.prompt_sha256
     # Not of the task only, because the sequences of a text depend on the tokenizer.
     yield "distinct prompts", f"{run.model} on {run.task}", "", str(files.evaluation.distinct_prompts)
     if files.selection:
-        yield "selection rows", run.task, "", files.selection.inputs.data
+        yield "selection rows", place, "", files.selection.inputs.data
     if files.engines:
         yield "dense model of the engines", run.model, "", files.engines.inputs.dense
     yield "adapter", run.id, "", digests["adapter"]

@@ -7,6 +7,7 @@ on the hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] f
 import math
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,18 @@ from sparseft.errors import InputError, one_line
 from sparseft.storage.hashes import sha256
 from sparseft.storage.revisions import fixed
 from sparseft.tasks import KINDS
-from sparseft.tasks.task import DOCUMENT, DOCUMENT_BREAK, SPLITS, TEXT_LENGTH, Lengths, Row, RowFormat, SplitRows, Task
+from sparseft.tasks.task import (
+    DOCUMENT,
+    DOCUMENT_BREAK,
+    SPLITS,
+    TEXT_LENGTH,
+    WINDOW,
+    Lengths,
+    Row,
+    RowFormat,
+    SplitRows,
+    Task,
+)
 
 COMMIT = r"[0-9a-f]{40}"
 # The endings of the files that can be loaded one by one.
@@ -39,8 +51,10 @@ class Examples:
     source: dict
 
 
-def load_examples(task: Task, data: TaskData) -> Examples:
+def load_examples(task: Task, data: TaskData, windows: Sequence[Path] = ()) -> Examples:
     """Return the examples of a task. The same task and data give the same rows on every machine.
+
+    windows: the texts of windows that are the rows of the splits
 
     Raises InputError if they cannot be loaded, or if a split has fewer rows than data.numbers."""
     if task.generate:
@@ -53,16 +67,21 @@ def load_examples(task: Task, data: TaskData) -> Examples:
         return Examples(task, rows, {"generated": task.name})
     rows, sources = {}, {}
     for split in SPLITS:
-        every_row, sources[split] = load_rows(task, split, data)
+        every_row, sources[split] = load_rows(task, split, data, windows)
         rows[split] = choose_rows(every_row, task.name, split, data.numbers[split], data.seed)
-    return Examples(task, rows, {"local": sources} if data.local else sources["train"])
+    return Examples(
+        task, rows, {"local": sources} if data.local else {"windows": sources} if windows else sources["train"]
+    )
 
 
-def own_task(name: str, data: TaskData) -> Task:
+def own_task(name: str, data: TaskData, windows: Sequence[Path] = ()) -> Task:
     """Return the task of kind text or instruction that the configuration describes.
 
-    The first training row decides the format of the rows of an instruction."""
+    The first training row decides the format of the rows of an instruction, and the length of the `windows`."""
     assert data.kind
+    if windows:
+        length = len(next(each_row(windows[0], WINDOW), {"ids": ()})["ids"])
+        return KINDS["text"].task_of(name, {"kind": "text", "length": length, "windows": True})
     if data.kind == "text":
         return KINDS["text"].task_of(name, {"kind": "text", "length": data.length or TEXT_LENGTH})
     # The configuration requires a folder for this kind.
@@ -72,11 +91,14 @@ def own_task(name: str, data: TaskData) -> Task:
     return KINDS["instruction"].task_of(name, {"kind": "instruction", "format": form})
 
 
-def load_rows(task: Task, split: str, data: TaskData) -> tuple[list[Row], Any]:
+def load_rows(task: Task, split: str, data: TaskData, windows: Sequence[Path] = ()) -> tuple[list[Row], Any]:
     """Return all rows of a split, and their source: the sha256 of the file, or the place and the revision on the hub.
 
     If `data` has neither a folder nor a place on the hub, they come from the task's own place. Raises InputError if
     they cannot be loaded."""
+    if windows:
+        path = windows[SPLITS.index(split)]
+        return [{name: row[name] for name in WINDOW.fields} for row in read_rows(path, WINDOW)], sha256(path)
     if data.local:
         path = local_file(data, split) or Path(data.local, f"{split}.jsonl")
         if task.sequence_length:

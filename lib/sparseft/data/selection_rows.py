@@ -15,7 +15,7 @@ splits; their share is recorded.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Candidates:
     rendered: Callable[[list], list[Row]] = list
 
 
-def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidates:
+def load_candidates(task: Task, data: TaskData, prepared: SplitRows, windows: Sequence[Path] = ()) -> Candidates:
     """Return the candidates of a task that is not one of lm-eval's. `prepared` has its training and validation rows.
 
     Raises InputError if they cannot be loaded."""
@@ -60,9 +60,9 @@ def load_candidates(task: Task, data: TaskData, prepared: SplitRows) -> Candidat
         number = (data.selection_examples or len(prepared["validation"])) + len(prepared["train"])
         stream = hashlib.sha256(f"{SELECTION}-{data.seed}".encode()).digest()
         return Candidates(task.generate("train", number, int.from_bytes(stream)), {"generated": task.name}, "train")
-    in_hub = not data.local and SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
+    in_hub = not (data.local or windows) and SELECTION in hub_dataset(data.hub or task.hub, f"tasks.{task.name}.local")
     split = SELECTION if in_hub or local_file(data, SELECTION) else "train"
-    rows, source = load_rows(task, split, data)
+    rows, source = load_rows(task, split, data, windows)
     if split == "train":
         rows = unused_rows(rows, task.name, data)
     if task.sequence_length:

@@ -18,7 +18,9 @@ Choice = Literal["shuffled", "get_c4"]
 SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
-TEXT = rf"^({SELF}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
+# The text of a user, of which `snakemake ship` reads a part (data/split.py).
+SHIP = "ship"
+TEXT = rf"^({SELF}|{SHIP}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
 IN_WORDS[TEXT] = 'write a .jsonl file with {"text": ...} on each line, a .txt file, hub:ORG/NAME or self'
 
 
@@ -59,6 +61,9 @@ class TaskData(Section):
     target."""
     length: Length | None = None
     """Tokens per sequence of a task of kind text. Null means 512."""
+    text: TextName | None = Field(None, examples=["self"])
+    """A text under `masks.calibration` that the dense model samples, or `self`: its windows are the training rows of a
+    task of kind text, for each model its own. The validation rows are the windows of the divergence."""
     local: Place | None = Field(None, examples=["/data/boolq"])
     """Folder with train.jsonl and validation.jsonl in the original fields, or, of kind text, train.txt and
     validation.txt."""
@@ -80,12 +85,15 @@ class TaskData(Section):
 
     def contradictions(self) -> Faults:
         """Return what may be wrong, and whether it is. A key of another kind of task would have no effect."""
-        has_rows = self.local or (self.kind == "text" and self.hub)
+        has_rows = self.local or (self.kind == "text" and (self.hub or self.text))
         return {
             "give one of local and hub, and one of lm_eval and kind": (
                 (self.local and self.hub) or (self.lm_eval and self.kind)
             ),
-            f"a task of kind {self.kind} needs rows: give local, or hub for text": self.kind and not has_rows,
+            "text belongs to a task of kind text without local, hub and length": (
+                self.text and (self.kind != "text" or self.local or self.hub or self.length)
+            ),
+            f"a task of kind {self.kind} needs rows: give local, or for text hub or text": self.kind and not has_rows,
             "metric and answer belong to a task with lm_eval": (self.metric or self.answer) and not self.lm_eval,
             "length belongs to a task with kind: text": self.length and self.kind != "text",
         }
@@ -137,7 +145,7 @@ class Perplexity(Section):
 
 def _has_documents(text: object) -> bool:
     """Return whether a text is in a file or on the hub."""
-    return isinstance(text, str) and text != SELF
+    return isinstance(text, str) and text not in (SELF, SHIP)
 
 
 def _default(of_documents: int, own: int) -> Any:
@@ -156,8 +164,8 @@ class CalibrationText(Section):
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or
     `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`. `self` is a text
-    that the dense model samples. A list is a mixture of texts by their names here, of `self`, and of `task`: the
-    training examples of the run's task."""
+    that the dense model samples, and `ship` a part of `ship.texts`. A list is a mixture of texts by their names here,
+    of `self`, and of `task`: the training examples of the run's task."""
     shares: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """How the windows of a mixture are divided among its parts, in their order. Equally, if it is empty."""
     examples: Positive = _default(EXAMPLES, OWN_EXAMPLES)
@@ -189,7 +197,7 @@ class CalibrationText(Section):
     @property
     def local(self) -> str | None:
         """Return the file of the text; None if the text is elsewhere."""
-        return self.text if isinstance(self.text, str) and self.text != SELF and not self.hub else None
+        return str(self.text) if _has_documents(self.text) and not self.hub else None
 
     @property
     def parts(self) -> list[str]:

@@ -18,10 +18,8 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.reading import read_json, read_text
-from sparseft.tasks.task import DOCUMENT, RowFormat
+from sparseft.tasks.task import DOCUMENT
 
-# A row of a text whose rows are windows. The loss of one starts at the token `answer_start`.
-WINDOW = RowFormat(name="window", fields={"text": str, "ids": list, "answer_start": int})
 # The key of the source of such a text that has the digest of the model.
 MODEL = "model"
 # The key by which the file with the source is known (storage/outputs.py).

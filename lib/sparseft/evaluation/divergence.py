@@ -22,12 +22,12 @@ from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
-from sparseft.data.texts import MODEL, WINDOW, each_document, has_windows, recorded_source
+from sparseft.data.texts import MODEL, each_document, has_windows, recorded_source
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.sampling import score_windows
 from sparseft.storage.hashes import sha256
-from sparseft.tasks.task import Row
+from sparseft.tasks.task import WINDOW, Row
 
 # A window of sample_text.py, with what `score_windows` returned for the dense model.
 SCORED_WINDOW = replace(WINDOW, name="scored window", fields={**WINDOW.fields, "log_p": list, "top": list})

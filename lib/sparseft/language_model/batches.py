@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sparseft.errors import InputError
 from sparseft.limits import limited
-from sparseft.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
+from sparseft.tasks.task import DOCUMENT_BREAK, WINDOW, Row, SplitRows, Task
 
 # Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints
 # by default.
@@ -58,10 +58,13 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
 
     A response or a generated answer ends in the end-of-sequence token. A choice does not, and a chat template writes
     the end of a message itself.
-    Documents become sequences of task.sequence_length tokens.
+    Documents become sequences of task.sequence_length tokens, and windows stay as they are.
 
     Raises InputError if the tokens do not divide into prompt and answer, or if an example has more than `max_length`
     tokens, because nothing is cut silently."""
+    if task.fields == WINDOW.fields:
+        refuse_longer(f"{task.name}: windows", [len(row["ids"]) for row in rows], max_length)
+        return [Example(row["ids"], row["answer_start"]) for row in rows]
     if task.sequence_length:
         return _sequences(rows, task, tokenizer, max_length)
     end = [tokenizer.eos_token_id] if task.choices is None and not task.messages else []

@@ -17,7 +17,7 @@ from sparseft.data.settings import HUB, OWN_CONTEXT, OWN_LENGTH
 from sparseft.data.task_files import task_files
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
-from sparseft.grid import CALIBRATION, DATA, MANIFEST, WIKITEXT2, base_manifest
+from sparseft.grid import CALIBRATION, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.methods import get_method
 from sparseft.patterns.channels import heads_removed
 from sparseft.planning.sizes import Subject, known_rows, known_subject
@@ -59,8 +59,10 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
 def source_manifests(config: Config) -> list[Path]:
     """Return the manifests of the models, tasks and texts of a study, prepared or not."""
     manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
-    manifests += [Path(DATA.format(task=task), name) for task in _prepared_tasks(config) for name in MANIFESTS.values()]
-    manifests += [Path(DATA.format(task=task), MANIFEST_FILE) for task in config.grid.tasks]
+    prepared = product(_prepared_tasks(config), config.grid.models)
+    folders = {config.data_folder(*names): names[0] in config.grid.tasks for names in prepared}
+    manifests += [Path(folder, name) for folder in folders for name in MANIFESTS.values()]
+    manifests += [Path(folder, MANIFEST_FILE) for folder, is_trained in folders.items() if is_trained]
     documents = [name for name in config.texts_read() if not config.texts[name].has_own_windows]
     manifests += [source_file(Path(CALIBRATION.format(text=text))) for text in documents]
     return manifests + ([source_file(Path(WIKITEXT2))] if config.perplexity else [])
@@ -70,10 +72,19 @@ def fetched_files(config: Config) -> list[Path]:
     """Return the files that need the network: the prepared models, tasks and texts, and the checkpoints of another
     tool.
 
-    A model that is made from a pruned base of the study is not among them."""
+    A model that is made from a pruned base of the study is not among them, nor a task whose rows a model samples."""
     own = [Path(MANIFEST.format(model=name)) for name in config.grid.models if pruned_base(config.models[name].source)]
+    sampled = {
+        config.data_folder(task, model)
+        for task, model in product(config.grid.tasks, config.grid.models)
+        if config.tasks[task].text
+    }
     unused = "" if any(config.training_names) else MANIFEST_FILE
-    files = [file for file in source_manifests(config) if file not in own and file.name != unused]
+    files = [
+        file
+        for file in source_manifests(config)
+        if file not in own and file.name != unused and str(file.parent) not in sampled
+    ]
     return files + [base for _, base, source in _imported(config) if source.startswith(HUB)]
 
 

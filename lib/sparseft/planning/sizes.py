@@ -152,6 +152,10 @@ def task_lengths(config: Config, name: str) -> Lengths:
     known."""
     manifest = Path(DATA.format(task=name)) / MANIFESTS["validation"]
     task, data = BY_NAME.get(name), config.task_data(name)
+    if data.text:
+        text = config.texts[data.text]
+        numbers = [data.train_examples or text.examples, data.validation_examples or config.divergence_windows]
+        return Lengths(rows=numbers, mean=text.length, long=text.length, answer=text.length, choices=0)
     if manifest.exists() and (measured := read_json(manifest).get("lengths")):
         lengths = Lengths(**measured)
         # The configuration has a number of documents, and these are sequences.

@@ -13,14 +13,14 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.rows import read_rows
 from sparseft.data.settings import CalibrationText
-from sparseft.data.texts import WINDOW, has_windows, read_documents, recorded_source
+from sparseft.data.texts import has_windows, read_documents, recorded_source
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.model import load_tokenizer, model_config
 from sparseft.masks.settings import Masks
 from sparseft.methods import Method
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.tasks.task import DOCUMENT_BREAK, Row, Task
+from sparseft.tasks.task import DOCUMENT_BREAK, WINDOW, Row, Task
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:

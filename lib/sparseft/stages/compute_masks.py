@@ -53,7 +53,7 @@ def settings(config: Config, cell: Any) -> dict:
 
     Another number of threads changes the last bits of the scores from examples."""
     method = get_method(cell.method)
-    examples = {"task": cell.task, "data_dir": grid.DATA.format(task=cell.task)} if method.uses_task else {}
+    examples = {"task": cell.task, "data_dir": config.data_folder(cell.task, cell.model)} if method.uses_task else {}
     if method.calibration:
         examples = {"text": targets.text_path(config, method.calibration, cell.model, cell.task)}
     base = f"{grid.PRUNED_BASES.format(model=cell.model)}{cell.task_folder}" if method.has_pruned_base else None

@@ -63,7 +63,7 @@ def run(
         run_id=Run.parse(named.id).id,
         model_path=Path(fill(grid.MANIFEST, named)).parent,
         mask_path=Path(fill(grid.mask_path(method), named)),
-        data_dir=Path(fill(grid.DATA, named)),
+        data_dir=Path(study.data_folder(task, model)),
         output_dir=Path(fill(grid.TRAINER_CONFIGURATION, named)).with_suffix(""),
         evaluation_batch_size=study.evaluation_batch_size,
         training=settings,

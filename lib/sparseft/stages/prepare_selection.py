@@ -34,23 +34,26 @@ def settings(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def run(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData()) -> None:
+def run(*, task: str, data_dir: Path, data: Flags[TaskData] = TaskData(), windows: tuple[Path, ...] = ()) -> None:
     """Load the candidates, choose among them, and write both files together.
 
     Args:
         task: name of the task
         data_dir: folder with train.jsonl and validation.jsonl; the files are added to it
+        windows: texts of windows from which prepare_task.py prepared the task
     """
-    check_apart([data_dir], [data.local, data.lm_eval_file])
+    check_apart([data_dir], [data.local, data.lm_eval_file, *windows])
     record = data_dir / MANIFEST_FILE, first_key("selection_rows")
     check_ours(*record, data_dir / ROWS_FILE)
     scored = find_task(data_dir, task)
     prepared, digests = read_splits(data_dir, scored)
-    load = load_candidates
     if data.lm_eval:
         # The import takes seconds.
-        from sparseft.data.lm_eval_examples import load_lm_eval_candidates as load
-    candidates = load(scored, data, prepared)
+        from sparseft.data.lm_eval_examples import load_lm_eval_candidates
+
+        candidates = load_lm_eval_candidates(scored, data, prepared)
+    else:
+        candidates = load_candidates(scored, data, prepared, windows)
     rows, left_out, overlap = choose_selection(scored, candidates, prepared, data.selection_examples)
     scored.check({"train": prepared["train"], SELECTION: rows}, SELECTION)
     hold(data_dir / MANIFEST_FILE)

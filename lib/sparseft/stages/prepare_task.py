@@ -5,7 +5,8 @@
 
 It writes train.jsonl and validation.jsonl in the fields of the original data set, with manifest.json and
 validation_manifest.json, which say where they come from. A task that is not built in needs --lm_eval or --kind; then
-manifest.json also holds the task's definition. With --splits validation, the training rows must be there already.
+manifest.json also holds the task's definition. With --windows, the rows are those of two texts of sample_text.py or
+mix_texts.py. With --splits validation, the training rows must be there already.
 """
 
 import sys
@@ -55,6 +56,7 @@ def run(
     data: Flags[TaskData] = TaskData(),
     only_probe: bool = False,
     splits: tuple[Literal["train", "validation"], ...] = SPLITS,
+    windows: tuple[Path, ...] = (),
 ) -> None:
     """Load the rows, check them, and write the files of each split together.
 
@@ -63,11 +65,14 @@ def run(
         output_dir: folder for the data and its manifest
         only_probe: nothing is trained on the task, so that it may lack training rows
         splits: what is written, by default both
+        windows: with --text, the texts of windows that are the training and the validation rows
     """
     for split in splits:
         check_ours(output_dir / MANIFESTS[split], TaskManifest.known_by, output_dir / f"{split}.jsonl")
-    check_apart([output_dir], [data.local, data.lm_eval_file])
-    examples = examples_of(task, data)
+    check_apart([output_dir], [data.local, data.lm_eval_file, *windows])
+    if len(windows) != (len(SPLITS) if data.text else 0):
+        raise InputError("--text and --windows belong together", "give the windows of both splits, or neither flag")
+    examples = examples_of(task, data, windows)
     if not only_probe:
         examples.task.check_trainable()
     examples.task.check(examples.rows)
@@ -100,7 +105,7 @@ def run(
             write(folder / manifest, record)
 
 
-def examples_of(name: str, data: TaskData) -> Examples:
+def examples_of(name: str, data: TaskData, windows: tuple[Path, ...] = ()) -> Examples:
     """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be
     loaded."""
     if name in BY_NAME:
@@ -111,7 +116,7 @@ def examples_of(name: str, data: TaskData) -> Examples:
 
         return load_lm_eval_examples(name, data)
     if data.kind:
-        return load_examples(own_task(name, data), data)
+        return load_examples(own_task(name, data, windows), data, windows)
     raise InputError(
         f"task {name!r} is not built in", f"give --lm_eval or --kind, or choose one of {', '.join(BY_NAME)}"
     )

@@ -14,13 +14,26 @@ from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
 from sparseft.data.settings import CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
-from sparseft.export.settings import Export
-from sparseft.grid import MODES, NAMED_METHOD, RESULTS, TRAINING, WILDCARDS, ResultPaths, Run, base_folder, start_of
+from sparseft.export.settings import Export, Ship
+from sparseft.grid import (
+    DATA,
+    MODES,
+    NAMED_METHOD,
+    RESULTS,
+    SAMPLED_DATA,
+    TRAINING,
+    WILDCARDS,
+    ResultPaths,
+    Run,
+    base_folder,
+    start_of,
+)
 from sparseft.masks.settings import Masks
-from sparseft.methods import DENSE, METHODS, get_method
+from sparseft.methods import DENSE, METHODS, SELF, TASK, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
+from sparseft.study.ship import with_ship
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.backends import BACKENDS
 from sparseft.trainers.backends.backend import Backend
@@ -157,6 +170,16 @@ class Config(Section):
     """The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name that
     you choose. So several studies share models, data and masks, and each has its own results."""
     cerebras: Cerebras = Cerebras()
+    ship: Ship | None = Field(None, examples=[{"model": "smollm2", "speed": 1.3}])
+    """What `snakemake ship` decides. It makes the grid, its texts and its task. Null: there is no such wish."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_candidates(cls, values: dict) -> dict:
+        """Return the sections with those that `ship` decides."""
+        if not values.get("ship"):
+            return values
+        return with_ship(values | {"ship": Ship.model_validate(values["ship"]).model_dump()})
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -241,6 +264,16 @@ class Config(Section):
         if (name in BY_NAME) == bool(data.task_kind):
             what = f"tasks.{name}: a task needs lm_eval or kind unless it is built in"
             raise InputError(what, f"set one (docs/tasks.md), or choose one of {', '.join(BY_NAME)} and set none")
+        text = self.masks.texts.get(data.text or "")
+        is_sampled = text and text.has_own_windows and TASK not in text.parts
+        refuse(
+            {
+                f"tasks.{name}.text {data.text}: name a text under masks.calibration that the model samples, or"
+                f" {SELF}": data.text and not is_sampled,
+                f"tasks.{name}: its validation rows are the windows of the divergence; set evaluation.divergence to 2"
+                " or more": data.text and not self.divergence_windows,
+            }
+        )
         for training in dict.fromkeys(["", *self.grid.trainings]):
             try:
                 self._check_recovery(self.training_of(name, training).recover_on)
@@ -310,6 +343,11 @@ class Config(Section):
             return self.tasks[name]
         return TaskData() if name in BY_NAME else TaskData(lm_eval=name)
 
+    def data_folder(self, task: str, model: str) -> str:
+        """Return the folder of a task's rows. If models sample them, there is one per model that was not pruned."""
+        place = SAMPLED_DATA if self.task_data(task).text else DATA
+        return place.format(task=task, model=self.original(model))
+
     def pruned_source(self, model: str, method: str, percent: int) -> str | None:
         """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned
         itself."""
@@ -354,7 +392,9 @@ class Config(Section):
             return self.evaluation.divergence
         for name in self.grid.tasks:
             data = self.tasks[name]
-            takes_whole_data_set = name in BY_NAME and not (data.validation_examples or data.local or data.hub)
+            takes_whole_data_set = data.text or (
+                name in BY_NAME and not (data.validation_examples or data.local or data.hub)
+            )
             if not takes_whole_data_set and (data.validation_examples or 0) < MANY_EXAMPLES:
                 return 0
         return DEFAULT_WINDOWS
@@ -368,8 +408,9 @@ class Config(Section):
     def texts_read(self) -> list[str]:
         """Return the names of the texts that the study reads, with the parts of mixtures.
 
-        They are those of its methods, that of a reconstruction, and that of the divergence."""
+        They are those of its methods, of its tasks, that of a reconstruction, and that of the divergence."""
         names = {*held_out(self.divergence_windows), *(get_method(name).calibration for name in self.grid.methods)}
+        names |= {self.tasks[name].text for name in self.grid.tasks}
         if self.reconstructs:
             names.add(self.reconstruction.calibration)
         texts = self.texts

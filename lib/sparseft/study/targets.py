@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseft import grid
+from sparseft.data.settings import DIVERGENCE
 from sparseft.errors import InputError
 from sparseft.grid import Run, fill
 from sparseft.methods import ON, TASK, get_method
@@ -35,6 +36,7 @@ def wildcards(config: Config) -> dict[str, str]:
         "task": tasks,
         "method": f"{methods}|{on_texts}|{grid.IMPORTED_METHOD}",
         "task_folder": f"(?:/{tasks})?",
+        "sampler": f"(?:-{_one_of(config.models)})?",
         # A run without a training has none in its name.
         "training": f"(?:(?<={grid.NO_FINETUNE})|(?<!{grid.NO_FINETUNE}){trainings})",
     }
@@ -100,10 +102,10 @@ def selection_targets(config: Config) -> list[str]:
     return [f"{fill(config.paths.run, run)}/selection.json" for run in runs(config) if run.training]
 
 
-def data_files(config: Config, task: str, *splits: str) -> list[str]:
-    """Return the prepared rows of a task, of these splits or of all, and the file that defines it unless it is
-    built in."""
-    folder = grid.DATA.format(task=task)
+def data_files(config: Config, task: str, model: str, *splits: str) -> list[str]:
+    """Return the prepared rows of a task for a model, of these splits or of all, and the file that defines it unless it
+    is built in."""
+    folder = config.data_folder(task, model)
     definition = [f"{folder}/manifest.json"] if config.task_data(task).task_kind else []
     return [f"{folder}/{split}.jsonl" for split in splits or SPLITS] + definition
 
@@ -115,7 +117,7 @@ def probe_places(config: Config, task: str) -> list[str]:
 
 def probe_files(config: Config, task: str) -> list[str]:
     """Return the files of the probes of a merged model of `task`."""
-    return [file for probe in config.evaluated_tasks(task)[1:] for file in data_files(config, probe)]
+    return [file for probe in config.evaluated_tasks(task)[1:] for file in data_files(config, probe, "")]
 
 
 def measured_digests(config: Config) -> dict[str, str]:
@@ -124,6 +126,13 @@ def measured_digests(config: Config) -> dict[str, str]:
     A study shows them, but does not make them. As inputs of a job they would be measured again when their settings or
     versions change."""
     return {path: sha256(Path(path)) for path in run_targets(config, "engines.json") if Path(path).is_file()}
+
+
+def ship_target(config: Config) -> str:
+    """Return the record of the model that is chosen for a wish. Raises InputError if nothing is wished."""
+    if not config.ship:
+        raise InputError("ship: nothing is wished", "write a section `ship` with a model, and speed or bytes")
+    return f"{config.paths.ship}/chosen/ship.json".format(model=config.ship.model)
 
 
 def throughput_targets(config: Config) -> list[str]:
@@ -148,13 +157,20 @@ def text_path(config: Config, name: str, model: str, task: str) -> str:
     )
 
 
+def task_windows(config: Config, task: str, sampler: str) -> list[str]:
+    """Return the texts of windows that are the rows of a task, by split, as a model samples them; nothing for other
+    rows. The model stands behind a hyphen."""
+    text, model = config.task_data(task).text, sampler.removeprefix("-")
+    return text_paths(config, [text, DIVERGENCE], model, task) if text and model else []
+
+
 def mask_examples(config: Config, cell: Any) -> list[str]:
     """Return the files of the examples that the method of a mask looks at: a text's, a task's, or none."""
     method = get_method(cell.method)
     if method.calibration:
         text = text_path(config, method.calibration, cell.model, cell.task)
         return [text, f"{text}.json"]
-    return data_files(config, cell.task, "train") if method.uses_task else []
+    return data_files(config, cell.task, cell.model, "train") if method.uses_task else []
 
 
 def window_files(config: Config) -> list[Path]:

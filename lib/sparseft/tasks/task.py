@@ -61,6 +61,8 @@ DOCUMENT = RowFormat(
     fields={"text": str},
     converted=lambda row: {"text": row["text"]} if "text" in row else row,
 )
+# A row of a text whose rows are windows. The loss of one starts at the token `answer_start`.
+WINDOW = RowFormat(name="window", fields={"text": str, "ids": list, "answer_start": int})
 # What stands between two documents of a text.
 DOCUMENT_BREAK = "\n\n"
 # Tokens per sequence of a task of documents, if the configuration does not say.

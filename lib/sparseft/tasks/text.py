@@ -3,13 +3,13 @@ token of a sequence but its first.
 
 The documents of a split are joined by blank lines, and the text is tokenised once. Then it is cut into sequences of
 `length` tokens that do not overlap, and the tokens after the last whole sequence are left out
-(language_model/batches.py).
+(language_model/batches.py). Windows that a model has sampled are such sequences already, as its token ids.
 """
 
 from operator import itemgetter
 
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
-from sparseft.tasks.task import DOCUMENT, TEXT_LENGTH, Lengths, Task
+from sparseft.tasks.task import DOCUMENT, TEXT_LENGTH, WINDOW, Lengths, Task
 
 # Raise it when the prompts, answers or rows of such a task change.
 version = 1
@@ -18,11 +18,14 @@ LENGTHS = Lengths(rows=(1000, 100), mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=T
 
 
 def task_of(name: str, definition: dict) -> Task:
-    """Return the task that a definition describes, with `length` tokens per sequence."""
+    """Return the task that a definition describes, with `length` tokens per sequence.
+
+    With `windows`, the rows have token ids."""
+    rows = WINDOW if definition.get("windows") else DOCUMENT
     return Task(
         name=name,
-        fields=DOCUMENT.fields,
-        converted=DOCUMENT.converted,
+        fields=rows.fields,
+        converted=rows.converted,
         # Documents are compared whole.
         prompt=itemgetter("text"),
         answer=lambda row: "",
