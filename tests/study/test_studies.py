@@ -1,8 +1,6 @@
 """The studies in studies/: each number of a published table is of a cell that its study has."""
 
 import json
-import re
-import shlex
 
 import pytest
 import yaml
@@ -17,7 +15,6 @@ from sparseft.planning.sizes import NAMED
 from sparseft.study.targets import runs
 
 FOLDER = ROOT / "studies/published"
-FASTER = ROOT / "studies/faster.yaml"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 # What config.json of each model says.
 LLAMA, LLAMA3, MISTRAL = (
@@ -91,25 +88,3 @@ def test_the_answers_of_shears_are_scored_as_by_its_code(name, tmp_path):
     assert dict(zip(texts, outcomes, strict=True)) == texts
     assert examples.rows["train"][1]["prompt"].endswith("### Instruction:\nProblem 1\n\n### Response:\n")
     assert examples.rows["train"][1]["answer"].strip() == "so"
-
-
-def test_the_second_step_to_a_faster_model_trains_the_chosen_model_and_dense_on_the_task():
-    """The command at the head of the file, laid over the file as Snakemake does."""
-    head = re.sub(r"^# ?", "", FASTER.read_text().partition("\nmodels:")[0], flags=re.MULTILINE).replace("\\\n", "")
-    (command,) = [line for line in head.splitlines() if "--config results=" in line]
-    pairs = [word.partition("=")[::2] for word in shlex.split(command.partition("--config ")[2])]
-    sections = yaml.safe_load(FASTER.read_text())
-    for name, text in pairs:
-        value = yaml.safe_load(text)
-        sections[name] = sections[name] | value if isinstance(value, dict) else value
-    config = laid_over(sections)
-    assert {(run.model, run.task, run.method, run.mode) for run in runs(config)} == {
-        (model, "hellaswag", "dense", mode)
-        for model in ("smollm2", "chosen")
-        for mode in ("no_finetune", "sparse_to_dense")
-    }
-    first = laid_over(yaml.safe_load(FASTER.read_text()))
-    assert (config.original("chosen"), first.original("shorter")) == ("chosen", "smollm2")
-    assert config.results != first.results
-    # No pruned base depends on a task, so that the first step serves every task.
-    assert first.texts_read() == ["divergence", "self"]

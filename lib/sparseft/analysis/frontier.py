@@ -156,4 +156,4 @@ def draw(table: pd.DataFrame, wish: Wish, path: Path) -> None:
         axes.set_xlabel("speed, as a multiple of the dense model's" if wish.speed else "bytes")
         axes.set_ylabel("divergence from dense (nats per token)")
         axes.legend(fontsize=7)
-        figure.savefig(path, metadata={"Software": "SparseFT analysis"})
+        figure.savefig(path, format="png", metadata={"Software": "SparseFT analysis"})

@@ -110,6 +110,9 @@ class Ship(Wish):
 
     model: str = Field(examples=["smollm2"])
     """The model, by its name under `models:`."""
+    mode: Literal["full_sparse_to_sparse", "sparse_to_sparse"] = "full_sparse_to_sparse"
+    """How the candidates and the dense model are trained: all kept weights, which wins back more, or LoRA, which needs
+    less memory."""
     texts: list[Place] = Field([], examples=[["manuals.txt", "tickets.jsonl"]])
     """Texts of yours that the model will read: .jsonl files with the field `text`, or .txt files. Each is divided into
     a part for the calibration, one for the training, and one that is held out, by which the candidates are judged."""

@@ -85,6 +85,10 @@ def study_jobs(config: Config) -> Iterator[Job]:
             kinds += ["evaluation", "reconstruction" if get_mode(run.mode).reconstructs else "training"]
         yield from ((kind, vars(run), "") for kind in kinds)
 
+    if config.ship:
+        # The search and the measurement.
+        yield from (("serving", {"model": config.ship.model}, "") for _ in range(2))
+
 
 def examples(config: Config) -> list[str]:
     """Return a line per task with choices or generated answers: its examples, and how many a small difference would

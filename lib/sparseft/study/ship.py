@@ -9,6 +9,7 @@ from typing import Any
 from sparseft.data.settings import SHIP
 from sparseft.grid import DENSE, Run
 from sparseft.methods import SELF
+from sparseft.modes import get_mode
 
 # The task of the candidates, and the texts for the calibration, for the training, and for the judgement.
 TASK = CALIBRATION = SHIP
@@ -17,16 +18,14 @@ TEXTS = (CALIBRATION, TRAINING, HELD_OUT)
 # What prunes each candidate: its method, and whether it starts from the model without a tenth of its decoder layers.
 CHANNELS, LAYERS = f"structured_obs_on_{CALIBRATION}", f"layers_block_influence_on_{CALIBRATION}"
 METHODS = {"channels": (CHANNELS, False), "layers": (LAYERS, False), "both": (CHANNELS, True)}
-MODE, DENSE_MODE = "sparse_to_sparse", "sparse_to_dense"
 # The windows of 512 tokens for the calibration and for the judgement, and those of the divergence.
 WINDOWS, DIVERGENCE_WINDOWS = 64, 32
 # How each candidate, and the dense model, is trained (benchmarks/results/recovery.md).
 RECOVERY: dict[str, Any] = {
-    "steps": 45,
+    "steps": 60,
     "batch_size": 4,
-    "learning_rate": 0.001,
-    "lora_r": 16,
-    "lora_alpha": 32,
+    "full_learning_rate": 0.0003,
+    "train": ["norms"],
     "distillation": {"weight": 0.5, "temperature": 1.0},
 }
 # Of a plan, before the shares are known, in percent.
@@ -41,7 +40,7 @@ def shorter(model: str) -> str:
 def with_ship(values: dict[str, Any]) -> dict[str, Any]:
     """Return the sections of a configuration with those that the section `ship` decides."""
     ship = values["ship"]
-    model, candidates = ship["model"], ship.get("candidates", list(METHODS))
+    model, candidates = ship["model"], ship["candidates"]
     models, tasks = dict(values["models"]), dict(values.get("tasks", {}))
     # A wrong name is refused with the grid.
     if "both" in candidates and model in models:
@@ -69,7 +68,7 @@ def with_ship(values: dict[str, Any]) -> dict[str, Any]:
             "tasks": [TASK],
             "methods": list(dict.fromkeys(METHODS[name][0] for name in candidates)) or [CHANNELS],
             "sparsities": [0, GUESS],
-            "modes": [MODE],
+            "modes": [ship["mode"]],
         },
     }
 
@@ -80,11 +79,11 @@ def _serving(values: dict[str, Any]) -> dict[str, Any]:
     return export | ({"gguf": formats[0]} if formats else {})
 
 
-def runs(model: str, shares: dict[str, list[int]]) -> list[Run]:
+def runs(model: str, mode: str, shares: dict[str, list[int]]) -> list[Run]:
     """Return the runs of the candidates with these shares, in percent, and the dense model that is trained alike."""
-    found = [Run(model, TASK, DENSE, 0, DENSE_MODE, 0)]
+    runs = [Run(model, TASK, DENSE, 0, get_mode(mode).dense_training, 0)]
     for name, percents in shares.items():
         method, is_shorter = METHODS[name]
         start = shorter(model) if is_shorter else model
-        found += [Run(start, TASK, method, percent, MODE, 0) for percent in percents]
-    return found
+        runs += [Run(start, TASK, method, percent, mode, 0) for percent in percents]
+    return runs
