@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from sparseft.analysis.figures import SETTINGS
 from sparseft.analysis.statistics import mean_columns, mean_interval
 from sparseft.export.served import SAMPLED
-from sparseft.export.settings import Wish
+from sparseft.export.settings import FIRST_LAYERS, Wish
 from sparseft.export.ship_record import Served, ServedRecord
 from sparseft.grid import DENSE, Run
 from sparseft.modes import get_mode
@@ -38,7 +38,7 @@ def label(name: str, models: list[str]) -> str:
     if run.method == DENSE:
         return ALIKE if get_mode(run.mode).is_trained else AS_IS
     units = "layers" if run.method.startswith("layers") else "channels"
-    before = "" if run.model == models[0] else "10 % of the layers and "
+    before = "" if run.model == models[0] else f"{FIRST_LAYERS} % of the layers and "
     return f"{before}{run.sparsity} % of the {units}"
 
 

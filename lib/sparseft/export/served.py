@@ -19,7 +19,7 @@ from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.engines import Answer, ask, find_engines, weight_files
 from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.export.settings import QUANTIZED, Export, Wish
+from sparseft.export.settings import FIRST_LAYERS, QUANTIZED, Export, Wish
 from sparseft.export.shapes import Shapes, described, search, shapes_of, without_layers
 from sparseft.export.ship_record import Served, Speed, Trial
 from sparseft.grid import DENSE
@@ -37,8 +37,6 @@ SAMPLED = "sampled"
 
 # The format of a model that no converter has written.
 OWN_FORMAT = ""
-# The share of the decoder layers that leaves first where channels leave too, in percent.
-FIRST_LAYERS = 10
 
 
 class Server:

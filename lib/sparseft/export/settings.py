@@ -15,9 +15,12 @@ QUANTIZED = {"q6_k": 256, "q5_k_m": 256, "q4_k_m": 256, "q4_0": 32}
 ADVICE = "name the Python of an environment that has the engine (docs/smaller_models.md)"
 # The GGUF formats, from the largest to the smallest.
 Format = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
-# What may leave a model that becomes smaller. `both` takes a tenth of the decoder layers first, then channels.
+# What may leave a model that becomes smaller. `both` takes an eighth of the decoder layers first, then channels.
 Candidate = Literal["channels", "layers", "both"]
 CANDIDATES: list[Candidate] = ["channels", "layers", "both"]
+# The share of the decoder layers that leaves before channels do, in percent: a whole number of 8, 10, or 16 to 80 layers
+# is near it (patterns/pattern.py).
+FIRST_LAYERS = 12
 EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 
 
@@ -88,7 +91,7 @@ class Wish(Section):
     bytes: float | None = Field(None, gt=0, examples=[100e6])
     """Largest size of the files with the weights."""
     candidates: list[Candidate] = CANDIDATES
-    """What may leave the model: channels of the MLP, decoder layers, or a tenth of the layers and then channels. The
+    """What may leave the model: channels of the MLP, decoder layers, or an eighth of the layers and then channels. The
     share is searched. The dense model is always among the candidates. An empty list prunes nothing."""
     formats: list[Format] = Field([], examples=[["q8_0", "q4_k_m"]])
     """GGUF formats in which every candidate is measured, with the engine llama_cpp. Name that in which you would serve
@@ -123,3 +126,8 @@ class Ship(Wish):
     """Other models under `models:`, such as the next smaller one of the family, which are measured too, untrained."""
     task: str | None = Field(None, examples=["hellaswag"])
     """A task on which each candidate is evaluated too: a name under `tasks:` or of lm-eval's."""
+
+    def contradictions(self) -> Faults:
+        """Return what may be wrong with the wish, and whether it is."""
+        self.check()
+        return super().contradictions()

@@ -7,6 +7,7 @@ are searched while it runs (stages/find_shares.py).
 from typing import Any
 
 from sparseft.data.settings import SHIP
+from sparseft.export.settings import FIRST_LAYERS
 from sparseft.grid import DENSE, Run
 from sparseft.methods import SELF
 from sparseft.modes import get_mode
@@ -15,7 +16,7 @@ from sparseft.modes import get_mode
 TASK = CALIBRATION = SHIP
 TRAINING, HELD_OUT = "shiptrain", "shiptest"
 TEXTS = (CALIBRATION, TRAINING, HELD_OUT)
-# What prunes each candidate: its method, and whether it starts from the model without a tenth of its decoder layers.
+# What prunes each candidate: its method, and whether it starts from the model without an eighth of its decoder layers.
 CHANNELS, LAYERS = f"structured_obs_on_{CALIBRATION}", f"layers_block_influence_on_{CALIBRATION}"
 METHODS = {"channels": (CHANNELS, False), "layers": (LAYERS, False), "both": (CHANNELS, True)}
 # The windows of 512 tokens for the calibration and for the judgement, and those of the divergence.
@@ -28,12 +29,10 @@ RECOVERY: dict[str, Any] = {
     "train": ["norms"],
     "distillation": {"weight": 0.5, "temperature": 1.0},
 }
-# Of a plan, before the shares are known, in percent.
-GUESS = 30
 
 
 def shorter(model: str) -> str:
-    """Return the name of the model without a tenth of its decoder layers."""
+    """Return the name of the model without an eighth of its decoder layers."""
     return f"{model}_shorter"
 
 
@@ -44,7 +43,7 @@ def with_ship(values: dict[str, Any]) -> dict[str, Any]:
     models, tasks = dict(values["models"]), dict(values.get("tasks", {}))
     # A wrong name is refused with the grid.
     if "both" in candidates and model in models:
-        source = f"pruned:{model}/sparsity10_{LAYERS}"
+        source = f"pruned:{model}/sparsity{FIRST_LAYERS}_{LAYERS}"
         models[shorter(model)] = {"source": source, "dtype": dict(models[model]).get("dtype")}
     schedule = RECOVERY | dict(tasks.get(TASK, {}).get("training", {}))
     is_sampled = not (ship.get("texts") or ship.get("prompts"))
@@ -67,7 +66,8 @@ def with_ship(values: dict[str, Any]) -> dict[str, Any]:
             "models": [model, *([shorter(model)] if "both" in candidates else [])],
             "tasks": [TASK],
             "methods": list(dict.fromkeys(METHODS[name][0] for name in candidates)) or [CHANNELS],
-            "sparsities": [0, GUESS],
+            # A plan needs a share, before those of the candidates are known.
+            "sparsities": [0, FIRST_LAYERS],
             "modes": [ship["mode"]],
         },
     }
