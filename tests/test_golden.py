@@ -38,7 +38,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 KNOWN = json.loads(GOLDEN.read_text())
 # Stages whose names begin so measure speed, need Cerebras' or an engine's environment, or copy and print results.
 LEFT_OUT = ("measure_", "join_measurements", "analyze_throughput", "train_", "export_modelzoo", "gen_train_config",
-            "check_engines", "estimate", "export_study", "write_configuration")  # fmt: skip
+            "check_engines", "estimate", "export_study", "write_configuration", "find_shares", "ship")  # fmt: skip
 FILES = sorted(ROOT.glob("lib/sparseft/stages/[a-z]*.py"))
 STAGES = [file.stem for file in FILES if not file.stem.startswith(LEFT_OUT)]
 TABLES = {axis: import_module(f"sparseft.{axis}") for axis in "importances patterns modes architectures tasks".split()}
@@ -98,8 +98,12 @@ def of_sources() -> Entries:
     succeed("sample_text.py", model_path=BASE, output="sampled.jsonl", examples=2, length=24)
     succeed("mix_texts.py", model_path=BASE, output="mixed.jsonl", length=24, text=["plain.jsonl", "sampled.jsonl"],
             windows=[2, 1], task_windows=2, **DATA)  # fmt: skip
+    parts = [f"part{number}.jsonl" for number in range(3)]
+    succeed("split_texts.py", model_path=BASE, texts="plain.jsonl", output=parts, length=4, calibration=9, training=20,
+            held_out=9)  # fmt: skip
     files = {"prepare_selection": "data/boolq_mini/selection", "prepare_text": "plain", "mix_texts": "mixed"}
     found = {f"stages {stage}": [digest(lines_of(f"{file}.jsonl"))] for stage, file in files.items()}
+    found["stages split_texts"] = [digest([row["ids"] for row in lines_of(part)]) for part in parts]
     found["stages prepare_task"] = [digest(lines_of(f"data/{name}/train.jsonl")) for name in ("boolq_mini", *KINDS)]
     found["stages prepare_model"] = [digest([tensor.view(torch.int16).tolist() for _, tensor in half])]
     windows = lines_of("sampled.jsonl")

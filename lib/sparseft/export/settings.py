@@ -18,8 +18,8 @@ Format = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0
 # What may leave a model that becomes smaller. `both` takes an eighth of the decoder layers first, then channels.
 Candidate = Literal["channels", "layers", "both"]
 CANDIDATES: list[Candidate] = ["channels", "layers", "both"]
-# The share of the decoder layers that leaves before channels do, in percent: a whole number of 8, 10, or 16 to 80 layers
-# is near it (patterns/pattern.py).
+# The share of the decoder layers that leaves before channels do, in percent. A whole number of 8,
+# 10, or 16 to 80 layers is near it (patterns/pattern.py).
 FIRST_LAYERS = 12
 EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 
