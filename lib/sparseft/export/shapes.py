@@ -55,7 +55,8 @@ def channels_by_percent(model: PrunableModel) -> dict[int, dict[str, int]]:
             removed = {unit: number for unit, (number,) in channels_removed(model, [percent], 0.0).items()}
             kept = {unit: size_of(unit, model.config) - number for unit, number in removed.items()}
             whole = {unit: number + -number % multiples[unit] for unit, number in kept.items()}
-            if percents.setdefault(tuple(whole.items()), percent) == percent:
+            is_smaller = any(size_of(unit, model.config) > number for unit, number in whole.items())
+            if is_smaller and percents.setdefault(tuple(whole.items()), percent) == percent:
                 shapes[percent] = whole
     return shapes
 
