@@ -113,9 +113,11 @@ def run(
         threads: CPU threads; another number changes the last bits
     """
     from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.evaluation.divergence import measure_divergence, read_dense_windows
+    from sparseft.evaluation.divergence import divergence_of, read_dense_windows
     from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
+    from sparseft.language_model.batches import Example
     from sparseft.language_model.hardware import peak_memory, start
+    from sparseft.language_model.sampling import score_windows
 
     is_selection = split == SELECTION
     named = Run.parse(run_id) if run_id else None
@@ -166,7 +168,13 @@ def run(
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
         # The perplexity comes before the task, because it may be refused.
         perplexity = token_perplexity(model, tokenizer, text, context)
-    content |= evaluate(model, tokenizer, definition, rows, batch_size)
+    scores = None
+    if divergence:
+        scores = score_windows(model, [Example(window["ids"], window["answer_start"]) for window in windows])
+        content |= divergence_of(windows, scores)
+        if [row.get("ids") for row in rows["validation"]] != [window["ids"] for window in windows]:
+            scores = None
+    content |= evaluate(model, tokenizer, definition, rows, batch_size, scores)
     if probed:
         content["probes"] = {
             name: evaluate_probe(model, tokenizer, probe, probe_rows, batch_size)
@@ -178,8 +186,6 @@ def run(
         content["perplexity_overlap"] = shares[TEXT]
     if not adapter:
         content["overlap"] = shares[task]
-    if divergence:
-        content |= measure_divergence(model, windows)
     content |= {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     write(output, schema(run_id=run_id, **content, inputs=sources | inputs))
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 
 from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
-from sparseft.data.settings import CalibrationText, Perplexity, TaskData, held_out
+from sparseft.data.settings import DIVERGENCE, OWN_LENGTH, CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
 from sparseft.export.settings import Export
 from sparseft.grid import (
@@ -31,7 +31,7 @@ from sparseft.grid import (
 from sparseft.masks.settings import Masks
 from sparseft.methods import DENSE, METHODS, SELF, TASK, get_method
 from sparseft.modes import get_mode, with_starts
-from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
+from sparseft.section import Count, Faults, Length, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.backends import BACKENDS
@@ -109,10 +109,12 @@ class Evaluation(Section):
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
     """Tasks on which every merged model is evaluated and none is trained: names under `tasks:` or of lm-eval's."""
     divergence: Count | None = Field(None, examples=[64])
-    """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged
+    """Windows that each dense model samples at temperature 1, on which the divergence of every merged
     model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
     `validation_examples`, or is built in and takes all examples of its own data set, because their evaluation costs
     more; else none."""
+    divergence_length: Length = OWN_LENGTH
+    """Tokens per window of the divergence."""
 
 
 class Analysis(Section):
@@ -392,13 +394,16 @@ class Config(Section):
     def texts(self) -> dict[str, CalibrationText]:
         """Return the texts that models read, by name: those on which masks can calibrate, and that of the
         divergence."""
-        return self.masks.texts | held_out(self.divergence_windows)
+        return self.masks.texts | held_out(self.divergence_windows, self.evaluation.divergence_length)
 
     def texts_read(self) -> list[str]:
         """Return the names of the texts that the study reads, with the parts of mixtures.
 
         They are those of its methods, of its tasks, that of a reconstruction, and that of the divergence."""
-        names = {*held_out(self.divergence_windows), *(get_method(name).calibration for name in self.grid.methods)}
+        names = {
+            DIVERGENCE if self.divergence_windows else None,
+            *(get_method(name).calibration for name in self.grid.methods),
+        }
         names |= {self.tasks[name].text for name in self.grid.tasks}
         if self.reconstructs:
             names.add(self.reconstruction.calibration)
