@@ -3,16 +3,18 @@
     {task}_{metric}_vs_sparsity     the value, with what guessing and the dense model score
     {task}_loss_vs_sparsity         the loss on the validation examples
     {task}_{perplexity}_vs_sparsity the perplexity of a text
+    {task}_divergence_vs_sparsity   the divergence from dense, in place of the loss on windows that dense has sampled
 
 The batch sizes that `snakemake throughput` measured have figures of their own.
 
-A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in
+Bars are 95 % intervals. With one or two sparsities, there is a row per method, before and after training, and a panel
+per model. With more, a line is a method, and there is a panel per model and mode. If runs of a model and task differ in
 a setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not
 drawn. The same figure gives the same bytes.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -33,8 +35,10 @@ from matplotlib.ticker import LogFormatter
 
 from sparseft.analysis.cells import PLACE
 from sparseft.analysis.comparisons import sections
+from sparseft.analysis.sentences import FEW, dense_name, percent, ranked_by, when
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
+from sparseft.data.settings import DIVERGENCE
 from sparseft.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS, PERPLEXITIES
@@ -69,7 +73,9 @@ SHIFT = 0.015
 LINE, MARKER, WIDEST = 1.5, 5, 5
 X = "reached_sparsity"
 # The columns that have intervals.
-BARS = ("value", "eval_loss")
+BARS = ("value", "eval_loss", DIVERGENCE)
+# Rows: the distance of two modes, and the markers of the modes.
+APART, MODE_MARKERS = 0.22, "os^Dv<X"
 LOSS_LABEL = "loss (nats per answer token)"
 
 
@@ -129,22 +135,33 @@ def study_figures(results: Results) -> Iterator[Figure]:
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
-        for kind, y, label, words in _charts(part, metric):
+        own = results.curves[(results.curves["task"] == task) & (results.curves["metric"] == metric)]
+        is_sampled = {ranked_by(rows) for _, rows in own.groupby("model")} == {DIVERGENCE}
+        for kind, y, label, words in _charts(part, metric, is_sampled):
             known = part.dropna(subset=y)
             if known.empty:
                 continue
             title = f"{task}: {words}" + (f", {setting}" if setting else "")
             name = re.sub(r"[^\w.-]", "_", f"{prefix}_{kind}_vs_sparsity")
             methods = ", ".join(known["method"].unique())
-            alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
+            kind_of_chart = "row" if _has_few(known) else "line"
+            alt = f"Chart: {title}. A {kind_of_chart} per method: {methods}. The tables have the same values."
             caption = words[:1].upper() + words[1:] + "."
             caption += " Bars are 95 % intervals." if y in BARS else ""
-            caption += " Dashed: dense; dotted: guessing." if y == "value" else ""
+            caption += " Dashed: dense; dotted: guessing." if y == "value" or _has_few(known) else ""
             yield Figure(name, task, metric, setting, y, label, title, alt, caption, known)
 
 
-def _charts(points: pd.DataFrame, metric: str) -> Iterator[tuple[str, str, str, str]]:
+def _has_few(points: pd.DataFrame) -> bool:
+    """Return whether the points have so few sparsities that lines would say little."""
+    return points.loc[points["sparsity"] > 0, "sparsity"].nunique() <= FEW
+
+
+def _charts(points: pd.DataFrame, metric: str, is_sampled: bool) -> Iterator[tuple[str, str, str, str]]:
     """Yield what the figures of one task show: the kind of each, its column, the label of the axis, and its words."""
+    if is_sampled:
+        yield DIVERGENCE, DIVERGENCE, "divergence from dense (nats per token)", "divergence from dense"
+        return
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
     yield metric, "value", label, label
     if metric != LOSS.name:
@@ -165,7 +182,9 @@ def lines_of(results: Results) -> pd.DataFrame:
 
 
 def drawing(chart: Figure) -> Drawing:
-    """Return a figure as it is drawn, with a row of panels per model, and a column per mode."""
+    """Return a figure as it is drawn."""
+    if _has_few(chart.points):
+        return _drawing_of_rows(chart)
     points = chart.points
     rows, modes = points["model"].unique(), sorted(points["mode"].unique(), key=MODES.index)
     figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
@@ -180,12 +199,56 @@ def drawing(chart: Figure) -> Drawing:
                 axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
         axes.set_xlabel("sparsity reached (%)", fontsize="small")
-    title = chart.title + (f" ({rows[0]})" if len(rows) == 1 else "")
-    figure.suptitle(fill(title, int(TITLE * figure.get_figwidth() / WIDTH)), fontsize="medium", fontweight="bold")
     figure.supylabel(chart.label, fontsize="medium")
-    # One legend for all panels.
+    return _with_words(figure, chart, rows)
+
+
+def _drawing_of_rows(chart: Figure) -> Drawing:
+    """Return a figure with a panel per model. It has a row per method and sparsity, with a mark per mode."""
+    models = chart.points["model"].unique()
+    number = len(chart.points[chart.points["sparsity"] > 0].drop_duplicates(["model", "method", "sparsity"]))
+    figure = Drawing(figsize=(WIDTH, 1.7 + 0.6 * len(models) + 0.42 * number), layout="constrained")
+    panels = figure.subplots(len(models), sharex=True, squeeze=False).flat
+    for model, axes in zip(models, panels, strict=True):
+        _draw_rows(axes, chart.points[chart.points["model"] == model], chart.y)
+        if len(models) > 1:
+            axes.set_title(model, fontsize="small")
+        if chart.y.startswith(PERPLEXITIES):
+            axes.set_xscale("log")
+    figure.supxlabel(chart.label, fontsize="medium")
+    return _with_words(figure, chart, models)
+
+
+def _draw_rows(axes: Axes, points: pd.DataFrame, column: str) -> None:
+    """Draw a row per method and sparsity with its value in each mode, and the levels of the dense models."""
+    pruned = points[points["sparsity"] > 0]
+    names = [*dict.fromkeys(f"{row.method} {percent(row)} %" for row in pruned.itertuples())]
+    modes = sorted(points["mode"].unique(), key=MODES.index)
+    levels: dict[float, str] = {}
+    for place, (mode, colour, marker) in enumerate(zip(modes, cycle(_COLOURS), cycle(MODE_MARKERS))):
+        own = pruned[pruned["mode"] == mode]
+        heights = [names.index(f"{row.method} {percent(row)} %") for row in own.itertuples()]
+        x, shift = own[column], APART * (place - (len(modes) - 1) / 2)
+        bars = [x - own[f"{column}_low"], own[f"{column}_high"] - x] if column in BARS else None
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "capsize": 2.5}
+        axes.errorbar(x, [height + shift for height in heights], xerr=bars, label=when(mode), **look)
+        dense = points[(points["sparsity"] == 0) & (points["mode"] == mode)]
+        for row in dense.dropna(subset=column).itertuples():
+            levels.setdefault(getattr(row, column), dense_name(row.dense_mode))
+    for (level, name), dashes in zip(levels.items(), cycle(("--", "-."))):
+        axes.axvline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=name)
+    if column == "value" and pd.notna(chance := points["chance"].iloc[0]):
+        axes.axvline(chance, color="0.25", linestyle=":", linewidth=1.2, label="guessing")
+    axes.set_yticks(range(len(names)), names, fontsize="small")
+    axes.invert_yaxis()
+
+
+def _with_words(figure: Drawing, chart: Figure, models: Sequence[str]) -> Drawing:
+    """Return a figure with its title, and one legend for all panels."""
+    title = chart.title + (f" ({models[0]})" if len(models) == 1 else "")
+    figure.suptitle(fill(title, int(TITLE * figure.get_figwidth() / WIDTH)), fontsize="medium", fontweight="bold")
     handles: dict[str, Artist] = {}
-    for axes in panels.flat:
+    for axes in figure.axes:
         drawn, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, drawn, strict=True))
     columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1

@@ -1,14 +1,15 @@
-"""Answer what survives, which method is the best, and what fine-tuning wins back, from the frames of the tables only.
+"""Answer which method is the best, what fine-tuning wins back, and how near to dense it comes, from the frames of the
+tables only.
 
-There are at most four sentences per model and task. Each names the measure that decided: the first one with a verdict
-(comparisons.decided). The last says what intervals and verdicts are about.
+The ranking has a number per method, and the verdict of who leads is that of the first measure that tells two apart
+(comparisons.decided). What cannot be decided is one sentence, the last.
 
 If a speed is wished for, one more sentence per engine says which pruned model is the fastest within the tolerance of
 dense, and which is the best at this speed."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pandas as pd
 from sparseft.analysis.cells import KEYS, comparable, gain
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
+from sparseft.data.settings import DIVERGENCE
 from sparseft.export.settings import ENGINES
 from sparseft.grid import DENSE, NO_FINETUNE
 from sparseft.methods import sort_key
@@ -29,6 +31,19 @@ from sparseft.tasks.metrics import LOSS, PERPLEXITIES
 NONE = "-"
 # A sentence names at most this many single cases.
 NAMED = 3
+# A ranking has numbers, and a figure a row per method, if there are at most this many sparsities.
+FEW = 2
+# Two ways to compute one loss differ by less, in nats.
+ROUNDED = 1e-6
+# What the comparisons of a question are called.
+OPEN = {
+    "dense": "comparisons with dense",
+    "original": "comparisons with the original dense model",
+    "untuned": "comparisons of trained with untrained models",
+    "methods": "comparisons of methods",
+    "against": "comparisons with one method",
+    "modes": "comparisons of modes",
+}
 # What a verdict is about, whatever its metric.
 JUDGED = ["question", *(name for name in KEYS if name != "metric")]
 
@@ -78,40 +93,134 @@ def measure_name(row: Any) -> str:
     return row.metric if row.metric.startswith("probe_") else get_metric(row.metric).label
 
 
+def ranked_by(rows: pd.DataFrame) -> str:
+    """Return the column by which the models of one model and task are ranked.
+
+    It is the value, or the loss beside a dense model that only guesses. On windows that the dense model has sampled,
+    each loss is that of the dense model and the divergence, so the divergence says the same with a zero."""
+    original = rows[(rows["method"] == DENSE) & (rows["mode"] == NO_FINETUNE)]
+    if len(original) and DIVERGENCE in rows:
+        rest = rows["eval_loss"] - rows[DIVERGENCE] - original["eval_loss"].iloc[0]
+        if rest.abs().max() < ROUNDED:
+            return DIVERGENCE
+    return "eval_loss" if (rows["verdict"] == GUESS).any() else VALUE
+
+
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
-    """Return what one model and task show. `rows` is the verdict table, and `pairs` has what decided about each two
-    cells (comparisons.decided)."""
+    """Return what one model and task show: the ranking of the methods before and after training, and how near the best
+    is to dense. `rows` is the verdict table, and `pairs` has what decided about each two cells
+    (comparisons.decided)."""
+    column = ranked_by(rows)
     pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
-    dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
-    won_back = counted(untuned, "Fine-tuned against not fine-tuned: ")
-    found = [_survived(rows, dense, tolerance), _best(pruned, methods, tolerance), won_back, _seeds(rows)]
-    return list(filter(None, found))
+    methods, untuned = (pairs[pairs["question"] == name] for name in ("methods", "untuned"))
+    found = []
+    for mode, of_mode in pruned.groupby("mode", sort=False):
+        compared = methods[methods["mode"] == mode]
+        if of_mode["sparsity"].nunique() > FEW:
+            found += [_leaders(mode, compared, column)]
+            continue
+        for sparsity, here in of_mode.groupby("sparsity"):
+            trained = untuned[(untuned["mode"] == mode) & (untuned["sparsity"] == sparsity)]
+            found.append(_ranking(here, compared[compared["sparsity"] == sparsity], trained, pruned, column))
+    if pruned["sparsity"].nunique() > FEW:
+        found.append(counted(untuned, "Fine-tuned against not fine-tuned: "))
+    return list(filter(None, [*found, _nearest(rows, column, tolerance)]))
+
+
+def _label(row: Any, column: str) -> str:
+    """Return what the column of a ranking is called, with its unit if it is no fraction."""
+    if column == DIVERGENCE:
+        return "divergence from dense, nats per token"
+    return "loss" if column != VALUE else get_metric(row["metric"]).label
+
+
+def _sign(row: Any, column: str) -> int:
+    """Return 1 if more is better in the column of a ranking, else -1."""
+    return gain(row["metric"]) if column == VALUE else -1
+
+
+def _form(row: Any, column: str) -> str:
+    """Return the format of the column of a ranking."""
+    return ".3f" if column == VALUE and row["metric"] != LOSS.name else ".2f"
+
+
+def when(mode: str) -> str:
+    """Return a mode in the words of a ranking."""
+    return "untrained" if mode == NO_FINETUNE else f"after {mode}"
+
+
+def _ranking(here: pd.DataFrame, pairs: pd.DataFrame, trained: pd.DataFrame, pruned: pd.DataFrame, column: str) -> str:
+    """Return the ranking of the methods at one sparsity and mode, with their numbers, and those before the training.
+
+    `pairs` and `trained` have what decided about each two methods, and about each training."""
+    first = here.iloc[0]
+    form = _form(first, column)
+    leaders, words = _outcome(pairs, column) if len(pairs) else ([], "")
+    ranked = here.assign(follows=~here["method"].isin(leaders), rank=-_sign(first, column) * here[column])
+    texts = {}
+    for row in ranked.sort_values(["follows", "rank"], kind="stable").to_dict("records"):
+        texts[row["method"]] = f"{row['method']} {number(row[column], form)}"
+        before = pruned[(pruned["method"] == row["method"]) & (pruned["sparsity"] == row["sparsity"])]
+        before = before.loc[before["mode"] == NO_FINETUNE, column]
+        if row["mode"] != NO_FINETUNE and len(before):
+            verdict = [_verdict(pair) for pair in trained[trained["method"] == row["method"]].itertuples()]
+            verdict = [word for word in verdict if word != "better"]
+            texts[row["method"]] += f" ({', '.join([f'from {number(before.iloc[0], form)}', *verdict])})"
+    led = [f"{listed(texts.pop(name) for name in [*texts] if name in leaders)} {words}"] if leaders else []
+    unknown = " (not compared)" if len(texts) > 1 and not leaders else ""
+    place = f"At {first['sparsity']} %, {when(first['mode'])} ({_label(first, column)})"
+    return f"{place}: {'; '.join([*led, *texts.values()])}{unknown}."
+
+
+def _verdict(pair: Any) -> str:
+    """Return what decided about a pair of cells, in a word."""
+    if pd.isna(pair.better):
+        # A pair whose value is not judged, and that has no verdict by another measure, is not told apart.
+        return pair.verdict.replace(GUESS, NOT_TOLD_APART)
+    return "better" if pair.better else "worse"
+
+
+def _leaders(mode: str, pairs: pd.DataFrame, column: str) -> str:
+    """Return which methods lead at which sparsities of a mode; nothing if no two were compared."""
+    places: dict[str, list[str]] = {}
+    for sparsity, compared in pairs.groupby("sparsity", sort=False):
+        leaders, words = _outcome(compared, column)
+        places.setdefault(f"{listed(leaders)} {words}", []).append(str(sparsity))
+    parts = [f"{words} at {listed(own)} %" for words, own in places.items()]
+    return f"{when(mode).capitalize()}: {'; '.join(parts)}." if parts else ""
+
+
+def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
+    """Return in one sentence what the study cannot decide, and what its intervals and verdicts are about."""
+    pairs = pairs[pairs["method"] != DENSE]
+    is_open = pairs["better"].isna() & pairs["verdict"].isin([NOT_TOLD_APART, GUESS])
+    counts = is_open.groupby(pairs["question"], sort=False).agg(["sum", "count"])
+    counted = [f"{row.sum} of {row.count} {OPEN[row.Index]}" for row in counts.itertuples() if row.sum]
+    parts = [f"not told apart: {listed(counted)}"] if counted else []
+    parts += filter(None, [_needed(pairs[is_open], tolerance), _unequal(rows[rows["method"] != DENSE]), _seeds(rows)])
+    sentence = "; ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
 def _seeds(rows: pd.DataFrame) -> str:
     """Say what intervals and verdicts are about."""
     if (rows["mode"] == NO_FINETUNE).all():
-        return "Nothing was trained: intervals and verdicts cover other examples."
+        return "nothing was trained: intervals and verdicts cover other examples"
     if (seeds := rows["seeds"].max()) == 1:
-        return "One seed: intervals and verdicts are about these trained models; another seed may give others."
-    return f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks."
+        return "one seed: intervals and verdicts are about these trained models; another seed may give others"
+    return f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks"
 
 
 def counted(pairs: pd.DataFrame, start: str) -> str:
     """Count the pairs of cells by what decided about them; empty without a pair."""
-    words = [
-        # A pair whose value is not judged, and that has no verdict by another measure, is not told apart.
-        row.verdict.replace(GUESS, NOT_TOLD_APART)
-        if pd.isna(row.better)
-        else f"{'better' if row.better else 'worse'} by {measure_name(row)}"
-        for row in pairs.itertuples()
-    ]
+    words = [_verdict(row) + ("" if pd.isna(row.better) else f" by {measure_name(row)}") for row in pairs.itertuples()]
     return f"{start}{listed(f'{count} {word}' for word, count in sorted(Counter(words).items()))}." if words else ""
 
 
-def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say at which largest sparsity a method is within the tolerance of dense; or count what decided about the pruned
-    models. No value is judged by a dense model that only guesses."""
+def _nearest(rows: pd.DataFrame, column: str, tolerance: float) -> str:
+    """Say at which largest sparsity a method is within the tolerance of dense, or which pruned model is the nearest.
+
+    No value is judged by a dense model that only guesses."""
     near = rows[rows["verdict"].isin([WITHIN, HIGHER])]
     guessing = listed(map(dense_name, rows["dense_mode"][rows["verdict"] == GUESS].unique()))
     guess = f"No better than a guess: {guessing}. " if guessing else ""
@@ -121,33 +230,19 @@ def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
         or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
         methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
         return f"{guess}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
+    pruned = rows[rows["method"] != DENSE].dropna(subset=column)
+    if pruned.empty:
+        return guess.strip()
+    best = pruned.loc[(_sign(pruned.iloc[0], column) * pruned[column]).idxmax()]
     none_near = "" if guess or not is_share else f"No pruned model is shown to be within {tolerance:g} of dense. "
-    counts = counted(pairs, f"{none_near}Against dense, by the first measure that decides: ")
-    return guess + counts + _needed(pairs, tolerance)
-
-
-def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say which method is better than every other at its sparsity and mode; or which are not told apart."""
-    count = pruned["method"].nunique()
-    if count < 2:
-        return ""
-    if pairs.empty:
-        return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
-    # What is said of the best methods, and where there is none -> mode -> sparsities.
-    best: dict[str, dict[str, list[str]]] = {}
-    ties: dict[str, dict[str, list[str]]] = {}
-    undecided = pairs[:0]
-    for (mode, sparsity), compared in pairs.groupby(["mode", "sparsity"], sort=False):
-        words, leaders = _outcome(compared)
-        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(mode, []).append(str(sparsity))
-        are_leaders = compared[["method", "against_method"]].isin(leaders).all(axis=1)
-        undecided = pd.concat([undecided, compared[are_leaders]])
-    parts = [f"{words} {_places(modes)}" for words, modes in ties.items()]
-    if len(parts) > 2:
-        parts = ["elsewhere no method is better than every other" if best else "No method is better than every other"]
-    if best:
-        parts.insert(0, f"Best of {count} methods: {'; '.join(f'{words} {_places(best[words])}' for words in best)}")
-    return "; ".join(parts) + _unequal(pruned) + "." + _needed(undecided, tolerance)
+    what = f"{best['method']} {percent(best)} % ({best['mode']})"
+    measured = f"{_label(best, column)} {with_interval(best, column, _form(best, column))}"
+    if column == DIVERGENCE:
+        tokens = f"{100 * best['same_top_tokens']:.0f} of 100 tokens"
+        return f"The nearest to dense, {what}, chooses {tokens} as dense does ({measured})."
+    dense = rows[(rows["method"] == DENSE) & (rows["mode"] == best["dense_mode"])]
+    beside = [f"{name_of(row)} {with_interval(row, column, _form(best, column))}" for row in dense.itertuples()]
+    return f"{guess}{none_near}The nearest to dense is {what}, {'; '.join([measured, *beside])}."
 
 
 def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
@@ -158,15 +253,15 @@ def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
         return ""
     row = pairs.loc[pairs["rows_needed"].idxmax()]
     needed = float(f"{row['rows_needed']:.2g}")
-    what = f"A difference of {tolerance:g} in {measure_name(row)}"
-    return f" {what} needs about {needed:,.0f} rows; you have {row['examples']:,}."
+    what = f"a difference of {tolerance:g} in {measure_name(row)}"
+    return f"{what} needs about {needed:,.0f} rows, you have {row['examples']:,}"
 
 
-def _outcome(pairs: pd.DataFrame) -> tuple[str, list[str]]:
-    """Return which methods of one sparsity and mode may be the best, in words and by name.
+def _outcome(pairs: pd.DataFrame, column: str) -> tuple[list[str], str]:
+    """Return which methods of one sparsity and mode lead, and what is said of them.
 
     A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about
-    each two."""
+    each two. A measure is named if the ranking is not by it."""
     # The better and the worse method -> the measure.
     beaten = {
         (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
@@ -175,23 +270,16 @@ def _outcome(pairs: pd.DataFrame) -> tuple[str, list[str]]:
     compared = sorted({*pairs["method"], *pairs["against_method"]}, key=sort_key)
     unbeaten = [name for name in compared if name not in {worse for _, worse in beaten}]
     if not unbeaten:
-        return "each method is worse than another one by some measure", compared
+        return compared, "are each worse than another one by some measure"
     first, *others = unbeaten
     if others:
         verdicts = pairs["verdict"][pairs[["method", "against_method"]].isin(unbeaten).all(axis=1)]
-        return f"{listed(unbeaten)} are {EQUAL if set(verdicts) == {EQUAL} else NOT_TOLD_APART}", unbeaten
+        return unbeaten, f"lead and are {EQUAL if set(verdicts) == {EQUAL} else NOT_TOLD_APART}"
     if rivals := [other for other in compared if other != first and (first, other) not in beaten]:
-        return f"{first} is not told apart from {listed(rivals)}", [first, *rivals]
+        return unbeaten, f"leads and is not told apart from {listed(rivals)}"
     measures = dict.fromkeys(beaten[first, other] for other in compared if other != first)
-    return f"{first}, by {listed(measures)},", unbeaten
-
-
-def _places(sparsities: Mapping[str, list[str]]) -> str:
-    """Return sparsities by mode in words. Modes of the same sparsities stand together."""
-    modes: dict[str, list[str]] = {}
-    for mode, own in sparsities.items():
-        modes.setdefault(listed(own), []).append(mode)
-    return "at " + listed(f"{text} % ({', '.join(own)})" for text, own in modes.items())
+    ranked = get_metric(pairs["metric"].iloc[0]).label if column == VALUE else "loss"
+    return unbeaten, "leads" if [*measures] == [ranked] else f"leads, by {listed(measures)}"
 
 
 def _unequal(pruned: pd.DataFrame) -> str:
@@ -199,7 +287,7 @@ def _unequal(pruned: pd.DataFrame) -> str:
     missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]].drop_duplicates(["method", "sparsity"])
     names = [f"{row.method} {percent(row)} %" for row in missed.itertuples()]
     shown = names if len(names) <= NAMED else [*names[:NAMED], "others"]
-    return f"; reached sparsities differ: {listed(shown)}" if names else ""
+    return f"reached sparsities differ: {listed(shown)}" if names else ""
 
 
 def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: Analysis) -> list[str]:
