@@ -30,7 +30,7 @@ from sparseft.command import run
 from sparseft.data.prepared import read_splits
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.grid import MASK_NAME, MODEL, PRUNED_NAME, base_folder
-from sparseft.language_model.batches import Batch, collate, encode, shuffled
+from sparseft.language_model.batches import Batch, collate, encode
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.loss import AnswerLoss, teacher_logits
 from sparseft.language_model.model import load_model
@@ -152,7 +152,7 @@ def step_times(cell: Cell) -> dict[str, float]:
         teacher, _ = load_model(cell.model, CPU)
         rows, _ = read_splits(cell.work / "data", TASK)
         examples = encode(rows["train"], TASK, tokenizer, loss.model.config.max_position_embeddings)
-        batch = collate(next(shuffled(examples, SETTINGS.batch_size, SETTINGS.length_buckets, 0)))
+        batch = collate(next(SETTINGS.batches(examples, 0)))
         steps = {name: partial(gradients, loss, own, batch)
                  for name, own in ((PLAIN, None), (EQUAL_STEPS, teacher))}  # fmt: skip
         write_json(path, interleaved(steps, REPEATS))

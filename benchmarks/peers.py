@@ -5,8 +5,8 @@
 The last four folders hold the repositories of AUTHORS. Without a folder, only this project runs. `--wikitext` has
 train.jsonl and validation.jsonl with a row per page in the field `text`. Both sides get the same tokens. Each has its
 own loops of calibration, selection and perplexity, and a process of its own with one thread. With SmolLM2-135M this
-takes about 25 minutes of one core. The table is written to benchmarks/results/peers.md. docs/published.md explains its
-differences.
+takes about 25 minutes of one core. The table is written to benchmarks/results/peers.md. studies/published/README.md
+explains its differences.
 """
 
 import resource

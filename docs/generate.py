@@ -4,6 +4,7 @@ docs/reference/tables.md, and envs/sparseft.yaml.
     .venv/bin/python docs/generate.py
 """
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -16,7 +17,9 @@ from sparseft.errors import one_line
 from sparseft.evaluation.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
+from sparseft.study.resources import Resources
 from sparseft.trainers.backends import BACKENDS
+from sparseft.training.settings import Throughput, Training
 
 ROOT = Path(__file__).resolve().parents[1]
 # The Python of the conda environment.
@@ -25,15 +28,21 @@ CONDA_PYTHON = "3.11"
 TABLES = [*(columns for _, columns in tables.FILES.values()), baseline.TABLE, throughput.COLUMNS]
 # The page describes these columns by the beginning or the end of their names.
 DERIVED = re.compile(r"(against|selection)_.*|.*_(low|high)")
+# config/schema.json describes a column that has the name of a key.
+KEYS = {"dtype", *Training.model_fields, *Throughput.model_fields, *Resources.model_fields}
 
 
 def column_list() -> str:
-    """Return a line per column of the tables: its name, its unit and what it is.
+    """Return a line per column of the tables that is not the name of a key: its name, its unit and what it is.
 
     docs/columns.yaml describes a column that is not one field of one record."""
     own: dict[str, list[str]] = yaml.safe_load((ROOT / "docs/columns.yaml").read_text())
     fields = RepeatRecord.model_fields | BatchRecord.model_fields | ThroughputRecord.model_fields | study.FIELDS
-    names = [name for columns in TABLES for name in columns if name != study.MEASURED and not DERIVED.fullmatch(name)]
+    names = [
+        name
+        for name in dict.fromkeys(itertools.chain(*TABLES))
+        if name not in {study.MEASURED, *KEYS} and not DERIVED.fullmatch(name)
+    ]
     lines = []
     for name in dict.fromkeys([*names, *own]):
         unit, meaning = own.get(name) or (fields[name].json_schema_extra["unit"], fields[name].description)
@@ -56,11 +65,10 @@ def importance_table() -> str:
     rows = []
     for importance in IMPORTANCES:
         name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
-        looks_at = "examples" if importance.uses_examples else "the weights"
         removed = ", ".join(dict.fromkeys(pattern.removes for pattern in PATTERNS if pattern.allows(importance)))
         source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
-        rows.append([name, importance.formula, looks_at, removed, source])
-    return markdown_table(["name", "score of the weight w with the input x", "looks at", "removes", "source"], rows)
+        rows.append([name, importance.formula, removed, source])
+    return markdown_table(["name", "score of the weight w with the input x", "removes", "source"], rows)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

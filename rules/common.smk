@@ -68,7 +68,8 @@ if workflow.is_main_process:
 REQUESTS = Requests(STUDY, CARD)
 JOBS = Jobs(STUDY, HASHES, REQUESTS)
 running = JOBS.running
-requested = JOBS.requested(lambda rulename, w: workflow.get_rule(rulename).params.kind(w))
+kind_of = lambda rulename, w: workflow.get_rule(rulename).params.kind(w)
+requested = JOBS.requested(kind_of)
 
 
 wildcard_constraints:

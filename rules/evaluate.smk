@@ -24,7 +24,6 @@ use rule run_script as evaluate_run with:
         job=f"evaluate_run/{grid.RUN_ID}",
     # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
-    threads: STUDY.resources.threads
     params:
         **running("evaluate", kind="evaluation", everything=True),
 
@@ -38,14 +37,12 @@ use rule run_script as evaluate_selection with:
         checkpoint=f"{PATHS.run}/model_dir",
         calibration=seen_texts,
     output:
-        output=f"{PATHS.run}/selection.json",
+        output=f"{grid.of_modes(PATHS.run, grid.TRAINED_MODES)}/selection.json",
     pathvars:
         job=f"evaluate_selection/{grid.RUN_ID}",
     wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
     priority: 2
-    threads: STUDY.resources.threads
     params:
         **running("evaluate", kind="selection", split="selection"),
 
@@ -58,11 +55,8 @@ use rule run_script as evaluate_adapter with:
         mask_path=mask_of,
         adapter=trained_of,
     output:
-        output=f"{PATHS.run}/before_merge.json",
+        output=f"{grid.of_modes(PATHS.run, grid.TRAINED_MODES)}/before_merge.json",
     pathvars:
         job=f"evaluate_adapter/{grid.RUN_ID}",
-    wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
-    threads: STUDY.resources.threads
     params:
         **running("evaluate", kind="evaluation"),

@@ -31,6 +31,5 @@ use rule run_script as check_engines with:
         output=f"{PATHS.run}/engines.json",
     pathvars:
         job=f"check_engines/{grid.RUN_ID}",
-    threads: STUDY.resources.threads
     params:
         **running("check_engines", kind="engines"),

@@ -1,5 +1,5 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
-from sparseft.methods import SELF, TASK, get_method
+from sparseft.methods import SELF, TASK
 from sparseft.data.task_files import selection_files, task_files
 from sparseft.planning.inputs import fetched_files, model_files, source_manifests
 from sparseft.data.settings import DIVERGENCE
@@ -28,14 +28,14 @@ def own_files(files):
     return lambda w: ancient(list(filter(None, files(w))))
 
 
-# Whether the training of a mode, a task and a schedule computes evaluation losses. Many runs ask for the same.
-evaluating = cache(STUDY.evaluates)
-evaluates = lambda w: evaluating(w.mode, w.task, grid.training_name(w.training))
+# Many runs ask for the same mode, task and training.
+evaluates = cache(STUDY.evaluates)
 
 
 def trained_rows(w):
     """Return the rows that a training reads. No validation row decides it, unless it evaluates during the training."""
-    return targets.data_files(STUDY, w.task, w.model, *([] if evaluates(w) else ["train"]))
+    splits = [] if evaluates(w.mode, w.task, grid.training_name(w.training)) else ["train"]
+    return targets.data_files(STUDY, w.task, w.model, *splits)
 
 
 def pruned_source(w):

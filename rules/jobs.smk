@@ -17,10 +17,9 @@ rule run_script:
         job="run_script",
     conda:
         ROOT / "envs/sparseft.yaml"
+    threads: JOBS.threads(kind_of)
     resources:
         **requested,
-        # Otherwise Slurm may take the GPUs from several machines.
-        nodes=1,
     params:
         # What starts the script.
         command="python",

@@ -26,8 +26,6 @@ PRUNED = [*OF_MASK, update(str(PRUNED_MANIFEST))]
 # What passes do that compute these sparsities.
 in_pass = lambda threads: {"sparsities": TOGETHER, "threads": threads}
 examples_of = lambda w: targets.mask_examples(STUDY, cell_of(w))
-# With scores from the weights, one layer is read while another is counted.
-mask_threads = lambda w: STUDY.resources.threads if get_method(w.method).uses_examples else 2
 
 
 use rule run_script as compute_masks with:
@@ -40,7 +38,6 @@ use rule run_script as compute_masks with:
         job="compute_masks/{model}{task_folder}/{method}",
     wildcard_constraints:
         method=f"(?!(?:{'|'.join(OWN)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
-    threads: mask_threads
     params:
         **running("compute_masks", kind="mask", effort=in_pass),
 
@@ -57,7 +54,6 @@ use rule run_script as compute_one_mask with:
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
         sparsity="|".join(["00", *ADDED, *(f"{percent:02d}" for percents in OWN.values() for percent in percents)]),
-    threads: mask_threads
     params:
         **running("compute_masks", kind="mask", effort=in_pass),
 
@@ -76,7 +72,6 @@ use rule run_script as prune with:
         job="prune/{model}{task_folder}/{method}_sparsity{sparsity}",
     wildcard_constraints:
         method=grid.PRUNING_METHOD,
-    threads: mask_threads
     params:
         **running("compute_masks", kind="mask", effort=in_pass),
 

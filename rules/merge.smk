@@ -14,8 +14,6 @@ use rule run_script as merge_adapter with:
         job=f"merge_adapter/{grid.RUN_ID}",
     # A finished training is merged before another one starts.
     priority: 1
-    # As many as an evaluation has. With fewer, merges would run ahead of evaluations and fill the disk.
-    threads: STUDY.resources.threads
     resources:
         **requested,
         # A cluster's profile limits them, because a group of jobs holds this until its evaluation ends.
@@ -35,7 +33,6 @@ use rule run_script as merge_to_keep with:
         report=f"{PATHS.run}/merged.json",
     pathvars:
         job=f"merge_to_keep/{grid.RUN_ID}",
-    threads: STUDY.resources.threads
     params:
         **running("merge", kind="merge"),
 

@@ -107,7 +107,6 @@ use rule run_script as sample_text with:
         job="sample_text/{text}-{model}",
     wildcard_constraints:
         text=named_texts(lambda text: text.text == SELF),
-    threads: STUDY.resources.threads
     params:
         **running("sample_text", kind="sampling"),
 

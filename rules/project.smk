@@ -1,10 +1,10 @@
 # Find the folder of this project, which has the scripts and the library. If Snakemake reads the Snakefile from a git
 # repository, it fetches single files only. Then the whole commit is written once into .snakemake/sparseft/.
 import os
-import shutil
 import sys
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -41,17 +41,14 @@ def project_folder(source):
     folder = Path(".snakemake/sparseft", commit).absolute()
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent))
-        with tempfile.TemporaryFile() as archive:
+        with tempfile.TemporaryFile() as archive, tempfile.TemporaryDirectory(dir=folder.parent) as partial:
             repository.archive(archive, commit)
             archive.seek(0)
             with tarfile.open(fileobj=archive) as files:
-                files.extractall(partial, filter="data")
-        try:
-            partial.rename(folder)
-        except OSError:
-            # Another process was first.
-            shutil.rmtree(partial)
+                files.extractall(Path(partial, commit), filter="data")
+            # Another process may be first.
+            with suppress(OSError):
+                Path(partial, commit).rename(folder)
     return folder
 
 

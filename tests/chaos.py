@@ -16,10 +16,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
-import pandas as pd
 import psutil
 from project import TINY_STUDY, Study, tiny_grid
 from sparseft import grid
@@ -45,77 +44,53 @@ def configure(folder: Path, model: Path) -> Study:
     )
 
 
-def start(study: Study) -> subprocess.Popen:
-    """Start Snakemake in the study's folder. All that it prints goes to a file there."""
-    command = [study.python, "-m", "snakemake", "--snakefile", study.root / "Snakefile", "--configfile", "study.yaml"]
-    with open(study.folder / "output", "a") as output:
-        return subprocess.Popen(command, cwd=study.folder, stdout=output, stderr=output)
-
-
 def running(study: Study) -> list[psutil.Process]:
     """Return every process that runs in the study's folder, orphans too."""
     processes = psutil.process_iter(["cwd", "cmdline"])
     return [process for process in processes if process.info["cwd"] == str(study.folder)]
 
 
-def scripts(processes: list[psutil.Process]) -> list[tuple[str, psutil.Process]]:
-    """Return the scripts among some processes, with their names."""
-    programs = [(process, (process.info["cmdline"] or [])[1:2]) for process in processes]
-    return [(Path(words[0]).name, process) for process, words in programs if words and "workflow/scripts/" in words[0]]
+def is_job(process: psutil.Process) -> bool:
+    """Return whether a process is a script of the workflow."""
+    return "workflow/scripts/" in "".join((process.info["cmdline"] or [])[1:2])
 
 
 def disturb(study: Study, chance: random.Random) -> Iterator[str]:
-    """Run the study to its end, as long as the caller asks for more kills. Yield the kind of the kill of each
-    command."""
+    """Run the study until a command ends undisturbed. Yield the kind of the kill of each other command."""
+    command = [study.python, "-m", "snakemake", "--snakefile", study.root / "Snakefile", "--configfile", "study.yaml"]
     while True:
         kind, wait = chance.choice(KINDS), chance.uniform(0, LONGEST)
         # A killed Snakemake leaves its folder locked.
         study.snakemake("--unlock")
-        process = start(study)
+        with open(study.folder / "output", "a") as output:
+            snakemake = subprocess.Popen(command, cwd=study.folder, stdout=output, stderr=output)
         with suppress(subprocess.TimeoutExpired):
-            assert process.wait(wait) == 0, "the command failed, though nothing was killed meanwhile"
+            assert snakemake.wait(wait) == 0, "the command failed, though nothing was killed meanwhile"
             return
-        names = [name for name, _ in scripts(running(study))]
-        is_killed = kill(study, process, kind, chance)
-        code = process.wait()
-        if is_killed:
-            print(f"{kind} | {wait:4.1f} s | {', '.join(sorted(names)) or '-'}", flush=True)
+        jobs = [process for process in running(study) if is_job(process)]
+        names = sorted(Path(job.info["cmdline"][1]).name for job in jobs)
+        victims = {"a job": [chance.choice(jobs)] if jobs else [], "snakemake": [snakemake]}.get(kind, running(study))
+        for victim in victims:
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+        code = snakemake.wait()
+        if victims:
+            print(f"{kind} | {wait:4.1f} s | {', '.join(names) or '-'}", flush=True)
             yield kind
         # An orphan was killed, or what had ended by then.
         if code == 0:
             return
 
 
-def kill(study: Study, snakemake: subprocess.Popen, kind: str, chance: random.Random) -> bool:
-    """Kill what `kind` says. Return False if there was nothing of the kind."""
-    victims = running(study)
-    if kind == "a job":
-        jobs = scripts(victims)
-        victims = [chance.choice(jobs)[1]] if jobs else []
-    elif kind == "snakemake":
-        victims = [snakemake]
-    for victim in victims:
-        with suppress(psutil.NoSuchProcess):
-            victim.kill()
-    return bool(victims)
+def summary(study: Study) -> list[dict[str, str]]:
+    """Return the rows of summary.csv without times and memory."""
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in study.table()]
 
 
-def outcome(study: Study) -> tuple[dict[str, str], pd.DataFrame]:
-    """Return the digest of every adapter by its run, and summary.csv without times and memory."""
+def outcome(study: Study) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Return the digest of every adapter by its run, and the summary."""
     folders = sorted((study.folder / grid.ResultPaths().runs).glob("*/adapter"))
-    adapters = {folder.parent.name: trained_digest(folder) for folder in folders}
-    return adapters, pd.read_csv(study.folder / grid.ResultPaths().analysis / "summary.csv").drop(columns=MEASURED)
-
-
-def check_same(study: Study, reference: Study) -> None:
-    """Raise AssertionError if the results of a study differ from the undisturbed one's, or if anything temporary is
-    left."""
-    (adapters, summary), (expected, table) = outcome(study), outcome(reference)
-    assert adapters == expected, "other adapters"
-    pd.testing.assert_frame_equal(summary, table)
-    temporary = [*study.folder.rglob(".*.tmp"), *study.folder.rglob("model_dir")]
-    assert not [path for path in temporary if ".snakemake" not in path.parts]
-    assert not running(study)
+    return {folder.parent.name: trained_digest(folder) for folder in folders}, summary(study)
 
 
 def storm(folder: Path, number: int, seed: int) -> list[str]:
@@ -129,13 +104,13 @@ def storm(folder: Path, number: int, seed: int) -> list[str]:
     for lap in count(1):
         study = configure(folder / f"disturbed{lap}", model)
         try:
-            for kind in disturb(study, chance):
-                kinds.append(kind)
-                if len(kinds) == number:
-                    break
+            kinds += islice(disturb(study, chance), number - len(kinds))
             study.snakemake("--unlock")
             study.snakemake()
-            check_same(study, reference)
+            assert outcome(study) == outcome(reference)
+            temporary = [*study.folder.rglob(".*.tmp"), *study.folder.rglob("model_dir")]
+            assert not [path for path in temporary if ".snakemake" not in path.parts]
+            assert not running(study)
         finally:
             for process in running(study):
                 process.kill()

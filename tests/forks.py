@@ -69,7 +69,6 @@ def wait(processes: list[Process]) -> int:
 
 
 def are_alive(processes: list[Process]) -> bool:
-    """Return whether none of these has ended."""
     return all(process.is_alive() for process in processes)
 
 

@@ -35,7 +35,6 @@ def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
 
 
 def read_float32(checkpoint: Checkpoint, name: str) -> np.ndarray:
-    """Return a tensor's values in fp32."""
     return to_float32(checkpoint.read(name), checkpoint.tensors[name].dtype)
 
 
@@ -56,7 +55,6 @@ def pass_of(
     checkpoint: Checkpoint, method: str, percents: list[int], places: PassFiles, settings: Masks | None = None,
     calibration: object | None = None,
 ) -> MaskPass:  # fmt: skip
-    """Return the pass of a method by its name."""
     return MaskPass(checkpoint, get_method(method), percents, places, settings or Masks(), calibration)
 
 
@@ -80,7 +78,6 @@ def inputs_of(model: nn.Module, layers: list[str], examples: list[Example]) -> d
 
 
 def looking_at(examples: list[Example]) -> ExampleCalibration:
-    """Return a calibration on these examples."""
     return ExampleCalibration(lambda checkpoint: examples, {"task": "boolq"})
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import gc
 import io
 import json
 import os
@@ -17,6 +18,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import h5py
+import pytest
 import torch
 import yaml
 from jobs import Process
@@ -29,6 +32,16 @@ ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "tests/jobs.py"
 # The servers of this process. Each ends when the pipe to it closes.
 RUNNING: list[subprocess.Popen] = []
+# What may happen to the bytes of a file, beside those of another one.
+DAMAGES = {
+    "cut in half": lambda content, other: content[: len(content) // 2],
+    "one bit flipped": lambda content, other: bytes(
+        byte ^ 4 * (place == len(content) // 2) for place, byte in enumerate(content)
+    ),
+    "another run's file": lambda content, other: other,
+}
+# Bytes that a file system gives out at once.
+PAGE = 4096
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 
 
@@ -40,12 +53,6 @@ def laid_over(sections: dict) -> Config:
     for name in ("models", "tasks", "grid"):
         merged[name] = {**DEFAULT[name], **sections.get(name, {})}
     return parse_section(Config, merged, "configuration")
-
-
-def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    """A script as a user runs it."""
-    command = [sys.executable, ROOT / "workflow/scripts" / name, *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
 
 
 def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int, str]:
@@ -71,7 +78,6 @@ def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int,
 
 
 def succeed(name: str, /, **flags: object) -> str:
-    """Call a script that must succeed; returns all that it output."""
     code, output = call_script(name, **flags)
     assert code == 0, output
     return output
@@ -97,7 +103,6 @@ def program(path: Path, text: str) -> Path:
 
 
 def read_record(path: Path) -> dict:
-    """Return the content of a record without its digest."""
     return {key: value for key, value in json.loads(path.read_text()).items() if key != "record_sha256"}
 
 
@@ -149,6 +154,32 @@ def made_once(folder: Path) -> Iterator[bool]:
         done.touch()
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a file that cerebras-pytorch writes is complete."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("__SUCCESS__", False))
+    except OSError:
+        return False
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes, in whole pages; of 0 bytes, one that is full."""
+    folder.mkdir()
+    options = f"size={max(size, PAGE)}"
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+        pytest.skip("needs root, who may mount a small file system")
+    try:
+        if size < PAGE:
+            (folder / "other").write_bytes(bytes(PAGE))
+        yield folder
+    finally:
+        # A traceback may hold a mapped file.
+        gc.collect()
+        subprocess.run(["umount", folder], check=True)
+
+
 class Study:
     """A folder with a configuration file of its own, in which snakemake runs."""
 
@@ -162,10 +193,11 @@ class Study:
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **TINY_STUDY, **sections}))
         return self
 
-    def snakemake(self, *arguments: str, expect: int = 0) -> str:
+    def snakemake(self, *arguments: str, expect: int = 0, configfile: str | None = "study.yaml") -> str:
         """Run snakemake in the folder; returns what it printed."""
         address = job_server(self.python)
-        words = ["snakemake", *arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
+        words = ["snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]
+        words += ["--configfile", configfile] if configfile else []
         with tempfile.TemporaryFile("w+") as output, open(os.devnull) as nothing:
             files = [nothing.fileno(), output.fileno(), output.fileno()]
             code = Process(address, words, files, str(self.folder), self.environment(forks_jobs=True)).wait()

@@ -29,7 +29,6 @@ def tiny(request, tiny_models) -> Checkpoint:
 
 @pytest.fixture
 def tiny_llama(tiny_models) -> Checkpoint:
-    """Return the tiny LLaMA."""
     return Checkpoint(tiny_models["llama"])
 
 

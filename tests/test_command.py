@@ -21,8 +21,6 @@ from sparseft.storage.atomic import write_json
 
 
 class Schedule(Section):
-    """A section of the configuration."""
-
     steps: int = Field(3, gt=0, description="Optimiser steps.")
     rate: float | None = Field(None, description="Learning rate.")
     is_masked: bool = Field(True, description="Whether it is masked.")
@@ -31,8 +29,6 @@ class Schedule(Section):
 
 @dataclass(frozen=True)
 class Places:
-    """Places that several scripts share."""
-
     model_path: Path
 
 

@@ -6,13 +6,10 @@ from dataclasses import replace
 import pytest
 from project import ROOT
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES, WANDA
+from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.importances.sparsegpt import SPARSEGPT
-from sparseft.methods import IMPORTED, METHODS, OWL, Method, get_method, sort_key
+from sparseft.methods import IMPORTED, METHODS, get_method, sort_key
 from sparseft.patterns import PATTERNS, Pattern
-from sparseft.patterns.semistructured import SEMISTRUCTURED
-from sparseft.patterns.semistructured8 import SEMISTRUCTURED8
-from sparseft.patterns.structured import STRUCTURED
 from sparseft.patterns.unstructured import UNSTRUCTURED
 from sparseft.trainers.backends import BACKENDS
 
@@ -34,27 +31,12 @@ def test_no_code_outside_their_folders_asks_for_a_pattern_an_importance_or_a_bac
     assert [path for path in outside if asks.search(path.read_text())] == []
 
 
-def test_a_pattern_allows_only_what_can_rank_it():
+def test_an_importance_with_an_algorithm_of_its_own_needs_a_pattern_that_has_it():
     new = Pattern("new", select=UNSTRUCTURED.select)
-    assert new.allows(DEFAULT)
-    # An importance that changes the kept weights makes the masks by an algorithm of its own.
-    assert not new.allows(SPARSEGPT)
-    assert not STRUCTURED.allows(replace(SPARSEGPT, ranks=("channels",)))
+    assert new.allows(DEFAULT) and not new.allows(SPARSEGPT)
     assert replace(new, updates=("sparsegpt",)).allows(SPARSEGPT)
     # Layers that lose the same channels cannot be pruned one after the other.
-    by_inputs = replace(WANDA, name="by_inputs", ranks=("weights", "channels"))
-    assert STRUCTURED.allows(by_inputs)
-    assert (Method(UNSTRUCTURED, by_inputs).is_sequential, Method(STRUCTURED, by_inputs).is_sequential) == (True, False)
-
-
-def test_methods_that_divide_their_counts_by_outliers_differ_in_nothing_else():
-    divided = {name: method for name, method in METHODS.items() if method.allocation}
-    assert {method.pattern for method in divided.values()} >= {UNSTRUCTURED, SEMISTRUCTURED, SEMISTRUCTURED8}
-    for name, method in divided.items():
-        base = METHODS[name.removesuffix("_owl")]
-        assert base.pattern.takes_counts
-        assert replace(method, allocation=None) == base
-        assert (method.allocation, method.uses_task, method.is_sequential) == (OWL, True, base.is_sequential)
+    assert not METHODS["structured_wanda"].is_sequential
 
 
 def test_what_is_computed_from_examples_is_computed_once_and_recorded():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import DAMAGES
 from sparseft.errors import InputError
 from sparseft.grid import Cell, Run
 from sparseft.language_model.model import load_model
@@ -50,6 +51,18 @@ def test_a_saved_state_without_a_key_is_left_aside(tmp_path, capsys):
     state.write({"progress": []})
     assert (state.read("progress"), state.read("progress", "matrices")) == ({"progress": []}, None)
     assert "state.pt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_saved_state_that_is_damaged_or_of_another_training_is_left_aside(tmp_path, capsys, kind):
+    state, other = (SavedState(tmp_path / f"{name}.pt", name) for name in ("mine", "other"))
+    for saved in (state, other):
+        saved.write({"progress": list(range(1000))})
+    assert state.read("progress")
+    state.path.write_bytes(DAMAGES[kind](state.path.read_bytes(), other.path.read_bytes()))
+    assert state.read("progress") is None
+    reason = "of other code, inputs or settings" if kind == "another run's file" else "damaged"
+    assert capsys.readouterr().err == f"{state.path} is {reason}: the training starts from its beginning\n"
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])

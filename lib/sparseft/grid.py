@@ -10,6 +10,7 @@ no path. Runs that are not trained have the training "" too.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -65,7 +66,7 @@ FINDINGS = "findings.txt"
 REPORT = "report.html"
 
 # The folder of a study's own results. A name must not be that of a folder in results/.
-RESULTS = r"results(?:/(?!(?:runs|throughput|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
+RESULTS = r"results(?:/(?!(?:runs|throughput|logs|benchmarks|analysis|ship)$)[A-Za-z0-9_][A-Za-z0-9_.]{0,99})?"
 # The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
 TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a
@@ -189,11 +190,18 @@ class ResultPaths:
         self.analysis = f"{folder}/analysis"
         self.throughput_table = f"{self.analysis}/throughput_vs_batch_size.csv"
         self.throughput_plots = f"{self.analysis}/throughput_plots"
+        # What `snakemake ship` finds.
+        self.ship = f"{folder}/ship/{{model}}"
 
     def trained(self, run: Run | None) -> list[str]:
         """Return the folder of what the training of a run hands on; nothing without a run or a training."""
         part = modes.get_mode(run.mode).trains if run else ""
         return [f"{fill(self.run, run)}/{part}"] if run and part else []
+
+
+def of_modes(path: str, modes: Iterable[str]) -> str:
+    """Return a path with wildcards, which then matches only the runs of some modes."""
+    return path.replace("{mode}", f"{{mode,{'|'.join(modes)}}}")
 
 
 def mask_folder(method: str) -> str:

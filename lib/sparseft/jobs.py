@@ -15,7 +15,7 @@ from typing import Any
 from sparseft.architectures import ARCHITECTURES
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.job_kind import JobKind
+from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.requests import Requests
 from sparseft.planning.sizes import architectures
 from sparseft.section import flags
@@ -32,11 +32,13 @@ def cell_of(wildcards: Mapping[str, str]) -> SimpleNamespace:
 
 def files(wildcards: object, input: Any, output: Any) -> str:
     """Return the flags with the named files of a job. --*_dir gets their folder, and a manifest stands for its own."""
-    named = {}
+    named: dict[str, object] = {}
     for name, paths in (*input.items(), *output.items()):
-        first = Path(paths if isinstance(paths, str) else next(iter(paths), ""))
-        is_folder = first.name == "manifest.json" or (name.endswith("_dir") and first.suffix)
-        named[name] = first.parent if is_folder else paths
+        listed = [Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
+        if name.endswith("_dir") and listed and listed[0].suffix:
+            named[name] = listed[0].parent
+        else:
+            named[name] = [path.parent if path.name == "manifest.json" else path for path in listed]
     return flags(**named)
 
 
@@ -89,7 +91,7 @@ class Jobs:
             **({"content": lambda wildcards: self.hashes.joint(sources(wildcards))} if sources else {}),
         }
 
-    def requested(self, kind_of: Callable[[str, Any], str]) -> dict[str, Callable]:
+    def requested(self, kind_of: Callable[[str, Any], str]) -> dict[str, Callable | int]:
         """Return the MB, minutes and GPUs that the jobs of a rule request. `kind_of` returns the kind of a rule's
         job."""
 
@@ -101,7 +103,24 @@ class Jobs:
             "mem_mb": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[0],
             "runtime": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[1],
             "gpu": lambda wildcards, rulename: gpus(kind(wildcards, rulename)),
+            # Otherwise Slurm may take the GPUs from several machines.
+            "nodes": 1,
         }
+
+    def threads(self, kind_of: Callable[[str, Any], str]) -> Callable:
+        """Return the function that gives the CPU threads of a rule's job. `kind_of` is as in `requested`."""
+
+        def threads(wildcards: Any, rulename: str) -> int:
+            kind, resources = kind_of(rulename, wildcards), self.config.resources
+            if kind == "mask" and not get_method(wildcards.method).uses_examples:
+                # One layer is read while another is counted.
+                return 2
+            if kind == "training":
+                return resources.threads * resources.processes
+            # A merge has as many as an evaluation. With fewer, merges would run ahead and fill the disk.
+            return resources.threads if kind in (*RUN_THE_MODEL, "merge") else 1
+
+        return threads
 
     def versions(self, stage: int, cell: SimpleNamespace, has_probes: bool = False) -> str:
         """Return the versions that decide the result of a job: that of its stage, and those of the values of the axes

@@ -2,11 +2,16 @@
 from shlex import quote
 
 PYTHON = quote(str(ROOT / STUDY.cerebras.python))
-TRAINER = "train_cerebras"
 BESIDE = {}
 
 
 include: "appliance.smk"
+
+
+TRAINING = running("train_cerebras", kind="training", command=on_csx)
+
+
+include: "training.smk"
 
 
 # Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
@@ -16,13 +21,11 @@ use rule run_script as measure_batch with:
         model_path=grid.MANIFEST,
         mask_path=mask_of,
     output:
-        output_dir=f"{PATHS.batch}/measurement.json",
+        output_dir=f"{grid.of_modes(PATHS.batch, grid.LORA_MODES + grid.FULL_MODES)}/measurement.json",
     pathvars:
         job=f"measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}",
-    wildcard_constraints:
-        mode="|".join(grid.LORA_MODES + grid.FULL_MODES),
-    priority: 4
-    retries: 0
+    priority: PRIORITY
+    retries: RETRIES
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
         **requested | ON_APPLIANCE,
@@ -40,10 +43,8 @@ use rule run_script as join_measurements with:
             allow_missing=True,
         ),
     output:
-        output=PATHS.throughput,
+        output=grid.of_modes(PATHS.throughput, grid.LORA_MODES + grid.FULL_MODES),
     pathvars:
         job=f"join_measurements/{grid.CELL_ID}",
-    wildcard_constraints:
-        mode="|".join(grid.LORA_MODES + grid.FULL_MODES),
     params:
         **running("join_measurements"),

@@ -1,10 +1,15 @@
 # Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
 PYTHON = "python"
-TRAINER = "train_modelzoo"
 BESIDE = {"exported": lambda w: grid.exported(w.method)}
 
 
 include: "appliance.smk"
+
+
+TRAINING = running("train_modelzoo", kind="training", command=on_csx)
+
+
+include: "training.smk"
 
 
 # Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.

@@ -80,8 +80,6 @@ VARIANTS = {
 
 
 class Trained(NamedTuple):
-    """Hold a trained adapter's folder, its mask, and the checkpoint that it was merged to."""
-
     adapter: Path
     mask: Mask
     merged: Checkpoint
@@ -103,7 +101,6 @@ class Stages:
         self.trained = cache(self._trained)
 
     def mask(self, method: str) -> Mask:
-        """Return the mask of a method at 50 %, or the one of ones."""
         return read_mask(self.mask_path(method))
 
     def _mask_path(self, method: str) -> Path:
@@ -126,7 +123,6 @@ class Stages:
         return Trained(folder / "adapter", mask, Checkpoint(folder / "merged"))
 
     def trained_logits(self, method: str, mode: str, rooms: dict[str, float] | None = None) -> torch.Tensor:
-        """Return the logits of the trained model before its merge."""
         adapter, mask, _ = self.trained(method, mode)
         return logits(trained_model(self.base, mask, "m", adapter, CPU, max_memory=rooms)[0])
 
@@ -151,7 +147,6 @@ def assert_proven(stages: Stages, trained: Trained) -> None:
 
 @pytest.fixture(scope="module", params=list(MODELS))
 def stages(request, tmp_path_factory) -> Stages:
-    """Return the stages of each architecture, in fp32."""
     limit_threads(1)
     return Stages(tmp_path_factory.mktemp(request.param), request.param, torch.float32, {}, {})
 

@@ -119,7 +119,6 @@ def tiny(name: str, folder: Path) -> ModuleType:
 
 
 def run(name: str, folder: Path) -> None:
-    """Run a benchmark at its tiny size in this process, which ends when it does."""
     module = tiny(name, folder)
     sys.argv = [str(FOLDER / f"{name}.py"), *(word.format(folder) for word in ARGUMENTS.get(name, []))]
     parse(module.main, sys.argv[1:])()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.data.rows import write_rows
 from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
@@ -19,9 +18,9 @@ from sparseft.masks.validation import validate
 from sparseft.modes import get_mode
 from sparseft.modes.mode import ADAPTER
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from hub_cache import write_generated
 from tiny_models import TYPICAL, save_tiny
 
 from masks import compute_masks, write_mask
@@ -31,10 +30,7 @@ ROTARY = {"mistral": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "def
 
 def make(folder: Path) -> None:
     """Write tiny models in fp32, their masks, and the data of boolq_mini."""
-    task = BY_NAME["boolq_mini"]
-    (folder / "data").mkdir()
-    for split, number in (("train", 32), ("validation", 12)):
-        write_rows(folder / f"data/{split}.jsonl", task.generate(split, number, 0))
+    write_generated(folder / "data", "boolq_mini", 32, 12)
     for name in TYPICAL:
         base = Checkpoint(save_tiny(name, folder / name, torch.float32, ROTARY.get(name)))
         for method, percent in (("dense", 0), ("unstructured", 50), ("structured", 50)):

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
+from project import words_of
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -43,8 +43,7 @@ class Inputs:
             **SETTINGS,
             **changed,
         }
-        words = {name: [f"--{name}"] if value is True else [f"--{name}", str(value)] for name, value in given.items()}
-        return [word for name, value in given.items() if value is not None for word in words[name]]
+        return words_of({name: value for name, value in given.items() if value is not None})
 
     def command(
         self, output: Path, run: str, *, script: str = "train_cerebras.py", patch: str = "",
@@ -61,15 +60,6 @@ class Inputs:
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
 
 
-def complete(path: Path) -> bool:
-    """Return whether a saved state is whole."""
-    try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("__SUCCESS__", False))
-    except OSError:
-        return False
-
-
 def in_default_environment(script: Path, *arguments: object) -> dict:
     """Run a script with the default environment's python, and return what it prints last, if that is JSON."""
     command = [str(part) for part in (DEFAULT_PYTHON, script, *arguments)]
@@ -79,11 +69,9 @@ def in_default_environment(script: Path, *arguments: object) -> dict:
 
 
 def written(done: subprocess.CompletedProcess, record: Path) -> dict:
-    """Return the record of a process that succeeded."""
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(record.read_text())
 
 
 def trained(done: subprocess.CompletedProcess, output: Path) -> dict:
-    """Return train.json of a run that succeeded."""
     return written(done, output / "train.json")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import h5py
 import pytest
-from runs import CPU, HERE, SCRIPTS, complete, in_default_environment, trained
+from project import is_whole, small_disk
+from runs import CPU, HERE, SCRIPTS, in_default_environment, trained
 from tiny_models import PRUNABLE_LAYERS, TYPICAL
 
 RUNS = ("dense-00-sparse_to_dense", "unstructured-50-sparse_to_dense", "unstructured-50-sparse_to_sparse")
@@ -57,10 +58,10 @@ def test_a_killed_training_goes_on_from_its_last_complete_state_to_the_same_numb
     expected = trained(inputs.train(whole, RUN, target="CPU"), whole)
     command = inputs.command(killed, RUN, target="CPU", job_labels="sparseft=one")
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not complete(killed / "state_5.mdl"):
+        while process.poll() is None and not is_whole(killed / "state_5.mdl"):
             time.sleep(0.01)
         process.kill()
-    (last,) = (path for path in killed.glob("*.mdl") if complete(path))
+    (last,) = (path for path in killed.glob("*.mdl") if is_whole(path))
     incomplete = killed / "state_18.mdl"
     incomplete.write_bytes(last.read_bytes())
     with h5py.File(incomplete, "a") as file:
@@ -93,18 +94,13 @@ c.write_mdl = write
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Path:
-    """A disk of 16 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=False).returncode:
-        pytest.skip("needs root, who may mount a small file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def disk(tmp_path) -> Path:
+    with small_disk(tmp_path / "disk", 1 << 24) as folder:
+        yield folder
 
 
-def test_a_full_disk_stops_the_wafer_s_queue_and_no_half_of_a_state_stays_on_it(inputs, tmp_path, small_disk):
-    run, stop, log = small_disk / "run", tmp_path / "stop", tmp_path / "run.log"
+def test_a_full_disk_stops_the_wafer_s_queue_and_no_half_of_a_state_stays_on_it(inputs, tmp_path, disk):
+    run, stop, log = disk / "run", tmp_path / "stop", tmp_path / "run.log"
     trainer = inputs.command(run, RUN, patch=FILLS_THE_DISK, target="CPU")
     flags = ["--name", "run", "--log", log, "--stop", stop, "--", *trainer]
     command = [str(part) for part in (sys.executable, SCRIPTS / "run_on_appliance.py", *flags)]

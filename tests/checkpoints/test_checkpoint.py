@@ -10,11 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint, read_header
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
 from sparseft.storage.bits import to_float32
 from tiny_models import change_json, edited, save_tiny
+
+from masks import coupled_parts
 
 AWKWARD = [0.0, -0.0, 1.0, -1.5, 3e-39, 65504.0, 2**-24, float("inf"), float("-inf"), float("nan")]
 
@@ -109,12 +112,6 @@ def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
         Checkpoint(tmp_path).read("i")
 
 
-def test_rows_are_those_of_the_matrix_or_vector(tiny_llama):
-    for name in ("model.layers.1.self_attn.q_proj.weight", "model.norm.weight"):
-        for rows in (slice(0, 1), slice(3, 20), slice(31, 32)):
-            assert np.array_equal(tiny_llama.read(name, rows), tiny_llama.read(name)[rows])
-
-
 def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
     folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
     checkpoint = Checkpoint(folder)
@@ -149,9 +146,40 @@ def test_a_file_that_is_not_as_long_as_its_header_says_is_refused(tmp_path, tiny
             _ = Checkpoint(tmp_path).tensors
 
 
-@pytest.mark.parametrize("block", [1, 40, 10**6])
-def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny_llama, block):
-    name = "model.embed_tokens.weight"
-    blocks = [part.copy() for part in tiny_llama.read_blocks(name, block)]
-    assert all(part.size % tiny_llama.tensors[name].shape[1] == 0 for part in blocks)
-    np.testing.assert_array_equal(np.concatenate(blocks), tiny_llama.read(name).ravel())
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
+def test_rows_are_those_of_the_matrix_or_vector_and_blocks_are_whole_rows(tiny_llama, name):
+    whole = tiny_llama.read(name)
+    for rows in (slice(0, 1), slice(3, 20), slice(31, 32)):
+        assert np.array_equal(tiny_llama.read(name, rows), whole[rows])
+    for block in (1, 40, 10**6):
+        blocks = [part.copy() for part in tiny_llama.read_blocks(name, block)]
+        assert all(part.size % whole[0].size == 0 for part in blocks)
+        assert np.array_equal(np.concatenate(blocks), whole.ravel())
+
+
+@pytest.mark.parametrize(("names", "fault"), [
+    (["model.norm.weight"], "no prunable layer .*1 weights"),
+    (["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.bias"],
+     "up_proj.bias is a bias, which LlamaForCausalLM"),
+])  # fmt: skip
+def test_a_checkpoint_without_prunable_layers_or_with_another_bias_is_refused(tmp_path, names, fault):
+    save_file({name: torch.ones(2) for name in names}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    with pytest.raises(InputError, match=fault):
+        prunable_layers(Checkpoint(tmp_path))
+
+
+def test_every_prunable_layer_is_in_exactly_one_group_whose_parts_have_equally_many_units(tiny):
+    groups = coupled_parts(tiny)
+    assert sorted(part.layer for parts in groups for part in parts) == sorted(prunable_layers(tiny))
+    for parts in groups:
+        units = {tiny.tensors[f"{part.layer}.weight"].shape[part.axis] / part.width for part in parts}
+        assert units in ({2}, {48}, {32})  # key-value heads, FFN channels, those of an expert of Qwen3
+
+
+def test_layer_10_comes_after_layer_9(tmp_path):
+    weight = torch.ones(2, 2)
+    save_file({f"model.layers.{n}.mlp.up_proj.weight": weight + n for n in range(12)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    numbers = [int(layer.split(".")[2]) for layer in prunable_layers(Checkpoint(tmp_path))]
+    assert numbers == list(range(12))

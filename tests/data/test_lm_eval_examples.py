@@ -1,5 +1,4 @@
-"""Tasks of lm-eval beside stock lm-eval: its own YAML files and loader over the same rows, run by its own model
-class."""
+"""Tasks of lm-eval beside stock lm-eval, which reads the same rows and runs its own model class."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from datasets import disable_progress_bars
-from hub_cache import COMMIT, publish, write
+from hub_cache import COLOURS, COMMIT, colour_row, publish, write
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -38,20 +37,6 @@ ROWS = {
                             "label": str(n % 4)},
     "gsm8k": lambda n: {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"},
 }  # fmt: skip
-CHOICE = {
-    "task": "colours",
-    "output_type": "multiple_choice",
-    "training_split": "train",
-    "validation_split": "validation",
-    "description": "Name the colour of the thing.\n\n",
-    "doc_to_text": "Thing: {{thing | upper}}\nColour:",
-    "doc_to_choice": "{{colours}}",
-    "doc_to_target": "right",
-    "num_fewshot": 2,
-    "fewshot_split": "train",
-    "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}
-                    for metric in ("acc", "acc_norm")],
-}  # fmt: skip
 GENERATION = {
     "task": "sums",
     "output_type": "generate_until",
@@ -71,11 +56,8 @@ GENERATION = {
     ],
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}],
 }  # fmt: skip
-OWN_ROWS = {
-    "colours": lambda n: {"thing": f"brick {n}", "colours": ["red", f"green {n}", "a pale blue"], "right": n % 3},
-    "sums": lambda n: {"a": n, "b": 2 * n},
-}
-OWN = {"colours": CHOICE, "sums": GENERATION}
+OWN_ROWS = {"colours": colour_row, "sums": lambda n: {"a": n, "b": 2 * n}}
+OWN = {"colours": COLOURS, "sums": GENERATION}
 CASES = [*ROWS, *OWN]
 # Splits of the worked examples, of which lm-eval draws in its own way.
 FEW_SHOT = {
@@ -183,13 +165,12 @@ def test_an_evaluation_is_stock_lm_eval_s_row_by_row(model32, tmp_path, name):
 
 @pytest.mark.parametrize("case", FEW_SHOT)
 def test_worked_examples_are_those_that_lm_eval_draws(model32, tmp_path, case):
-    definition = {key: value for key, value in (CHOICE | FEW_SHOT[case]).items() if value is not None}
+    definition = {key: value for key, value in (COLOURS | FEW_SHOT[case]).items() if value is not None}
     assert_same_as_stock(model32, tmp_path, definition, rows_of("colours"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_training_reads_what_the_evaluation_scores(model32, tmp_path, name):
-    """The prompt and the right answer, in the token ids of lm-eval's own requests without worked examples."""
     model, tokenizer = model32
     rows = rows_of(name)
     examples = prepared(tmp_path, OWN.get(name, name), rows)
@@ -283,7 +264,7 @@ def test_a_task_without_training_rows_is_only_a_probe(hub):
 
 
 def test_without_a_name_worked_examples_come_from_the_first_split_that_lm_eval_finds(model32, hub):
-    definition = {key: value for key, value in CHOICE.items() if key not in ("fewshot_split", "training_split")}
+    definition = {key: value for key, value in COLOURS.items() if key not in ("fewshot_split", "training_split")}
     definition |= {"test_split": "test", "dataset_path": "org/colours"}
     splits = {"validation": rows_of("colours")["train"], "test": rows_of("colours")["validation"]}
     publish(hub, "org/colours", splits)
@@ -301,7 +282,7 @@ def test_without_a_name_worked_examples_come_from_the_first_split_that_lm_eval_f
 
 
 def test_a_changed_rendering_is_refused(model32, tmp_path):
-    examples = prepared(tmp_path, CHOICE, rows_of("colours"))
+    examples = prepared(tmp_path, COLOURS, rows_of("colours"))
     changed = {**examples.task.definition, "yaml": {**examples.task.definition["yaml"], "doc_to_text": "{{thing}}"}}
     with pytest.raises(InputError, match=r"^mine: lm-eval .* validation example 1 another text"):
         evaluate(*model32, replace(examples.task, definition=changed), examples.rows, batch_size=4)

@@ -1,5 +1,4 @@
-"""Rows from the hub, of which a folder with the layout of its cache stands in, from a local folder, and from a
-generator."""
+"""Rows from the hub, for which its cache stands in, from a local folder, and from a generator."""
 
 import re
 from pathlib import Path
@@ -44,7 +43,6 @@ def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
 
 
 def chat(*turns: str) -> dict:
-    """Return a conversation of a user and an assistant, after an empty system message."""
     roles = ["system", *("user", "assistant") * (len(turns) // 2)]
     return {"messages": [{"role": role, "content": text} for role, text in zip(roles, ["", *turns], strict=True)]}
 

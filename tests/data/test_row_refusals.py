@@ -15,7 +15,6 @@ PAIR = {"prompt": "p", "response": "r"}
 
 
 def chat(*turns: tuple[object, object]) -> dict:
-    """Return a conversation of roles with their contents."""
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
@@ -26,7 +25,6 @@ KINDS = {"pairs": {"kind": "instruction"}, "chats": {"kind": "instruction"}, "no
 
 @pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch) -> None:
-    """Change into an empty folder."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,5 +1,4 @@
-"""Rows and documents are read as they were written, with what records their source. test_row_refusals.py has bad
-ones."""
+"""Rows and documents are read as they were written, with what records their source."""
 
 import json
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_cache import COMMIT, publish, write
+from hub_cache import COLOURS, COMMIT, colour_row, publish, write
 from project import read_record, refused, succeed
 from sparseft.data.overlap import shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
@@ -21,24 +21,11 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.record import write_record
 from sparseft.tasks import BY_NAME, TASKS
 
-COLOURS = {
-    "task": "colours",
-    "output_type": "multiple_choice",
-    "dataset_path": "org/colours",
-    "training_split": "train",
-    "validation_split": "validation",
-    "doc_to_text": "Thing: {{thing}}\nColour:",
-    "doc_to_choice": "{{colours}}",
-    "doc_to_target": "right",
-    "num_fewshot": 2,
-    "fewshot_split": "train",
-    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-}
+HUB_COLOURS = COLOURS | {"dataset_path": "org/colours", "description": ""}
 
 
 def colours(word: str, count: int) -> list[dict]:
-    """Return rows of the task `colours`."""
-    return [{"thing": f"{word} {n}", "colours": ["red", f"green {n}", "blue"], "right": n % 3} for n in range(count)]
+    return [colour_row(number, word) for number in range(count)]
 
 
 ROWS = {"train": colours("brick", 20), "validation": colours("leaf", 5)}
@@ -47,7 +34,6 @@ FOLDER = Path("data/boolq")
 
 
 def boolq(numbers: range | list[int], word: str = "Ice") -> list[dict]:
-    """Return rows of BoolQ with these numbers in their passages."""
     return [{"passage": f"{word} {n}.", "question": "is ice cold", "answer": n % 2 == 0} for n in numbers]
 
 
@@ -60,7 +46,7 @@ def inside(tmp_path, monkeypatch) -> None:
     write(Path("own/validation.jsonl"), boolq(range(4), "Snow"))
     for split, rows in ROWS.items():
         write(Path(f"colours/{split}.jsonl"), rows)
-    Path("colours.yaml").write_text(yaml.safe_dump(COLOURS))
+    Path("colours.yaml").write_text(yaml.safe_dump(HUB_COLOURS))
 
 
 def prepare(task: str = "boolq", **flags: object) -> tuple[list[dict], dict]:
@@ -73,7 +59,6 @@ def prepare(task: str = "boolq", **flags: object) -> tuple[list[dict], dict]:
 
 
 def rows_of(path: Path | str) -> list[dict]:
-    """Return the rows of a .jsonl file."""
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
@@ -154,7 +139,6 @@ NOTES = {name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60))
 
 
 def write_notes(selection: str) -> None:
-    """Write texts in the place of the rows."""
     for split, text in (NOTES | {"selection": selection}).items():
         Path(f"own/{split}.jsonl").unlink(missing_ok=True)
         Path(f"own/{split}.txt").write_text(text)
@@ -198,7 +182,6 @@ def test_rows_that_do_not_fit_their_manifest_are_refused(changes):
 
 
 def things(rows: list[dict]) -> list[str]:
-    """Return the things that rows are about, sorted."""
     return sorted(row["doc"]["thing"] for row in rows)
 
 
@@ -210,7 +193,7 @@ def test_rows_of_a_folder_are_unused_training_rows_in_lm_eval_s_words():
     prepared, digests = read_splits(Path("data/colours"), task)
     assert read_selection(Path("data/colours"), task, digests)[0] == rows
     assert len(rows) == 6
-    assert all(row["prompt"] == f"Thing: {row['doc']['thing']}\nColour:" for row in rows)
+    assert all(row["prompt"] == f"Thing: {row['doc']['thing'].upper()}\nColour:" for row in rows)
     assert not set(things(rows)) & set(things(prepared["train"] + prepared["validation"]))
     assert set(things(rows)) <= {row["thing"] for row in ROWS["train"]}
     assert manifest["split"] == "train"
@@ -225,7 +208,7 @@ def test_rows_of_a_folder_are_unused_training_rows_in_lm_eval_s_words():
 ])  # fmt: skip
 def test_the_validation_split_of_the_hub_is_taken_if_the_test_split_is_evaluated(hub, changes, split):
     publish(hub, "org/colours", {**ROWS, "test": colours("sea", 6)})
-    Path("colours.yaml").write_text(yaml.safe_dump(COLOURS | changes))
+    Path("colours.yaml").write_text(yaml.safe_dump(HUB_COLOURS | changes))
     rows, manifest = prepare("colours", lm_eval="colours.yaml", local=None)
     assert manifest["split"] == split
     assert things(rows)[0].startswith({"validation": "leaf", "train": "brick"}[split])

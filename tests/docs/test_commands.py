@@ -1,18 +1,18 @@
 """Every command on every page is one that the project understands: its options, its targets and its files."""
 
-import io
 import json
 import re
 import runpy
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from fnmatch import fnmatch
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 from pages import PAGES, ROOT, commands, configurations, files
+from project import Study
 from snakemake import cli
 from sparseft.command import parse
 from sparseft.study.configfiles import read_configuration
@@ -35,7 +35,6 @@ ROW |= {field: value for task in TASKS if task.generate for field, value in task
 
 
 def name_of(value: object) -> str:
-    """Return the name of a test: the page and the command."""
     return str(value.relative_to(ROOT)) if isinstance(value, Path) else " ".join(value)[:60]
 
 
@@ -77,7 +76,6 @@ def with_a_model(text: str, folder: Path) -> str:
 
 
 def check_make(words: list[str]) -> None:
-    """Check that make has every target."""
     for target in (word for word in words if "=" not in word):
         assert any(fnmatch(target, name.replace("%", "*")) for name in TARGETS), f"the Makefile has no target {target}"
 
@@ -88,10 +86,9 @@ def check_snakemake(words: list[str], folder: Path) -> None:
     args = cli.get_argument_parser().parse_args(words)
     if OTHER_MODES & set(words):
         return
-    rules = snakemake([*words, "--list-rules"]).split()
-    paths = [target for target in args.targets if target not in rules]
-    if paths:
-        snakemake(words if {"--dry-run", "-n"} & set(words) else [*words, "--dry-run"])
+    snakemake = partial(Study(folder).snakemake, configfile=None)
+    if set(args.targets) - set(snakemake(*words, "--list-rules").split()):
+        snakemake(*words, "--dry-run")
 
 
 def without_profiles(words: list[str]) -> list[str]:
@@ -101,19 +98,6 @@ def without_profiles(words: list[str]) -> list[str]:
     place = words.index("--profile")
     assert Path(words[place + 1], "config.yaml").is_file(), f"{words[place + 1]} is no profile"
     return words[:place] + words[place + 2 :]
-
-
-def snakemake(words: list[str]) -> str:
-    """Run snakemake in this process and return what it printed."""
-    before, printed, errors = sys.argv, io.StringIO(), io.StringIO()
-    sys.argv = ["snakemake", *words, "--snakefile", str(ROOT / "Snakefile")]
-    try:
-        with redirect_stdout(printed), redirect_stderr(errors), pytest.raises(SystemExit) as end:
-            cli.main(sys.argv[1:])
-    finally:
-        sys.argv = before
-    assert not end.value.code, errors.getvalue()[-3000:] + printed.getvalue()[-3000:]
-    return printed.getvalue()
 
 
 def check_python(words: list[str]) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 from pages import ROOT, blocks, commands, configurations
-from project import Study, copy_project, read_record
+from project import Study, copy_project
 from sparseft.masks.mask_file import read_mask
-from sparseft.storage.record import write_record
 from tiny_models import SIZES, save_tiny
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
@@ -65,12 +64,12 @@ def test_the_tests_that_the_page_names_pass_with_its_examples(extended):
     assert json.loads((extended / "tests/golden.json").read_text()).keys() > names
 
 
-def run(root: Path, *words: object, folder: Path | None = None) -> str:
-    """Run python with the library of a project, in a folder or in that of the project; it must succeed. Return its
-    output."""
-    environment = Study(folder or root, root=root).environment()
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=folder or root, env=environment, capture_output=True, text=True, check=False)
+def run(root: Path, *words: str) -> str:
+    """Run python with the library of a project in its folder; it must succeed. Return its output."""
+    environment = Study(root, root=root).environment()
+    done = subprocess.run(
+        [sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -105,19 +104,6 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     analysis = study.folder / RESULTS / "analysis"
     assert [path.name for path in analysis.glob("plots/*_adapter_*.svg")] == ["parity_adapter_vs_sparsity.svg"]
     assert "<summary>Adapters</summary>" in (analysis / "report.html").read_text()
-    check_older_record(extended, study, table)
-
-
-def check_older_record(extended: Path, study: Study, table: list[dict[str, str]]) -> None:
-    """Check that a record which lacks the new field is read, and that its column is then empty."""
-    run_id = next(row["run_id"] for row in table if row["adapter_bytes"])
-    file = study.folder / RESULTS / "runs" / run_id / "train.json"
-    write_record(file, {name: value for name, value in read_record(file).items() if name != "adapter_bytes"})
-    folders = ["--results_dir", f"{RESULTS}/runs", "--output_dir", f"{RESULTS}/analysis"]
-    run(extended, extended / "workflow/scripts/analyze_results.py", *folders, folder=study.folder)
-    without = {row["run_id"]: row["status"] for row in study.table(SUMMARY) if not row["adapter_bytes"]}
-    assert without[run_id] == "sound"
-    assert len(without) == 1 + sum(not row["adapter_bytes"] for row in table)
 
 
 @pytest.mark.slow

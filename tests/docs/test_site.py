@@ -10,7 +10,7 @@ import sparseft
 import yaml
 from analysis.frames import make_study
 from cffconvert import Citation
-from pages import FENCE, ROOT, blocks
+from pages import FENCE, OUTSIDE, ROOT, blocks
 from sparseft.analysis.tables import write_tables
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -26,13 +26,13 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", OUTSIDE)
 def test_the_links_of_a_page_outside_the_site_lead_somewhere(name):
     """CONTRIBUTING.md is also a page of the site, where a path from the project's folder leads nowhere."""
     for link in LINK.findall(FENCE.sub("", (ROOT / name).read_text())):
         if not link.startswith(("https://", "http://")):
             path, _, anchor = link.partition("#")
-            target = ROOT / (path or name)
+            target = (ROOT / name).parent / path if path else ROOT / name
             assert target.exists() and not (path and name == "CONTRIBUTING.md"), link
             assert not anchor or anchor in anchors(target.read_text()), link
 

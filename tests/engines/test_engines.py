@@ -23,14 +23,11 @@ SIZES = {
     "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
     "intermediate_size": 96, "max_position_embeddings": 128, "initializer_range": 0.2, "tie_word_embeddings": True,
 }  # fmt: skip
+HALF_OF_THE_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {}),
     # As compact writes it: fewer channels and heads.
-    "smaller_llama": (
-        LlamaForCausalLM,
-        LlamaConfig,
-        {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1},
-    ),
+    "smaller_llama": (LlamaForCausalLM, LlamaConfig, {"intermediate_size": 48} | HALF_OF_THE_HEADS),
     # As the removal of experts writes it.
     "mixtral_of_3_experts": (MixtralForCausalLM, MixtralConfig, {"num_local_experts": 3}),
 }
@@ -48,7 +45,6 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 def prepared(model: torch.nn.Module, tokenizer, folder: Path) -> Path:
-    """Return the folder of a model that was saved and prepared."""
     source = folder.with_name(f"{folder.name}_source")
     model.save_pretrained(source)
     tokenizer.save_pretrained(source)
@@ -57,7 +53,6 @@ def prepared(model: torch.nn.Module, tokenizer, folder: Path) -> Path:
 
 
 def settings_of(kind: str, engine: str = "llama_cpp", **others: object) -> Export:
-    """Return the settings of a GGUF file in a number format, and of an engine."""
     place = f"{engine}:{os.environ[f'{engine.upper()}_PYTHON']}"
     return Export(engines=[place], gguf=kind, converter=os.environ["CONVERTER"], **others)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
-from sparseft.language_model.loss import TEXT_ROWS
 from sparseft.language_model.model import load_model
 from sparseft.tasks import instruction, text
 from tiny_models import save_tiny
 
 IGNORED = -100
-PAIRS = [{"prompt": f"Question {n}: what is {n} + 1?\n", "response": f"It is {n + 1}." * (n + 1)} for n in range(5)]
+# Their order is not that of their lengths.
+PAIRS = [{"prompt": f"Question {n}: what is {n}?\n", "response": f"It is {n}." * (3 * n % 5 + 1)} for n in range(5)]
 DOCUMENTS = [{"text": f"Document {n} says that {n} is less than {n + 1}. " * 4} for n in range(3)]
 # 414 tokens.
 TEXT = "The cat sat on the mat, and then it ran away. " * 9
@@ -21,7 +21,6 @@ TEXT = "The cat sat on the mat, and then it ran away. " * 9
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Return a tiny model in float32 and its tokenizer."""
     return load_model(save_tiny("llama", tmp_path_factory.mktemp("by_loss") / "m", torch.float32), torch.device("cpu"))
 
 
@@ -81,21 +80,18 @@ def test_sequences_that_repeat_are_counted_once(loaded):
     assert (record["examples"], record["distinct_prompts"]) == (4, 1)
 
 
-@pytest.mark.parametrize(("context", "windows", "used"), [(100, None, 4), (100, 2, 2)])
-def test_perplexity_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(loaded, monkeypatch, context, windows, used):
+@pytest.mark.parametrize(("windows", "used"), [(None, 4), (2, 2)])
+def test_perplexity_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(loaded, windows, used):
     model, tokenizer = loaded
     ids = tokenizer.encode(TEXT)
-    sums, counts = stock_losses(model, [(ids[at : at + context], 1) for at in range(0, used * context, context)])
+    sums, counts = stock_losses(model, [(ids[at : at + 100], 1) for at in range(0, used * 100, 100)])
     expected = math.exp(sums.sum() / sum(counts))
-    assert token_perplexity(model, tokenizer, TEXT, context, windows) == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setitem(TEXT_ROWS, "cpu", 30)
-    assert token_perplexity(model, tokenizer, TEXT, context, windows) == pytest.approx(expected, rel=1e-5)
+    assert token_perplexity(model, tokenizer, TEXT, 100, windows) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("context", "windows", "fault"), [
-    (100, 5, "4 windows of 100 in 414 tokens"),
-    (513, None, "513 tokens.* 512"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("context", "windows", "fault"), [(100, 5, "4 windows of 100 in 414 tokens"), (513, None, "513 tokens.* 512")]
+)
 def test_a_text_or_context_without_a_perplexity_is_refused(loaded, context, windows, fault):
     with pytest.raises(InputError, match=fault):
         token_perplexity(*loaded, TEXT, context, windows)

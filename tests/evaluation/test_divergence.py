@@ -1,5 +1,4 @@
-"""The divergence of a model from the dense one is KL(dense, model), estimated on windows that the dense model has
-sampled."""
+"""The divergence of a model is KL(dense, model), estimated on windows that the dense model has sampled."""
 
 import json
 import re
@@ -48,7 +47,6 @@ def box(tmp_path_factory) -> Path:
 
 
 def evaluated(box: Path, output: Path, checkpoint: str, **flags: object) -> dict:
-    """Return the record of a checkpoint."""
     flags = {"divergence": box / "texts/own.jsonl", "dense": box / "dense"} | flags
     data = {"task": TASK.name, "data_dir": box / "data", "output": output}
     succeed("evaluate.py", checkpoint=box / checkpoint, **data, **flags)

@@ -4,6 +4,7 @@ import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_cache import write
@@ -16,12 +17,14 @@ from sparseft.errors import InputError
 from sparseft.evaluation import harness
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import StrictLM, run_harness
+from sparseft.evaluation.scoring import class_metrics, likeliest, prompt_digest
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
+from sparseft.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from transformers import AutoTokenizer
 
@@ -69,33 +72,28 @@ def test_chance_is_that_of_the_choices_of_each_row(folder):
     assert evaluate(*load_model(folder, CPU), task, rows, batch_size=8)["chance"] == (1 / 2 + 1 / 4) / 2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_log_likelihoods_of_a_16_bit_model_are_stock_lm_eval_s_with_logarithms_in_float32(tmp_path, dtype):
-    model, tokenizer = load_model(save_tiny("llama", tmp_path, dtype), CPU)
-    task = BY_NAME["hellaswag_mini"]
-    record = evaluate(model, tokenizer, task, rows_of(task), batch_size=5)
-    stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=5, softmax_dtype="float32")
-    _, samples, _ = run_harness(stock, task, rows_of(task))
-    theirs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
-    assert record["log_likelihoods"] == theirs
-    # Sums of logarithms in 16 bits would be numbers of 16 bits.
-    assert torch.tensor(theirs).to(dtype).tolist() != theirs
-
-
-@pytest.mark.parametrize(("batch_size", "aligned"), [(1, {"cpu"}), (5, {"cpu"}), (5, set())])
-def test_logits_are_made_only_near_the_choices_and_no_result_differs(tmp_path, monkeypatch, batch_size, aligned):
+@pytest.mark.parametrize(("dtype", "batch_size", "aligned"), [
+    (torch.bfloat16, 5, {"cpu"}), (torch.float16, 5, {"cpu"}), (torch.float32, 5, {"cpu"}), (torch.float32, 1, {"cpu"}),
+    # As on a GPU.
+    (torch.float32, 5, set()),
+])  # fmt: skip
+def test_logits_are_made_only_near_the_choices_and_log_likelihoods_are_stock_lm_eval_s_in_float32(
+    tmp_path, monkeypatch, dtype, batch_size, aligned
+):
     monkeypatch.setattr(harness, "ALIGNED", aligned)
-    model, tokenizer = load_model(save_tiny("llama", tmp_path, torch.float32), CPU)
+    model, tokenizer = load_model(save_tiny("llama", tmp_path, dtype), CPU)
     task, positions = BY_NAME["hellaswag_mini"], []
     model.lm_head.register_forward_pre_hook(lambda _, arguments: positions.append(arguments[0].shape[:2].numel()))
     found, counts = [], []
     for kind in (StrictLM, HFLM):
         lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
         _, samples, _ = run_harness(lm, task, rows_of(task))
-        found.append([sample["filtered_resps"] for sample in samples])
+        found.append([[float(log) for log, _ in sample["filtered_resps"]] for sample in samples])
         counts.append(sum(positions))
         positions.clear()
-    assert found[0] == found[1]
+    assert found[0] == found[1] == evaluate(model, tokenizer, task, rows_of(task), batch_size)["log_likelihoods"]
+    # Sums of logarithms in 16 bits would be numbers of 16 bits.
+    assert dtype == torch.float32 or torch.tensor(found[0]).to(dtype).tolist() != found[0]
     longest = max(len(tokenizer.encode(f" {end}")) for row in rows_of(task)["validation"] for end in task.choices(row))
     assert counts[0] < counts[1] / 2 and ((aligned and batch_size > 1) or counts[0] <= 4 * EXAMPLES * longest)
 
@@ -152,7 +150,6 @@ def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, fol
 
 
 def learn(model, tokenizer, task, rows: list[dict], steps: int) -> None:
-    """Train all weights on `rows`."""
     batch = collate(encode(rows, task, tokenizer, 512))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(steps):
@@ -234,3 +231,29 @@ def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the
     for record, length in zip(records, (64, 512), strict=True):
         assert [name for name in record["metrics"] if "_ppl_" in name] == [f"local_text_ppl_{length}"]
     assert records[1]["inputs"]["calibration"] == [sha256(tmp_path / "web.jsonl")]
+
+
+def test_the_first_of_equally_likely_choices_is_taken_and_the_tie_counted():
+    logs = [[-1.0, -1.0], [-3.0, -2.0, -2.0], [-1.0, -2.0]]
+    predictions, ties = likeliest(logs)
+    assert (predictions.tolist(), ties) == ([0, 1, 0], 2)
+    predictions, ties = likeliest(logs, [[1, 2], [3, 1, 2], [1, 2]])
+    assert (predictions.tolist(), ties) == ([1, 0, 0], 2)
+
+
+def test_a_class_that_is_never_right_has_no_recall():
+    metrics = class_metrics([0, 0, 0], np.array([0, 1, 0]), ("no", "yes"))
+    assert metrics["recall_no"] == pytest.approx(2 / 3)
+    assert metrics["recall_yes"] is metrics["recall_yes_stderr"] is None
+
+
+def test_the_digest_of_the_prompts_follows_every_text_and_their_order():
+    rows = BOOLQ_MINI.generate("validation", 3, 0)
+    another_answer = [*rows[:2], rows[2] | {"answer": not rows[2]["answer"]}]
+    assert len({prompt_digest(BOOLQ_MINI, part) for part in (rows, rows[::-1], rows[:2], another_answer)}) == 4
+    assert prompt_digest(BOOLQ_MINI, [dict(row) for row in rows]) == prompt_digest(BOOLQ_MINI, rows)
+
+
+def test_no_text_but_wikitext2_gives_its_name():
+    assert perplexity_name(WIKITEXT2_SHA256, 2048) == "wikitext2_ppl_2048"
+    assert perplexity_name("f" * 64, 20) == "local_text_ppl_20"

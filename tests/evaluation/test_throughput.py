@@ -1,5 +1,6 @@
-"""Speed against the batch size: real processes on the tiny LLaMA, one of which runs out of memory."""
+"""Speed against the batch size: real processes, one of which runs out of memory, and a cell's repeats as one file."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,19 +11,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hub_cache import write
+from project import refused, succeed
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.data.rows import write_rows
 from sparseft.errors import InputError
 from sparseft.evaluation import throughput_record
 from sparseft.evaluation.throughput import MeasuredTraining, measure, reason_of
+from sparseft.evaluation.throughput_record import MeasurementRecord, read_measurements
 from sparseft.language_model.batches import Example, collate, encode, of_length, shuffled
+from sparseft.records.record_file import write
 from sparseft.tasks import BY_NAME
-from sparseft.training.settings import Throughput, Training
+from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
 from transformers import AutoTokenizer
 
 from masks import compute_masks, write_mask
 
-pytestmark = pytest.mark.process
 # Examples, with 8 GB of activations and more.
 TOO_LARGE = 8192
 
@@ -37,9 +40,8 @@ def job(tiny_models, tmp_path_factory) -> MeasuredTraining:
     )
     rows = BY_NAME["boolq_mini"].generate("train", 24, 0)
     settings = Training(lora_r=4)
-    return MeasuredTraining(
-        checkpoint, mask, "sparse_to_sparse", settings, throughput, "boolq_mini", mask.parent, rows, 1
-    )
+    names = ("sparse_to_sparse", settings, throughput, "boolq_mini")
+    return MeasuredTraining(checkpoint, mask, *names, mask.parent, rows, 1)
 
 
 @pytest.mark.slow
@@ -80,7 +82,8 @@ def test_an_end_is_one_of_memory_where_the_process_says_so(code, printed, reason
 
 @pytest.mark.long
 def test_a_killed_script_takes_its_measuring_process_with_it(job, tmp_path):
-    write(tmp_path / "data/train.jsonl", job.rows)
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data/train.jsonl", job.rows)
     flags = {"cell": "llama-boolq_mini-unstructured-sparsity50-sparse_to_sparse", "model_path": job.checkpoint.folder,
              "mask_path": job.mask, "data_dir": tmp_path / "data", "output": tmp_path / "out.json", "batch_sizes": 2,
              "repeats": 1,
@@ -117,3 +120,58 @@ def test_a_length_leaves_no_padding_and_one_that_the_model_does_not_take_is_refu
     assert row["repeats"][0]["tokens"] == row["repeats"][0]["padded_tokens"] == 3 * 2 * 50
     with pytest.raises(InputError, match=r"sequence_length 513: .*512 tokens"):
         measure(replace(job, throughput=Throughput(batch_sizes=[2], sequence_length=513)))
+
+
+CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
+# The digests of what was measured.
+INPUTS = {"model": "a", "mask": "b", "train": "c"}
+
+
+def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
+    """What measure_cerebras.py writes: 100 steps at 10 * size + seed samples a second."""
+    samples = 100 * size
+    training = Training().model_dump(exclude=MEASURED_KEYS)
+    content = {
+        **training,
+        **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2},
+        **{"sequence_length": None, "warmup_steps": 10, "steps": 100, "cerebras": {"sequence_length": 512}},
+        **{"peak_memory_kind": "resident, on the user node", "versions": {"torch": "2.4.0"}, "inputs": INPUTS},
+        **{"batch_size": size, "seed": seed, "micro_batch_size": "auto", "compile_hash": f"hash of {size}"},
+        "repeat": {"seconds": samples / (10 * size + seed), "samples": samples, "tokens": 20 * samples,
+                   "dtype": "cbfloat16",
+                   "padded_tokens": 512 * samples, "peak_memory_bytes": 10**9, "cpu_share": None},
+        **changes,
+    }  # fmt: skip
+    path = folder / f"{size}-{seed}.json"
+    write(path, MeasurementRecord.model_validate(content))
+    return path
+
+
+@pytest.fixture
+def four(tmp_path) -> list[Path]:
+    return [write_repeat(tmp_path, size, seed) for size in (64, 8) for seed in (0, 2)]
+
+
+def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path, four):
+    path = tmp_path / f"{CELL}.json"
+    succeed("join_measurements.py", records=four, output=path)
+    (measured,) = read_measurements([path])
+    assert [batch.batch_size for batch in measured.batches] == [8, 64]
+    speeds = [[repeat.samples / repeat.seconds for repeat in batch.repeats] for batch in measured.batches]
+    assert speeds == [pytest.approx([80, 82]), pytest.approx([640, 642])]
+    hashes = [repeat.compile_hash for batch in measured.batches for repeat in batch.repeats]
+    assert hashes == ["hash of 8", "hash of 8", "hash of 64", "hash of 64"]
+    assert (measured.device, measured.processes, measured.steps, measured.repeats) == ("CSX", 2, 100, 2)
+    assert (measured.memory_limit_bytes, measured.memory_limit_kind, measured.sequence_length) == (None, None, None)
+
+
+@pytest.mark.parametrize("condition", [{"versions": {"torch": "2.5.0"}}, {"inputs": INPUTS | {"model": "b"}}])
+def test_what_was_measured_under_other_conditions_is_not_joined(tmp_path, four, condition):
+    write_repeat(tmp_path, 8, 2, **condition)
+    line = refused(tmp_path, "join_measurements.py", records=four, output=tmp_path / "cell.json")
+    assert re.search(f"8-2.json: {next(iter(condition))} .*64-0.json", line)
+
+
+def test_a_repeat_that_is_missing_or_there_twice_is_refused(tmp_path, four):
+    for given in (four[:3], [*four, four[0]]):
+        assert "2 repeats" in refused(tmp_path, "join_measurements.py", records=given, output=tmp_path / "cell.json")

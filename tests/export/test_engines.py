@@ -43,7 +43,6 @@ def model(tiny_models, tmp_path_factory):
 
 @torch.no_grad()
 def greedy_tokens(model, prompt: list[int], number: int) -> list[int]:
-    """Return the likeliest next tokens, each from a whole forward pass."""
     ids = list(prompt)
     for _ in range(number):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -77,11 +76,8 @@ def test_the_time_in_which_an_engine_waits_counts_on_a_gpu_only(monkeypatch, is_
 
     engine = engine_process.Engine(generate, lambda tokens: [], is_on_cpu)
     answer = engine_process.measure(engine, PROMPTS, 2, threads=1, load=[1])
-    assert (answer["clock"], answer["first_token_seconds"], answer["tokens_per_second"]) == (
-        clock,
-        seconds,
-        2 / seconds,
-    )
+    figures = [answer[name] for name in ("clock", "first_token_seconds", "tokens_per_second")]
+    assert figures == [clock, seconds, 2 / seconds]
 
 
 def test_the_speeds_are_those_of_so_many_prompts_at_once_with_prompt_and_decoding_apart(monkeypatch):
@@ -145,7 +141,6 @@ def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(
 
 
 def fault_of(engine: str, model: Path, **settings: object) -> str:
-    """Return the error of the check of an engine, given with its Python."""
     export = Export(engines=[engine], prompts=2, new_tokens=2, repeats=1, **settings)
     with pytest.raises(InputError) as caught:
         list(measure(find_engines(export), {"run": model}, PROMPTS, export, threads=1))

@@ -36,7 +36,6 @@ OUTER = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": 
 
 
 def finished(writer: gguf.GGUFWriter, file: Path) -> Path:
-    """Write the file of a writer, and return its path."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -45,7 +44,6 @@ def finished(writer: gguf.GGUFWriter, file: Path) -> Path:
 
 
 def converted(model: Path, file: Path) -> Path:
-    """Write a tiny LLaMA as a GGUF file in float32, and return its path."""
     writer = gguf.GGUFWriter(file, "llama")
     for name, tensor in load_file(model / "model.safetensors").items():
         layer, _, rest = name.removeprefix("model.layers.").partition(".")

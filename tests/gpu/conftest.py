@@ -5,7 +5,6 @@ It ends with a table for an issue: the machine, the versions, and what every tes
 `pytest tests/gpu --device cpu` compares the CPU with itself. It shows that the tests themselves work.
 """
 
-import json
 import os
 import sys
 from collections import defaultdict
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sparseft.data.rows import write_rows
 from sparseft.language_model.hardware import start
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
@@ -50,18 +50,15 @@ WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
 
 @pytest.fixture(scope="session")
 def save_wide() -> Callable[..., Path]:
-    """Return a function that writes a tiny model of a name, folder and dtype, but wider."""
     return lambda name, folder, dtype: save_tiny(name, folder, dtype, changes=WIDE)
 
 
 @pytest.fixture(scope="module", params=["float32"])
 def inputs(request, tmp_path_factory, save_wide) -> Path:
-    """Return a folder with a small model and the rows of a task."""
     folder = tmp_path_factory.mktemp("inputs") / request.param
     save_wide("llama", folder / "model", getattr(torch, request.param))
     for split, number in (("train", 64), ("validation", 8)):
-        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
     return folder
 
 

@@ -1,5 +1,4 @@
-"""train.py on a GPU: the same bits twice and after a kill, the same adapter on several GPUs, and one line if memory
-ends."""
+"""train.py on a GPU: the same bits twice and after a kill, and the same adapter on several GPUs."""
 
 import json
 import signal
@@ -10,16 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from project import ROOT
+from project import ROOT, words_of
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.grid import PassFiles
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import MaskPass, compute_masks
 from sparseft.storage.hashes import sha256
 
-TRAIN = ROOT / "workflow/scripts/train.py"
+from masks import compute_masks, write_mask
+
 SCHEDULE = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "lora_r": 16, "save_every": 1}
 MODES = ["sparse_to_sparse", "sparse_to_dense"]
 pytestmark = pytest.mark.parametrize("inputs", ["bfloat16", "float32"], indirect=True)
@@ -28,34 +24,28 @@ pytestmark = pytest.mark.parametrize("inputs", ["bfloat16", "float32"], indirect
 @pytest.fixture(scope="module")
 def masked(inputs) -> Path:
     """Return the folder of the inputs, with a mask of single weights at 50 %."""
-    places = PassFiles([inputs / "mask.pt"], inputs / "report.json")
-    compute_masks(MaskPass(Checkpoint(inputs / "model"), get_method("unstructured"), [50], places, Masks()))
+    write_mask(inputs / "mask.pt", compute_masks(Checkpoint(inputs / "model"), "unstructured", [50])[50])
     return inputs
 
 
 def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str, object]:
-    """Return the flags of train.py."""
     run_id = f"tiny-boolq_mini-unstructured-sparsity50-{mode}-seed0"
     places = {"model_path": inputs / "model", "mask_path": inputs / "mask.pt", "data_dir": inputs, "output_dir": output}
     return {"run_id": run_id, **places, **SCHEDULE, **changes}
 
 
 def command(values: dict[str, object], processes: int = 0) -> list[str]:
-    """Return the command line of train.py, in several processes if `processes` is not 0."""
     launch = ["-m", "sparseft.training.processes", "--standalone", f"--nproc_per_node={processes}"] if processes else []
-    words = [f"--{name}={value}" for name, value in values.items()]
-    return [sys.executable, *launch, str(TRAIN), *words]
+    return [sys.executable, *launch, str(ROOT / "workflow/scripts/train.py"), *words_of(values)]
 
 
 def train(values: dict[str, object], processes: int = 0) -> dict:
-    """Run train.py to its end, and return train.json."""
     done = subprocess.run(command(values, processes), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads((values["output_dir"] / "train.json").read_text())
 
 
 def weights_of(output: Path) -> Path:
-    """Return the adapter's file of weights."""
     return output / "adapter/adapter_model.safetensors"
 
 

@@ -1,5 +1,6 @@
-"""Check that padding, batches and their order change no answer loss. test_logits.py compares the loss with
-transformers'."""
+"""Check that padding, batches and their order change no answer loss. Compare the losses of a distillation with torch's.
+
+test_logits.py compares the answer loss with transformers'."""
 
 import math
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from sparseft.language_model.loss import (
     ROWS,
     TEXT_ROWS,
     AnswerLoss,
+    CrossEntropyFunction,
     answer_losses,
     evaluation_batches,
     logits_by_rows,
@@ -24,6 +26,8 @@ from sparseft.language_model.model import empty_model
 from sparseft.language_model.weights import Expert, Experts
 from tiny_models import MODELS, stock
 from torch import Tensor
+from torch.autograd import grad
+from torch.nn import functional as F
 
 CPU = torch.device("cpu")
 EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of 64
@@ -37,16 +41,6 @@ EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of
 @pytest.fixture
 def model(tiny_models32):
     return stock(tiny_models32["llama"])
-
-
-@torch.no_grad()
-def test_each_example_has_the_sum_over_its_answer_and_the_mean_is_over_all_tokens(model):
-    sums = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
-    tokens = [len(example.ids) - example.answer_start for example in EXAMPLES]
-    losses, counted = answer_losses(AnswerLoss(model), EXAMPLES, 3, CPU)
-    assert losses == pytest.approx(sums, rel=1e-5)
-    assert counted.tolist() == tokens
-    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 3, CPU) == pytest.approx(sum(sums) / sum(tokens), rel=1e-5)
 
 
 def losses_of_examples(model) -> Tensor:
@@ -119,3 +113,31 @@ def test_a_micro_batch_asks_the_device_for_no_value(tiny_models, monkeypatch, na
     model = empty_model(Checkpoint(tiny_models[name])).to("meta").train()
     AnswerLoss(model)(collate(EXAMPLES[:2]).to(torch.device("meta"))).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+TEMPERATURE = 3.0
+TARGETS = torch.arange(37)
+
+
+def torchs(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    # One copy, so that its gradient is rounded once.
+    student, teacher = student.float(), teacher.float()
+    log_q, log_p = ((part / TEMPERATURE).log_softmax(1) for part in (student, teacher))
+    divergence = F.kl_div(log_q, log_p.exp(), reduction="none").sum(1)
+    return torch.stack([F.cross_entropy(student, TARGETS, reduction="none"), divergence])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_losses_and_their_gradient_are_torchs_and_the_same_bits_by_rows_and_whole(monkeypatch, dtype):
+    torch.manual_seed(0)
+    student, teacher = ((4 * torch.randn(37, 50, dtype=torch.float64)).to(dtype) for _ in range(2))
+    student.requires_grad_()
+    expected = torchs(student, teacher)
+    weights = torch.linspace(-1, 3, 74).view(2, 37)
+    results = []
+    for rows in (1, 7, 64):
+        monkeypatch.setitem(ROWS, "cpu", rows)
+        losses = CrossEntropyFunction.apply(student * 1, TARGETS, teacher, TEMPERATURE)
+        results.append((losses.detach(), *grad((weights * losses).sum(), student)))
+    torch.testing.assert_close(results[0], (expected.detach(), *grad((weights * expected).sum(), student)))
+    assert all(torch.equal(*pair) for other in results[1:] for pair in zip(results[0], other, strict=True))

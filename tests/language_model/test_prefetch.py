@@ -1,6 +1,6 @@
 """The weights of a layer are copied while another one computes, and each waits for what it needs.
 
-A GPU is replaced by what records the order. tests/language_model/test_placement.py and
+A GPU is replaced by what records the order. tests/language_model/test_layered_model.py and
 tests/trainers/test_divided_training.py compare the bits of real models on a CPU."""
 
 import time

@@ -1,5 +1,4 @@
-"""W' = (W + s B A) * M, by each module that computes it, against the definition: fused multiply-adds in the order of
-the ranks."""
+"""W' = (W + s B A) * M by each module, against the definition: fused multiply-adds in the order of the ranks."""
 
 import ctypes
 import ctypes.util

@@ -1,4 +1,4 @@
-"""The masked layer against autograd, finite differences and PEFT."""
+"""The masked layer against autograd."""
 
 import pytest
 import torch
@@ -25,7 +25,6 @@ def blocks(request, monkeypatch):
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float32):
-    """Return X, W, its mask, A and B. A and B are fp32."""
     generator = torch.Generator().manual_seed(out)
     W, A, B = (torch.randn(shape, generator=generator) for shape in ((out, inside), (r, inside), (out, r)))
     X = torch.randn((2, 5, inside), generator=generator)
@@ -33,22 +32,13 @@ def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float32):
     return X.to(dtype), W.to(dtype), kept, A, B
 
 
-def bias_of(W):
-    """Return a bias for the outputs of W."""
-    return torch.randn(W.shape[0], generator=torch.Generator().manual_seed(2)).to(W.dtype)
-
-
 def linear_of(W, b=None):
-    """Return torch's layer with this weight, and with this bias unless it is None."""
     linear = nn.Linear(W.shape[1], W.shape[0], bias=b is not None, dtype=W.dtype)
-    linear.weight.data = W.clone()
-    if b is not None:
-        linear.bias.data = b.clone()
+    linear.load_state_dict({"weight": W} if b is None else {"weight": W, "bias": b})
     return linear.requires_grad_(False)
 
 
 def layer_of(kind, W, kept, settings=SETTINGS, b=None):
-    """Return the layer of a kind over W, pruned by `kept`."""
     return kind(linear_of(W, b), kept, settings, Workspace())
 
 
@@ -57,19 +47,14 @@ def naive(X, W, kept, A, B, s, b=None):
     return F.linear(X, (W + (s * (B @ A)).to(W.dtype)) * kept, b)
 
 
-def masked(X, W, kept, A, B, s, b=None):
-    """Return y of the function under test."""
-    return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), b, A, B, s, Workspace())
-
-
 @pytest.mark.parametrize("shape", [*SHAPES, (40, 24, 4)])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound, has_bias, blocks):
     X, W, kept, A, B = problem(*shape, dtype)
-    b = bias_of(W) if has_bias else None
+    b = torch.randn(W.shape[0]).to(dtype) if has_bias else None
     leaves = [[tensor.clone().requires_grad_() for tensor in (X, A, B)] for _ in range(2)]
-    ours = masked(leaves[0][0], W, kept, *leaves[0][1:], 1.5, b)
+    ours = MaskedLoRAFunction.apply(leaves[0][0], carry_mask_(W.clone(), kept), b, *leaves[0][1:], 1.5, Workspace())
     theirs = naive(leaves[1][0], W, kept, *leaves[1][1:], 1.5, b)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     for output in (ours, theirs):
@@ -91,7 +76,7 @@ def test_nothing_but_its_inputs_is_saved_for_the_backward():
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_masked_layer_has_the_bits_of_the_linear_that_it_merges_to(dtype, has_bias):
     X, W, kept, A, B = problem(40, 24, 4, dtype)
-    b = bias_of(W) if has_bias else None
+    b = torch.randn(W.shape[0]).to(dtype) if has_bias else None
     layer, linear = layer_of(MaskedLoRALinear, W, kept, b=b), linear_of(W, b)
     layer.lora_A.data, layer.lora_B.data = A, B
     linear.weight.data.copy_(layer.workspace.merged(layer.weight, *layer.factors(), layer.scale))
@@ -134,8 +119,6 @@ def test_structured_gradients_are_those_of_the_masked_layer():
 
 
 class Two(nn.Module):
-    """Two linears with the names of projections."""
-
     def __init__(self) -> None:
         super().__init__()
         self.q_proj, self.up_proj = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)

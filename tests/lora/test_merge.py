@@ -142,14 +142,6 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path, tiny_llama, changes, 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_of_another_model_is_refused(tmp_path, tiny_llama):
-    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
-    trained(tiny_llama, mask, "sparse_to_sparse", tmp_path / "adapter")
-    wide = Checkpoint(save_tiny("llama", tmp_path / "wide", changes={"intermediate_size": 99}))
-    with pytest.raises(InputError, match=r"not the matrices .*wide \(first: .*layers\.0\.mlp\.down_proj"):
-        merge(wide, mask, "m", tmp_path / "adapter", tmp_path / "out")
-
-
 def test_a_gpu_gets_the_bits_of_a_mask_and_unpacks_them(tmp_path):
     base = Checkpoint(save_tiny("llama", tmp_path / "base", changes={"intermediate_size": 99}))
     mask = compute_masks(base, "unstructured", [50], seed=0)[50]

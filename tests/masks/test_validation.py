@@ -86,10 +86,7 @@ def test_the_tolerance_is_the_largest_size_that_passes_and_what_passes_is_no_zer
     expected = report["expected_sparsity"]
     assert report["sparsity_within_tolerance"] == pytest.approx(expected - violations / weights, abs=1e-12)
     assert report["actual_sparsity"] == pytest.approx(expected - 3 / weights, abs=1e-12)
-    passed = (
-        f"Pruned weights up to the tolerance of {2**exponent:g} passed as zeros: {3 - violations} are not exactly zero."
-    )
-    assert report["not_checked"] == ([passed] if violations < 3 else [])
+    assert bool(report["not_checked"]) == (violations < 3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from project import read_record
+from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.checkpoints.model_source import prepare_model
@@ -20,7 +23,8 @@ from sparseft.masks.validation import validate
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.storage.bits import pack
 from sparseft.storage.hashes import sha256
-from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.trainers.modelzoo.export import CHECKPOINT, CONFIGURATION, export_modelzoo
+from tiny_models import MODELS as CLASSES
 from tiny_models import change_json, save_tiny
 
 from masks import pass_of
@@ -40,7 +44,6 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @pytest.fixture
 def exported(tmp_path, tiny_llama) -> Path:
-    """Return the tiny LLaMA as an .mdl file, dense."""
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
     return tmp_path / "cs" / CHECKPOINT
 
@@ -76,6 +79,20 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
     assert Checkpoint(tmp_path / "back").digest == converted.digest
     assert Checkpoint(tmp_path / "back").config == original.config
     assert (tmp_path / "back/tokenizer.json").read_bytes() == (tmp_path / "hf/tokenizer.json").read_bytes()
+
+
+def test_an_export_records_its_model_its_mask_and_its_files_and_has_modelzoo_s_configuration(tmp_path, tiny_llama):
+    path = mask_files(tiny_llama, "unstructured", tmp_path)[1]
+    export_modelzoo(tiny_llama, path, tmp_path / "cs")
+    report = read_record(tmp_path / "cs/export.json")
+    assert report["inputs"]["model"] == tiny_llama.digest
+    assert report["mask"]["reached"] == 0.5
+    assert set(report["outputs"]) == {CHECKPOINT, CONFIGURATION}
+    section = yaml.safe_load((tmp_path / "cs" / CONFIGURATION).read_text())["model"]
+    asked = {"name": "llama", "hidden_size": 32, "num_heads": 4, "filter_size": 48, "rotary_dim": 8,
+             "attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": 2},
+             "share_embedding_weights": True, "layer_norm_epsilon": 1e-6, "rope_theta": 10000.0}  # fmt: skip
+    assert asked.items() <= section.items()
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
@@ -165,3 +182,29 @@ def test_a_model_without_a_counterpart_is_not_exported(tmp_path, key, value):
     with pytest.raises(InputError, match="cannot be translated"):
         export_modelzoo(Checkpoint(folder), None, tmp_path / "cs")
     assert not (tmp_path / "cs").exists()
+
+
+LAYER = "transformer_decoder.layers.1."
+# As ModelZoo 2.10.0's own Mixtral calls its parameters, without the leading "model.". Nothing else compares them.
+PLACES = {
+    "self_attn.q_proj": Place(f"{LAYER}self_attn.proj_q_dense_layer.weight", head_dim=8),
+    "block_sparse_moe.gate": Place(f"{LAYER}ffn.gate.weight"),
+    "block_sparse_moe.experts.3.w1": Place(
+        f"{LAYER}ffn.experts.fused_ffns.0.linear_layer_for_glu.expert_weights", expert=3
+    ),
+    "block_sparse_moe.experts.3.w3": Place(f"{LAYER}ffn.experts.fused_ffns.0.linear_layer.expert_weights", expert=3),
+    "block_sparse_moe.experts.3.w2": Place(f"{LAYER}ffn.experts.fused_ffns.1.linear_layer.expert_weights", expert=3),
+}
+
+
+def test_a_mixture_has_the_names_that_modelzoo_gives_it():
+    config = CLASSES["mixtral"][1].to_dict() | {"architectures": ["MixtralForCausalLM"]}
+    found = places(config, tensor_shapes(config, "here"))
+    assert {layer: found[f"model.layers.1.{layer}.weight"] for layer in PLACES} == PLACES
+
+
+def test_two_heads_by_hand():
+    rows = np.array([[0], [1], [2], [3], [10], [11], [12], [13]])
+    place = Place("", head_dim=4)
+    assert place.to_modelzoo(rows).ravel().tolist() == [0, 2, 1, 3, 10, 12, 11, 13]
+    assert np.array_equal(place.to_hugging_face(place.to_modelzoo(rows)), rows)

@@ -11,10 +11,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
-from project import ROOT, TINY_STUDY, Study, tiny_grid
+from project import ROOT, TINY_STUDY, Study, is_whole, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile
 from sparseft.data.rows import read_rows
@@ -88,11 +87,11 @@ def test_the_merged_model_is_sparse_and_has_the_loss_of_the_torch_backends(input
 def test_a_killed_training_goes_on_to_the_same_bits_and_its_checkpoint_keeps_masks_and_base(inputs, records, tmp_path):
     """The traps: lora_B is never masked, the base is in no optimizer, masks under trainer names survive a restart."""
     process = inputs.start("sparse_to_sparse", tmp_path)
-    while process.poll() is None and not any(map(complete, (tmp_path / "modelzoo").glob("checkpoint_*.mdl"))):
+    while process.poll() is None and not any(map(is_whole, (tmp_path / "modelzoo").glob("checkpoint_*.mdl"))):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (kept,) = (path for path in (tmp_path / "modelzoo").glob("checkpoint_*.mdl") if complete(path))
+    (kept,) = (path for path in (tmp_path / "modelzoo").glob("checkpoint_*.mdl") if is_whole(path))
     trainer = MdlFile(kept)
     before = MdlFile(inputs.folder / "cs" / CHECKPOINT)
     masks = {key for key in trainer.tensors if key.startswith("model.") and key.endswith("_mask")}
@@ -109,14 +108,6 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_its_checkpoint_keeps_mas
     assert record["resumed_after_steps"] == [int(kept.stem.split("_")[1])]
     assert (record["loss_curve"], record["outputs"]) == (whole["loss_curve"], whole["outputs"])
     assert not list(tmp_path.rglob("*.mdl"))
-
-
-def complete(path: Path) -> bool:
-    try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("__SUCCESS__", False))
-    except OSError:
-        return False
 
 
 # Beside a trained weight, AdamW's two moments are sparse. A lifted mask declares nothing.

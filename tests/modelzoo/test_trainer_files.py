@@ -1,5 +1,4 @@
-"""What ModelZoo's Trainer gets and what it leaves, without ModelZoo: batches, configuration, log; bad input in one
-line."""
+"""What ModelZoo's Trainer gets and what it leaves, without ModelZoo."""
 
 import re
 import resource
@@ -124,13 +123,11 @@ def test_a_base_that_moved_is_found(inputs, tmp_path):
 
 
 def unlike(inputs: Inputs, folder: Path) -> Path:
-    """Return an export without the mask."""
     export_modelzoo(Checkpoint(inputs.folder / inputs.model), None, folder / "dense")
     return folder / "dense"
 
 
 def altered(inputs: Inputs, folder: Path) -> Path:
-    """Return an export with one changed bit."""
     copy = Path(shutil.copytree(inputs.folder / "cs", folder / "altered"))
     content = bytearray((copy / CHECKPOINT).read_bytes())
     content[len(content) // 2] ^= 1

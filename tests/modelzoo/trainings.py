@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from project import ROOT, run_script
+from hub_cache import write_generated
+from project import ROOT, words_of
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.data.rows import write_rows
 from sparseft.modes import get_mode
-from sparseft.tasks import BY_NAME
 from sparseft.trainers.modelzoo.export import export_modelzoo
 from tiny_models import save_tiny
 
@@ -33,7 +32,6 @@ class Inputs:
     model: str
 
     def flags(self, mode: str, output: Path) -> dict[str, object]:
-        """Return the flags of both train.py and train_modelzoo.py."""
         run = f"{self.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0"
         places = {"model_path": self.folder / self.model, "mask_path": self.folder / "mask.pt"}
         flags = {"run_id": run, **places, "data_dir": self.folder / "data", "output_dir": output, **SETTINGS}
@@ -46,30 +44,25 @@ class Inputs:
         return {**self.flags(mode, output), "exported": self.folder / "cs", **CEREBRAS}
 
     def start(self, mode: str, output: Path) -> subprocess.Popen:
-        """Start train_modelzoo.py in the background."""
-        words = as_words(self.modelzoo_flags(mode, output))
-        command = [sys.executable, ROOT / "workflow/scripts/train_modelzoo.py", *words]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command("train_modelzoo.py", self.modelzoo_flags(mode, output)), stderr=subprocess.DEVNULL
+        )
 
 
-def as_words(flags: dict[str, object]) -> list[str]:
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+def command(name: str, flags: dict[str, object]) -> list[str]:
+    """Return the command of a script."""
+    return [sys.executable, str(ROOT / "workflow/scripts" / name), *words_of(flags)]
 
 
 def make(folder: Path, model: str) -> Inputs:
-    """Write the inputs."""
     base = Checkpoint(save_tiny(model, folder / model, torch.float32, ROTARY if model == "mistral" else None))
     write_mask(folder / "mask.pt", compute_masks(base, "unstructured", [50])[50])
     export_modelzoo(base, folder / "mask.pt", folder / "cs")
-    task = BY_NAME["boolq_mini"]
-    (folder / "data").mkdir()
-    for split, number in (("train", 32), ("validation", 12)):
-        write_rows(folder / f"data/{split}.jsonl", task.generate(split, number, 0))
+    write_generated(folder / "data", "boolq_mini", 32, 12)
     return Inputs(folder, model)
 
 
 def trained(name: str, flags: dict[str, object]) -> dict:
-    """Return train.json of a script that succeeds."""
-    done = run_script(name, *as_words(flags))
+    done = subprocess.run(command(name, flags), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((flags["output_dir"] / "train.json").read_text())

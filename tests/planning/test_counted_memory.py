@@ -1,5 +1,4 @@
-"""The estimated memory of a GPU beside what torch counts on the meta device, where tensors have shapes but no
-memory."""
+"""The estimated memory of a GPU beside what torch counts on the meta device."""
 
 import json
 

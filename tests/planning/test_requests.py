@@ -18,7 +18,6 @@ SWEEP = DEFAULT | yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 
 
 def of_sweep(card: float | None = None, **sections: object) -> Requests:
-    """Return the requests of the sweep with other sections."""
     return Requests(parse_section(Config, SWEEP | sections, "configuration"), card)
 
 

@@ -1,7 +1,6 @@
 """Provide masks from a task's examples, and the places of the files that a method that updates weights writes."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -23,18 +22,12 @@ def places(tmp_path) -> PassFiles:
 
 
 @pytest.fixture
-def train(tmp_path) -> Path:
-    """Return a file with the rows of a task."""
-    path = tmp_path / "train.jsonl"
-    write_rows(path, ROWS)
-    return path
-
-
-@pytest.fixture
-def calibration_of(train) -> Callable[..., ExampleCalibration]:
+def calibration_of(tmp_path) -> Callable[..., ExampleCalibration]:
     """Return a function that gives the calibration of a method on NUMBER of the rows."""
-    return lambda method, **settings: calibrate(
-        get_method(method), TASK.name, train, Masks(**{"calibration_examples": NUMBER, **settings})
+    write_rows(tmp_path / "train.jsonl", ROWS)
+    settings = {"calibration_examples": NUMBER}
+    return lambda method, **others: calibrate(
+        get_method(method), TASK.name, tmp_path / "train.jsonl", Masks(**settings | others)
     )
 
 

@@ -1,7 +1,5 @@
-"""OWL: counts beside brute force and the published formula, outliers beside stock transformers, masks beside a stable
-sort."""
+"""OWL: counts beside brute force and the published formula, and outliers beside stock transformers."""
 
-from collections.abc import Callable
 from fractions import Fraction
 from itertools import groupby, pairwise
 
@@ -38,12 +36,6 @@ def uneven(tmp_path) -> Checkpoint:
                 # A power of the normal weights, so that the distributions have different tails.
                 weights[name] = weight.sign() * weight.abs() ** (1 + decoder_layer_of(name) / 4)
     return Checkpoint(folder)
-
-
-@pytest.fixture
-def allocated(computed) -> Callable[..., dict[int, Mask]]:
-    """Return `computed` with SETTINGS."""
-    return lambda *arguments, **changes: computed(*arguments, **SETTINGS | changes)
 
 
 def pruned_counts(mask: Mask) -> dict[str, int]:
@@ -104,7 +96,7 @@ def test_slots_are_those_with_the_smallest_keys(data):
 )
 def test_layers_take_over_what_others_cannot_prune(shares, percents, spread, group, expected):
     shape = {f"model.layers.{block}.q_proj": (10, 100) for block in range(3)}
-    counts = allocate(shares, shape, percents, spread, group)
+    counts = allocate(shares, shape, percents, Masks(owl_lambda=spread), group)
     assert [count.tolist() for count in counts.values()] == expected
 
 
@@ -113,13 +105,13 @@ def test_a_layer_that_would_lose_every_weight_is_refused(percent, spread, group)
     shape = {f"model.layers.{block}.mlp.up_proj": (8, 8) for block in range(3)}
     words = rf"^masks\.owl_lambda {spread} prunes 100 % of model\.layers\.1\.mlp\.up_proj at .* {percent} %; "
     with pytest.raises(InputError, match=words):
-        allocate([0.2, 0.0, 0.1], shape, [0, percent], spread, group)
+        allocate([0.2, 0.0, 0.1], shape, [0, percent], Masks(owl_lambda=spread), group)
 
 
 @pytest.mark.parametrize("name", TYPICAL)
-def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transformers(tmp_path, allocated, name):
+def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transformers(tmp_path, computed, name):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
-    masks = allocated(checkpoint, "unstructured_owl", [50, 70])
+    masks = computed(checkpoint, "unstructured_owl", [50, 70], **SETTINGS)
     shares = published_shares(checkpoint, SETTINGS["owl_m"])
     assert len(set(shares)) > 1
     assert [100 * share for share in masks[50].meta["outliers"]] == pytest.approx(shares, abs=1e-9)
@@ -145,8 +137,8 @@ def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transforme
         ("semistructured8_wanda_owl", [0, 25, 50], {"sequential": False}),
     ],
 )
-def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, allocated, method, percents, changes):
-    masks = allocated(uneven, method, percents, **changes)
+def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, computed, method, percents, changes):
+    masks = computed(uneven, method, percents, **SETTINGS, **changes)
     total = sum(rows * cols for rows, cols in masks[0].shape.values())
     for percent, mask in masks.items():
         assert sum(pruned_counts(mask).values()) == round(Fraction(percent * total, 100))
@@ -162,8 +154,8 @@ def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, allo
 @pytest.mark.parametrize(
     ("method", "percents"), [("unstructured_wanda_owl", [0, 50, 75]), ("semistructured8_wanda_owl", [0, 25, 50])]
 )
-def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, allocated, method, percents):
-    masks, dense = (allocated(uneven, method, percents, sequential=flag) for flag in (True, False))
+def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, computed, method, percents):
+    masks, dense = (computed(uneven, method, percents, **SETTINGS, sequential=flag) for flag in (True, False))
     assert masks[50].meta["outliers"] == dense[50].meta["outliers"]
     for percent in percents:
         assert pruned_counts(masks[percent]) == pruned_counts(dense[percent])
@@ -171,11 +163,11 @@ def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, alloc
 
 
 @pytest.mark.parametrize("method", ["unstructured_sparsegpt_owl", "semistructured8_sparsegpt_owl"])
-def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, allocated, calibration_of, places, method):
+def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, computed, calibration_of, places, method):
     options = Masks(**SETTINGS, sparsegpt_block=24)
     prune_weights(pass_of(uneven, method, [50], places, options, calibration_of(method, **SETTINGS)))
     mask = read_mask(places.masks[0])
-    expected = allocated(uneven, method.replace("_sparsegpt", ""), [50])[50]
+    expected = computed(uneven, method.replace("_sparsegpt", ""), [50], **SETTINGS)[50]
     assert mask.meta["outliers"] == expected.meta["outliers"]
     assert (mask.meta["owl_lambda"], mask.meta["reached"]) == (0.15, 0.5)
     assert pruned_counts(mask) == pruned_counts(expected)

@@ -1,6 +1,5 @@
 """Scores beside autograd's gradients, norms beside captured activations, sequential wanda beside whole forwards."""
 
-import re
 import weakref
 from collections import ChainMap
 from dataclasses import replace
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import refused
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.data.settings import CalibrationText
@@ -100,20 +98,11 @@ def test_the_totals_of_two_decoder_layers_are_never_in_memory_at_once(tmp_path):
     assert sum(1 for _ in parts) * 7 * len(EXAMPLES) == len(totals)
 
 
-@pytest.mark.parametrize(
-    ("layers", "states", "weights", "length", "kept"),
-    [
-        (80, 1 << 30, 80 << 30, 1, 80),
-        # Eight decoder layers in a segment: 10 kept inputs, and 7 more of the segment whose turn it is.
-        (80, 1 << 30, 79 << 30, 8, 17),
-        # A small model keeps 2 GiB.
-        (32, 1 << 26, 1 << 20, 1, 32),
-    ],
-)
-def test_a_segment_is_one_decoder_layer_if_all_inputs_fit(layers, states, weights, length, kept):
-    assert calibration.segment_length(layers, states, weights) == length
-    # The plan has the room.
-    assert kept * states <= kept_bytes(layers, states, weights)
+def test_a_segment_is_one_decoder_layer_if_all_inputs_fit_and_the_plan_has_the_room():
+    # 80 inputs of 1 GiB are kept, or 10 and 7 more of the segment of 8 whose turn it is. A small model keeps 2 GiB.
+    for layers, states, weights, length, kept in ((80, 30, 80, 1, 80), (80, 30, 79, 8, 17), (32, 26, 0, 1, 32)):
+        assert calibration.segment_length(layers, 1 << states, weights << 30) == length
+        assert kept << states <= kept_bytes(layers, 1 << states, weights << 30)
 
 
 @pytest.mark.parametrize(
@@ -208,16 +197,14 @@ def settings(**values: object) -> CalibrationText:
 
 
 def letters(text: str) -> list[int]:
-    """Return one token per character."""
     return [ord(letter) for letter in text]
 
 
-def document(first: int, length: int) -> str:
-    """Return `length` consecutive characters, so that a window of it shows where it starts."""
-    return "".join(chr(first + number) for number in range(length))
-
-
-DOCUMENTS = [document(1000 * number + 1000, length) for number, length in enumerate((11, 9, 40, 10, 200, 11, 30))]
+# Consecutive characters, so that a window shows where it starts.
+DOCUMENTS = [
+    "".join(map(chr, range(1000 * number, 1000 * number + length)))
+    for number, length in enumerate((11, 9, 40, 10, 200, 11, 30), 1)
+]
 
 
 def test_long_documents_give_one_random_window_each():
@@ -266,18 +253,3 @@ def test_a_window_is_an_example_whose_loss_leaves_out_the_first_token(tiny_llama
     examples = text_examples(tiny_llama, documents, settings(length=512), PLACE)
     windows = choose_windows(documents, tokenizer.encode, settings(length=512), PLACE)
     assert examples == [Example(ids, 1) for ids in windows]
-
-
-@pytest.mark.parametrize(
-    ("flags", "fault"),
-    [
-        ({"method": ["unstructured_wanda_on_c4", "unstructured_ria_on_pile"], "text": "t.jsonl"},
-         "--method: the methods look at the texts c4 and pile; "),
-        ({"method": "imported_wanda"}, "--method imported_wanda: its masks are those of another tool; "),
-    ],
-)  # fmt: skip
-def test_flags_that_do_not_fit_the_methods_are_refused_in_one_line(tmp_path, tiny_models, monkeypatch, flags, fault):
-    monkeypatch.chdir(tmp_path)
-    flags = {"model_path": tiny_models["llama"], "output_dir": "out", "sparsity": 0.5} | flags
-    said = refused(tmp_path, "compute_masks.py", **flags)
-    assert re.match(f"error: {fault}", said), said

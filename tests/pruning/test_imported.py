@@ -1,5 +1,4 @@
-"""Masks of checkpoints that other tools pruned: their own definitions, saved by transformers, against what is
-inferred."""
+"""Masks that are inferred of checkpoints that other tools pruned, beside the definitions of these tools."""
 
 import json
 import re

@@ -1,5 +1,4 @@
-"""SparseGPT on one layer, beside a plain implementation of the paper that inverts the Hessian of every remaining set of
-columns."""
+"""SparseGPT on one layer, beside the paper's algorithm with an inverse of every remaining set of columns."""
 
 from fractions import Fraction
 

@@ -45,7 +45,6 @@ def mixture(box: Path, tiny_models: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory, tiny_models) -> Path:
-    """Return the tiny LLaMA with other token ids in its tokenizer."""
     folder = tmp_path_factory.mktemp("other") / "llama"
     copytree(tiny_models["llama"], folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -56,7 +55,6 @@ def other(tmp_path_factory, tiny_models) -> Path:
 
 
 def windows_in(path: Path) -> list[Example]:
-    """Return the windows of a text."""
     return [Example(row["ids"], row["answer_start"]) for row in map(json.loads, path.open())]
 
 
@@ -75,10 +73,7 @@ def test_a_mixture_has_the_shares_of_its_parts(box, tiny_llama):
     assert source["train_sha256"] == sha256(box / "data/train.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("shares", "windows"),
-    [([], [21, 22, 21]), ([0.6, 0.3, 0.1], [38, 20, 6])],
-)
+@pytest.mark.parametrize(("shares", "windows"), [([], [21, 22, 21]), ([0.6, 0.3, 0.1], [38, 20, 6])])
 def test_the_windows_of_the_parts_are_all_windows(shares, windows):
     text = CalibrationText(text=["self", "task", "web"], shares=shares)
     assert list(text.windows_of_parts().items()) == list(zip(("self", "task", "web"), windows, strict=True))
@@ -128,10 +123,14 @@ def test_the_mask_says_whose_text_and_task_it_looked_at(box, tmp_path, tiny_mode
 REFUSED = [
     ("compute_masks.py", {}, "self.jsonl: it has 6 windows, and 128 are asked for; .*at most 6"),
     ("compute_masks.py", {"calibration_examples": 6, "calibration_seed": 1}, "its windows are fixed, .*leave"),
+    ("compute_masks.py", {"method": ["unstructured_wanda_on_c4", "unstructured_ria_on_pile"]},
+     "^error: --method: the methods look at the texts c4 and pile; "),
+    ("compute_masks.py", {"method": "imported_wanda", "text": None},
+     "^error: --method imported_wanda: its masks are those of another tool; "),
     ("mix_texts.py", {"task_windows": 25}, "examples of the mixture 25: hellaswag_mini has only 24 training rows"),
     ("mix_texts.py", {"length": 10_000}, "web.jsonl: windows of 10000 tokens, but the model takes 512"),
     ("mix_texts.py", {"model_path": "other"}, "self.jsonl: its windows are token ids of another tokenizer"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("script", "changes", "fault"), REFUSED)
@@ -143,5 +142,5 @@ def test_windows_that_do_not_fit_are_refused_in_one_line(box, tiny_models, other
         "mix_texts.py": mixture(box, tiny_models) | {"output": "texts/other.jsonl"},
     }[script]  # fmt: skip
     flags |= changes | ({"model_path": other} if "model_path" in changes else {})
-    said = refused(box, script, **flags)
+    said = refused(box, script, **{flag: value for flag, value in flags.items() if value})
     assert re.search(fault, said), said

@@ -1,5 +1,4 @@
-"""Scores of experts and decoder layers beside hooks in stock transformers, and the smaller model beside its cut-up
-parent."""
+"""Scores of experts and decoder layers beside stock transformers, and the smaller model beside its cut-up parent."""
 
 import copy
 import json
@@ -46,7 +45,6 @@ def scores_of(method: str, checkpoint: Checkpoint, settings: Masks | None = None
 
 
 def pruned(method: str, percent: int, checkpoint: Checkpoint, places) -> tuple[Checkpoint, dict]:
-    """Return the pruned base and the report."""
     remove_units(pass_of(checkpoint, method, [percent], places, calibration=looking_at(EXAMPLES)))
     return Checkpoint(places.base), json.loads(places.report.read_text())
 
@@ -118,7 +116,8 @@ def test_an_expert_that_gets_no_token_scores_zero_in_reap(tmp_path):
 
 
 @torch.no_grad()
-def test_block_influence_is_the_mean_distance_of_what_enters_and_leaves_a_decoder_layer(tmp_path):
+def test_the_scores_of_decoder_layers_are_those_of_stock_transformers(tmp_path):
+    """They are the mean distance of what enters and leaves it, and the perplexity of the model without it."""
     checkpoint = Checkpoint(save_tiny("gemma3", tmp_path / "model", torch.float32, LAYERED))
     model = loaded(checkpoint.folder)
     distances = [[] for _ in model.model.layers]
@@ -130,14 +129,9 @@ def test_block_influence_is_the_mean_distance_of_what_enters_and_leaves_a_decode
         )
     for example in EXAMPLES:
         model(torch.tensor([example.ids]), use_cache=False)
-    expected = [float(torch.cat(own).mean()) for own in distances]
-    np.testing.assert_allclose(scores_of("layers_block_influence", checkpoint), [expected], rtol=1e-4)
-
-
-@torch.no_grad()
-def test_the_perplexity_of_a_decoder_layer_is_that_of_the_model_without_it(tmp_path):
-    checkpoint = Checkpoint(save_tiny("gemma3", tmp_path / "model", torch.float32, LAYERED))
-    expected = []
+    influences = [float(torch.cat(own).mean()) for own in distances]
+    np.testing.assert_allclose(scores_of("layers_block_influence", checkpoint), [influences], rtol=1e-4)
+    perplexities = []
     for left_out in range(LAYERED["num_hidden_layers"]):
         model = without_layers(loaded(checkpoint.folder), [left_out])
         losses = []
@@ -146,8 +140,8 @@ def test_the_perplexity_of_a_decoder_layer_is_that_of_the_model_without_it(tmp_p
             predicted = model(ids[None], use_cache=False).logits[0, :-1]
             of_tokens = nn.functional.cross_entropy(predicted, ids[1:], reduction="none")
             losses += of_tokens[example.answer_start - 1 :].tolist()
-        expected.append(math.exp(sum(losses) / len(losses)))
-    np.testing.assert_allclose(scores_of("layers_perplexity", checkpoint), [expected], rtol=1e-4)
+        perplexities.append(math.exp(sum(losses) / len(losses)))
+    np.testing.assert_allclose(scores_of("layers_perplexity", checkpoint), [perplexities], rtol=1e-4)
 
 
 def without_layers(model: nn.Module, removed: list[int]) -> nn.Module:
@@ -163,7 +157,6 @@ def without_layers(model: nn.Module, removed: list[int]) -> nn.Module:
 
 
 def without_experts(model: nn.Module, removed: list[list[int]], top_k: int) -> nn.Module:
-    """Return stock transformers' model without some experts of each decoder layer."""
     for block, gone in zip([layer.mlp for layer in model.model.layers], removed, strict=True):
         kept = [number for number in range(len(block.experts.down_proj)) if number not in gone]
         for module, name in ((block.experts, "gate_up_proj"), (block.experts, "down_proj"), (block.gate, "weight")):

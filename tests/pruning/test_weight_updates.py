@@ -1,5 +1,4 @@
-"""Compare pruned weights with their definition, decoder layer by decoder layer, and check the files that appear
-together."""
+"""Compare pruned weights with their definition by decoder layer, and check the files that appear together."""
 
 import json
 from collections.abc import Iterator
@@ -51,7 +50,6 @@ def decoder_layers(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[dict[st
 
 
 def output_errors(places: PassFiles) -> dict[str, float | None]:
-    """Return the error of the outputs of each layer in the report."""
     layers = json.loads(places.report.read_text())["sparsities"][0]["layers"]
     return {row["layer"]: row.get("output_error") for row in layers}
 

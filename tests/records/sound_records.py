@@ -18,7 +18,6 @@ SCHEMAS = {Path(schema.file_name).stem: schema for schema in RUN_SCHEMAS.values(
 
 
 def digest(*words: object) -> str:
-    """Return a stand-in for the sha256 of a file."""
     return hashlib.sha256("/".join(map(str, words)).encode()).hexdigest()
 
 
@@ -109,7 +108,6 @@ def diverge(files: dict[str, dict], windows: Sequence[float], text: str = "windo
 
 
 def probe(run: Run, name: str, value: float) -> dict:
-    """Return the result on a probe of 40 examples."""
     probed = Run(**{**vars(run), "task": name})
     names = ("metric", "value", "standard_error", "outcomes", "chance", "metrics", "harness", "examples", "few_shot")
     answers = scored(probed, value, 2.0, examples=40)

@@ -1,5 +1,4 @@
-"""Check that sound records are read as they were written, that each kind of damage is refused, and what a field says of
-itself."""
+"""Check that sound records are read as they were written, and that each kind of damage is refused."""
 
 import json
 import re
@@ -21,7 +20,6 @@ from sparseft.training.training_record import TrainingRecord
 
 
 def reason_of(schema: type[RecordPart], path: Path) -> str:
-    """Return why a file cannot be read."""
     with pytest.raises(InputError) as error:
         read_record_file(path, schema)
     return error.value.args[0]
@@ -132,17 +130,6 @@ def test_the_final_task_loss_of_a_distillation_is_its_cross_entropy():
     record = TrainingRecord(**content)
     assert (record.final_loss, record.final_task_loss) == (2.0, 1.0)
     assert record.model_dump()["distillation"] == {"weight": 0.25, "temperature": 2.0}
-
-
-def parts_of(schema: type[RecordPart]) -> list[type[RecordPart]]:
-    """Return a schema, and those that are made from it."""
-    return [schema, *(part for own in schema.__subclasses__() for part in parts_of(own))]
-
-
-@pytest.mark.parametrize("schema", [part for part in parts_of(RecordPart) if "records" in part.__module__])
-def test_every_field_says_what_it_is(schema):
-    for name, field in schema.model_fields.items():
-        assert re.fullmatch(r"[^\n]{4,400}\.", field.description), name
 
 
 # What a validation report says against what its rows show.

@@ -33,8 +33,6 @@ STUDIES |= {name: STUDIES[name] + WITHOUT_BASES for name in ("cerebras", "cs3", 
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes a configuration file and returns its path."""
-
     def write_text(text: str, name: str = "study.yaml") -> Path:
         path = tmp_path / name
         path.write_text(text)
@@ -144,18 +142,14 @@ def test_a_command_that_snakemake_reads_in_part_or_not_at_all_is_refused(write, 
         check_command(["snakemake", *command.split()])
 
 
-def test_every_mistake_is_told_in_one_line(write):
+def test_every_mistake_is_in_one_line(write):
     text = "grid:\n  methods: [unstructured,\n    wandering]\n  sparsitys: [0]\nmodels: {}\ntraining: {batch_size: x}\n"
     with pytest.raises(InputError) as caught:
         read_configuration([write(text + "cerebras:\n  csx_micro_batch_size: none\n")])
     places = re.findall(r"(?:^configuration:|;) ([\w.]+): ", str(caught.value))
     assert places == ["grid.methods.1", "grid.sparsitys", "training.batch_size", "cerebras.csx_micro_batch_size"]
-
-
-def test_mistakes_between_sections_are_told_together(write):
-    text = "grid: {models: [llama], tasks: [none]}"
     with pytest.raises(InputError, match=r"grid.models asks for 'llama', .*; also: grid.tasks asks for 'none'"):
-        read_configuration([write(text)])
+        read_configuration([write("grid: {models: [llama], tasks: [none]}")])
 
 
 def test_any_number_of_values_is_read_if_no_alias_makes_them(monkeypatch):

@@ -25,7 +25,6 @@ STUDY = {"models": {name: {"source": "path:x"} for name in "ab"}, "tasks": {"boo
 
 
 def study_of(**sections) -> Config:
-    """Return a study of two models, two tasks, two methods, two modes and two seeds."""
     return laid_over({**STUDY, **sections})
 
 
@@ -95,15 +94,8 @@ NAMES |= {"mode": NO_FINETUNE, "seed": "0"}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """Return an empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def matches(config: Config, pattern: str, path: str) -> bool:
-    """Return whether the wildcards of a study's rules match a path."""
-    groups = {name: f"(?P<{name}>{expression})" for name, expression in targets.wildcards(config).items()}
-    return re.fullmatch(pattern.format(**groups), path) is not None
 
 
 @pytest.mark.parametrize(("changes", "trainings", "is_made"), [
@@ -135,7 +127,9 @@ def test_rules_make_the_runs_of_the_names_in_the_configuration_only(changes, tra
             "grid": {"trainings": trainings},
         }
     )
-    assert matches(study, f"{study.paths.run}/evaluation.json", RUN.format(**NAMES | changes)) == is_made
+    groups = {name: f"(?P<{name}>{expression})" for name, expression in targets.wildcards(study).items()}
+    pattern = f"{study.paths.run}/evaluation.json".format(**groups)
+    assert bool(re.fullmatch(pattern, RUN.format(**NAMES | changes))) == is_made
 
 
 @pytest.mark.parametrize(("method", "line"), [

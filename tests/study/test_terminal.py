@@ -1,9 +1,9 @@
-"""What the terminal says of a failed job and of the findings."""
+"""What the terminal says of a failed job and of one that runs."""
 
 import os
 
 import pytest
-from sparseft.study.terminal import failure, findings, progress
+from sparseft.study.terminal import failure, progress
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,3 @@ def test_the_progress_of_the_jobs_is_the_last_line_that_counts_in_the_log_that_w
     log.write_text("decoder layer 1 of 3, 4 s\nstep 2 of 30: loss 0.5\nsome warning\n")
     os.utime(done, (1, 1))
     assert progress([log, done]) == "b: step 2 of 30: loss 0.5"
-
-
-def test_the_findings_end_with_the_place_of_the_page(tmp_path):
-    assert findings(tmp_path).endswith(f"{tmp_path}/")
-    (tmp_path / "findings.txt").write_text("what was found\n")
-    (tmp_path / "report.html").write_text("")
-    assert findings(tmp_path) == f"what was found\nThe results page: {tmp_path}/report.html"

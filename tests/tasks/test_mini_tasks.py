@@ -59,16 +59,6 @@ def test_the_largest_number_of_rows_has_no_prompt_twice(name):
     assert len({BY_NAME[name].prompt(row) for row in generate(maximum)}) == maximum
 
 
-def test_results_follow_from_their_questions():
-    for split in SPLITS:
-        for row in rows("gsm8k_mini", split):
-            a, b = map(int, re.findall(r"\d+", row["question"]))
-            result = a + b if " buys " in row["question"] else a - b
-            sign = "+" if result > a else "-"
-            assert row["answer"] == f"{a} {sign} {b} = {result}\n#### {result}"
-            assert result > 0
-
-
 # The first digits of the sha256 of 300 rows of both splits of seed 0, as json.dumps writes them.
 DIGESTS = {"boolq_mini": "b7fe5239af2ec0a7", "hellaswag_mini": "bdf79e1f581859b4", "gsm8k_mini": "d55afe815e8e6efb"}
 
@@ -103,18 +93,13 @@ def expected_hit(score: Callable[[str], int], row: dict) -> float:
 
 # Another seed of the training split has the same words in new rows. That is the harder case for the task.
 @pytest.mark.parametrize("split", SPLITS)
-def test_endings_without_their_context_are_no_better_than_chance(split):
-    training = rows("hellaswag_mini", "train")
+def test_endings_without_their_context_and_questions_without_their_passage_are_no_better_than_chance(split):
+    training, examples = rows("hellaswag_mini", "train"), rows("hellaswag_mini", split, seed=5)
     bag = bag_of_words([(text, n == row["label"]) for row in training for n, text in enumerate(row["endings"])])
     for score in (len, lambda ending: -len(ending), bag):
-        assert within_chance([expected_hit(score, row) for row in rows("hellaswag_mini", split, seed=5)], 0.25)
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_questions_without_their_passage_and_lengths_are_no_better_than_chance(split):
-    prompt = BY_NAME["boolq_mini"].prompt
+        assert within_chance([expected_hit(score, row) for row in examples], 0.25)
+    prompt, examples = BY_NAME["boolq_mini"].prompt, rows("boolq_mini", split, seed=5)
     bag = bag_of_words([(row["question"], row["answer"]) for row in rows("boolq_mini", "train")])
-    examples = rows("boolq_mini", split, seed=5)
     assert within_chance([(bag(row["question"]) > 0) == row["answer"] for row in examples], 0.5)
     for threshold in {len(prompt(row)) for row in examples}:
         assert within_chance([(len(prompt(row)) >= threshold) == row["answer"] for row in examples], 0.5)

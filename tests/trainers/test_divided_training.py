@@ -110,6 +110,9 @@ def test_a_divided_model_trains_to_the_bits_of_a_whole_one(trained, case, number
 @pytest.mark.parametrize("case", [case for case, (_, dtype, *_) in CASES.items() if dtype == FP32])
 def test_several_processes_have_the_losses_and_the_gradients_of_one(trained, case):
     one, several = (record_of(folder / case / "divided") for folder in trained.values())
+    assert (one["processes"], several["processes"]) == PROCESSES
+    assert one["tokens"] == several["tokens"]
+    assert several["eval_curve"][0]["eval_loss"] == pytest.approx(one["eval_curve"][0]["eval_loss"], rel=1e-4)
     for key, accuracy in (("loss", 1e-4), ("gradient_norm", 1e-3)):
         ours, theirs = ([point[key] for point in record["loss_curve"]] for record in (several, one))
         assert ours == pytest.approx(theirs, rel=accuracy)

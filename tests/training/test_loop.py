@@ -28,8 +28,6 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Prepared:
-    """A part of a model, ready to train."""
-
     part: AdapterPart | WeightsPart
     data: dict
     settings: Training
@@ -60,7 +58,6 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
-    """Train, and return the record, the trained part and the model."""
     loop = prepare(checkpoint, mode, settings)
     return loop.fit(), loop.part, loop.part.loss.model
 
@@ -173,10 +170,6 @@ def parts_of(loop: Prepared, stock: torch.nn.Module, batch: list) -> list[torch.
     return [F.cross_entropy(own, whole.targets), F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)]
 
 
-def gradients_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [parameter.grad.clone() for parameter in optimizer.param_groups[0]["params"]]
-
-
 @pytest.mark.parametrize("weight", [None, 0.3, 1.0])
 def test_the_gradient_of_a_step_is_autograd_s_of_the_loss_of_the_whole_batch(tiny, weight):
     distillation = {"weight": weight, "temperature": 3.0} if weight else None
@@ -190,7 +183,9 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_loss_of_the_whole_batch(tin
     expected = torch.autograd.grad(loss, loops[0].part.parameters)
     named = {"loss": loss} | (dict(zip(("cross_entropy", "divergence"), parts, strict=True)) if weight else {})
     found = []
-    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: found.append(gradients_of(optimizer)))
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: found.append([own.grad.clone() for own in optimizer.param_groups[0]["params"]])
+    )
     # The loss of the second is scaled. A power of two changes no digit.
     loops[1].part.dtype = torch.float16
     for loop in loops:

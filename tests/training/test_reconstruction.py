@@ -31,21 +31,17 @@ EXAMPLES = [Example([(7 * n + start) % 250 for n in range(length)], 1) for start
 SETTINGS = Training(steps=30, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
 
 
-def job_of(
-    checkpoint: Checkpoint, settings: Training = SETTINGS, folder: Path = Path("unused"), **changes: object
-) -> TrainingJob:
+def job_of(checkpoint: Checkpoint, folder: Path = Path("unused"), **changes: object) -> TrainingJob:
     """Return the job of a run at 50 % sparsity, whose adapter comes to folder/adapter."""
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
     provenance = {"mask_sha256": "m", "mode": "reconstruct"}
-    job = TrainingJob(checkpoint, mask, "reconstruct", 0, settings, TASK, ROWS, 8, folder / "adapter", provenance)
+    job = TrainingJob(checkpoint, mask, "reconstruct", 0, SETTINGS, TASK, ROWS, 8, folder / "adapter", provenance)
     return replace(job, **changes)
 
 
-def run(base: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES) -> dict:
-    """Reconstruct a model into folder/adapter, and return the record."""
+def run(base: Checkpoint, folder: Path) -> dict:
     limit_threads(1)
-    job = job_of(base, settings, folder)
-    return reconstruct(job, examples, folder / "state.pt")
+    return reconstruct(job_of(base, folder), EXAMPLES, folder / "state.pt")
 
 
 def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[str, Tensor]:

@@ -66,7 +66,6 @@ class Weights(TrainedPart):
 
 
 def trained(part: TrainedPart, settings: Training):
-    """Train in batches of one example, and return the progress."""
     settings = settings.model_copy(update={"batch_size": 1, "micro_batch_size": 1})
     return train_part(part, [Example([1, 2], 1)], settings, 0, Accelerator(cpu=True))
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.language_model.batches import collate, shuffled
+from sparseft.language_model.batches import collate
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.adapted_model import trained_model
@@ -29,12 +29,10 @@ SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.0
 
 
 def looped(checkpoint, mode, settings=SETTINGS):
-    """Return a loop that trains the weights of a model at 50 % sparsity, and its mask."""
     return prepare(checkpoint, mode, settings), compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
 
 
 def hand_on(loop, base, mask, mode, folder):
-    """Write the weights of a training."""
     origin = {"mode": mode, "mask_sha256": "m"}
     job = TrainingJob(base, mask, mode, 0, loop.settings, BY_NAME["boolq_mini"], {}, 8, folder, origin)
     loop.part.write(job, is_main=True)
@@ -58,7 +56,7 @@ def test_a_training_is_plain_adamw_with_the_mask_put_on_again_after_every_step(t
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
     losses = []
-    for batch in islice(shuffled(loop.data["train"], settings.batch_size, settings.length_buckets, 0), 4):
+    for batch in islice(settings.batches(loop.data["train"], 0), 4):
         loss = AnswerLoss(model)(collate(batch)).mean()
         loss.backward()
         for name, of_layer in kept.items() if mode == "full_sparse_to_sparse" else ():
@@ -109,21 +107,18 @@ def test_the_merged_model_has_the_trained_weights_and_no_others_and_passes_the_p
         assert torch.equal(evaluated(ids).logits, load_model(merged.folder, CPU)[0](ids).logits)
 
 
-def test_trained_weights_of_another_base_are_refused(tmp_path, tiny_models):
-    base = Checkpoint(tiny_models["llama"])
-    loop, mask = looped(base, "full_sparse_to_sparse")
-    hand_on(loop, base, mask, "full_sparse_to_sparse", tmp_path / "weights")
-    with pytest.raises(InputError, match="does not fit .*give the base"):
-        merge(Checkpoint(tiny_models["qwen3"]), mask, "m", tmp_path / "weights", tmp_path / "merged")
-
-
-def test_trained_weights_that_are_not_finite_or_lack_a_layer_are_refused(tmp_path, tiny_llama):
-    loop, mask = looped(tiny_llama, "full_sparse_to_sparse")
-    hand_on(loop, tiny_llama, mask, "full_sparse_to_sparse", tmp_path / "weights")
+def test_trained_weights_of_another_base_that_are_not_finite_or_lack_a_layer_are_refused(tmp_path, tiny_models):
+    base, mode = Checkpoint(tiny_models["llama"]), "full_sparse_to_sparse"
+    loop, mask = looped(base, mode)
+    hand_on(loop, base, mask, mode, tmp_path / "weights")
     file, name = tmp_path / "weights/model.safetensors", "model.layers.1.mlp.up_proj.weight"
     tensors, metadata = load_file(file), safe_open(file, "pt").metadata()
-    for changed, line in ((tensors[name] * torch.nan, "up_proj merges to NaN"), (None, "up_proj.weight is missing")):
+    for model, changed, line in (
+        (Checkpoint(tiny_models["qwen3"]), tensors[name], "does not fit .*give the base"),
+        (base, tensors[name] * torch.nan, "up_proj merges to NaN"),
+        (base, None, "up_proj.weight is missing"),
+    ):
         own = {key: changed if key == name else value for key, value in tensors.items()}
         save_file({key: value for key, value in own.items() if value is not None}, file, metadata)
         with pytest.raises(InputError, match=line):
-            merge(tiny_llama, mask, "m", tmp_path / "weights", tmp_path / "merged")
+            merge(model, mask, "m", tmp_path / "weights", tmp_path / "merged")

@@ -1,13 +1,11 @@
-"""Two finished runs in a folder, made by the scripts in this process: what tests of damage and of full disks start
-from."""
+"""Two finished runs in a folder, made by the scripts in this process."""
 
 from pathlib import Path
 
-from hub_cache import write
+from hub_cache import write_generated
 from project import succeed
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.settings import Model
-from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 RUNS = [f"tiny-hellaswag_mini-{method}-sparsity50-sparse_to_sparse-seed0" for method in ("structured", "random")]
@@ -64,8 +62,7 @@ def make(box: Path) -> Path:
     save_tiny("llama", box / "models/tiny")
     prepare_model(Model(source=f"path:{box / 'models/tiny'}", dtype="bfloat16"), box / "models/prepared")
     task = {"task": "hellaswag_mini", "train_examples": 24, "validation_examples": 12}
-    for split, number in (("train", 24), ("validation", 12)):
-        write(box / f"data/{split}.jsonl", BY_NAME["hellaswag_mini"].generate(split, number, 0))
+    write_generated(box / "data", "hellaswag_mini", 24, 12)
     succeed("prepare_selection.py", **task, data_dir=box / "data")
     masks = {"model_path": box / "models/tiny", "output_dir": box / "masks/tiny", "sparsity": 0.5}
     for run in RUNS:

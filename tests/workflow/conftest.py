@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-import box
 import pytest
+from box import make
 from project import Study, made_once, tiny_grid
 
 
@@ -26,8 +26,14 @@ def finished_runs(shared_folder) -> Path:
     folder = shared_folder / "finished"
     with made_once(folder) as first:
         if first:
-            box.make(folder)
+            make(folder)
     return folder
+
+
+@pytest.fixture
+def box(tmp_path, finished_runs) -> Path:
+    """A copy of the two finished runs, which a test may change."""
+    return Path(shutil.copytree(finished_runs, tmp_path / "box"))
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 A stand-in trains; the workflow with the real package on its CPU backend is in tests/cerebras."""
 
 import pytest
-from project import ROOT, Study, program, tiny_grid
+import yaml
+from project import ROOT, TINY_STUDY, Study, program, tiny_grid
 
 CS3 = ["--profile", str(ROOT / "profiles/cs3")]
 STAND_IN = """#!/bin/bash
@@ -39,7 +40,6 @@ def study(tmp_path, tiny_models, monkeypatch) -> Study:
 
 
 def configure(study: Study, *, grid: dict | None = None, throughput: dict | None = None, **cerebras: object) -> None:
-    """Write the study, with other keys of its grid or settings of the appliance."""
     cells = tiny_grid("llama", "boolq_mini", ["unstructured"], sparsities=[0, 50]) | (grid or {})
     settings = {"lock": None, "job_labels": ["name=x"], "python": str(study.folder.parent / "trainer"), **cerebras}
     sections = {"backend": "cerebras", "cerebras": settings, "throughput": throughput or {}}
@@ -99,3 +99,11 @@ def test_each_batch_size_is_measured_in_turns(study):
         assert flags.count(" --batch_size ") == 1
     printed = (study.folder / "results/logs/join_measurements").glob("*.log")
     assert ["Field required" in log.read_text() for log in printed] == [True]
+
+
+def test_modelzoo_has_an_export_per_mask_and_one_of_the_dense_model(study):
+    content = yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())
+    content["training"] = TINY_STUDY["training"] | content["training"]
+    study.configure({"llama": study.model}, grid=tiny_grid("llama", "boolq_mini"), **content)
+    planned = study.planned()
+    assert (planned["export_checkpoint"], planned["train_adapter"]) == (3 * 2 + 1, 13)

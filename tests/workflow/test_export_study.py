@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 RUN = RUNS[0]
-EXPORT = ("export_study.py", "--results_dir", "results/runs", "--output_dir", "out")
+PLACES = {"results_dir": "results/runs", "output_dir": "out"}
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +34,16 @@ def study(made, tmp_path, monkeypatch) -> Path:
 
 
 def export() -> Path:
-    """Export the runs; return the folder of the first one's export."""
-    succeed("export_study.py", results_dir="results/runs", output_dir="out")
+    succeed("export_study.py", **PLACES)
     return Path("out", RUN)
 
 
 def points(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the steps and values of each chart of TensorBoard."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_shows_the_curves_and_the_results(study):
+def test_tensorboard_shows_the_curves_the_results_and_the_settings(study):
     charts = points(export())
     training, evaluation = read_record(study / "train.json"), read_record(study / "evaluation.json")
     for tag, key in (("train/loss", "loss"), ("train/learning_rate", "learning_rate")):
@@ -55,10 +53,8 @@ def test_tensorboard_shows_the_curves_and_the_results(study):
     assert charts["eval/acc"] == [(4, pytest.approx(evaluation["metrics"]["acc"]))]
     assert charts["actual_sparsity"] == [(4, pytest.approx(50, abs=0.1))]
     assert charts["probe_gsm8k_mini/exact_match"] == [(4, 0)]
-
-
-def test_tensorboard_shows_the_settings_of_a_run_as_hparams(study):
-    events = EventAccumulator(str(export())).Reload()
+    # The settings are its hparams.
+    events = EventAccumulator(f"out/{RUN}").Reload()
     content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     start = HParamsPluginData.FromString(content).session_start_info
     assert start.group_name == RUN
@@ -69,8 +65,7 @@ def test_tensorboard_shows_the_settings_of_a_run_as_hparams(study):
 
 def test_the_record_of_another_run_ends_the_export(study):
     study.rename(study.with_name(RUN.replace("seed0", "seed7")))
-    line = refused(Path("results"), *EXPORT)
-    assert f"train.json: belongs to run {RUN}" in line
+    assert f"train.json: belongs to run {RUN}" in refused(Path("results"), "export_study.py", **PLACES)
 
 
 def test_a_later_export_completes_a_run_and_doubles_nothing(study):

@@ -1,5 +1,4 @@
-"""Test the exported folder: the logits of the merged model, the hashes, the model card with the results of the run, and
-the rules that make it for who asks."""
+"""Test the exported folder, and the check of engines with it."""
 
 import shutil
 import sys
@@ -16,8 +15,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.settings import Model
 from sparseft.storage.hashes import sha256
-from tiny_models import change_json
-from transformers import AutoModelForCausalLM
+from tiny_models import change_json, loaded
 
 IDS = torch.arange(3, 51).reshape(2, 24)
 STRUCTURED, RANDOM = RUNS
@@ -41,15 +39,11 @@ def box(tmp_path_factory, finished_runs) -> Path:
 
 
 def logits(folder: Path) -> torch.Tensor:
-    """Return the logits of stock transformers, which must find every tensor in its shape and no other."""
-    model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    assert not any(loading.values()), loading
     with torch.no_grad():
-        return model.eval()(IDS).logits.float()
+        return loaded(folder)(IDS).logits.float()
 
 
 def folders(box: Path, run: str) -> tuple[Path, Path]:
-    """Return the merged model and the exported folder of a run."""
     return box / "results/runs" / run / "model_dir", box / "results/runs" / run / "export"
 
 
@@ -105,25 +99,6 @@ def test_a_merged_model_has_the_terms_of_its_base(box, tmp_path):
     assert Checkpoint(tmp_path / "model_dir").hashes() == Checkpoint(folders(box, RANDOM)[0]).hashes()
 
 
-@pytest.mark.parametrize(("change", "fault"), [
-    (lambda base: (base / "NOTICE").write_text("another text"), "NOTICE: not the file that manifest.json records"),
-    (lambda base: (base / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n"),
-     "README.md: the licence of the dense model (by-nd) forbids"),
-    (lambda base: change_json(base / "manifest.json", digest="0" * 64), "not the dense model of the run's mask"),
-])  # fmt: skip
-def test_another_dense_model_and_one_whose_terms_changed_or_forbid_it_are_not_exported(box, tmp_path, change, fault):
-    given = flags(box, RANDOM, "export_run.py", tmp_path)
-    base = Path(shutil.copytree(given["model_path"], tmp_path / "prepared"))
-    change(base)
-    assert fault in refused(tmp_path, "export_run.py", **given | {"model_path": base})
-
-
-def test_another_mask_than_that_of_the_proof_is_refused(box, tmp_path):
-    given = flags(box, RANDOM, "export_run.py", tmp_path)
-    other = flags(box, STRUCTURED, "export_run.py", tmp_path)["mask_path"]
-    assert "not the mask of the run's proof" in refused(tmp_path, "export_run.py", **given | {"mask_path": other})
-
-
 def test_a_notice_is_written_if_the_base_has_none_and_its_licence_wants_one(box, tmp_path):
     given = flags(box, RANDOM, "export_run.py", tmp_path)
     source = shutil.copytree(box / "source", tmp_path / "source", ignore=shutil.ignore_patterns("NOTICE"))
@@ -140,24 +115,34 @@ def zero_the_weights(folder: Path) -> None:
 
 # So few that an engine needs only seconds.
 FEW = {"prompts": 1, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
-# The folder that is measured in the place of one, how it is changed, and what the line names.
-OTHERS = {
-    "zeroed weights": ("export_dir", zero_the_weights, "export: not the model that"),
-    "another dense model": ("model_path", zero_the_weights, "prepared: not the model that"),
-}
 
 
-@pytest.mark.parametrize("what", OTHERS)
-def test_engines_are_checked_with_the_exported_model_and_its_dense_model_only(box, tmp_path, what):
-    flag, change, fault = OTHERS[what]
-    given = flags(box, RANDOM, "check_engines.py", tmp_path) | {"export_dir": folders(box, RANDOM)[1]} | FEW
-    change(Path(shutil.copytree(given[flag], tmp_path / given[flag].name)))
-    assert fault in refused(tmp_path, "check_engines.py", **given | {flag: tmp_path / given[flag].name})
+@pytest.mark.parametrize(("script", "flag", "change", "fault"), [
+    ("export_run.py", "model_path", lambda base: (base / "NOTICE").write_text("another text"),
+     "NOTICE: not the file that manifest.json records"),
+    ("export_run.py", "model_path", lambda base: (base / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n"),
+     "README.md: the licence of the dense model (by-nd) forbids"),
+    ("export_run.py", "model_path", lambda base: change_json(base / "manifest.json", digest="0" * 64),
+     "not the dense model of the run's mask"),
+    ("check_engines.py", "export_dir", zero_the_weights, "export: not the model that"),
+    ("check_engines.py", "model_path", zero_the_weights, "prepared: not the model that"),
+])  # fmt: skip
+def test_another_model_and_one_whose_terms_changed_or_forbid_it_are_refused(box, tmp_path, script, flag, change, fault):
+    given = flags(box, RANDOM, script, tmp_path)
+    given |= {"export_dir": folders(box, RANDOM)[1]} | FEW if script == "check_engines.py" else {}
+    other = Path(shutil.copytree(given[flag], tmp_path / given[flag].name))
+    change(other)
+    assert fault in refused(tmp_path, script, **given | {flag: other})
 
 
-def test_engines_are_not_checked_with_the_export_of_another_run(box, tmp_path):
-    given = flags(box, STRUCTURED, "check_engines.py", tmp_path) | {"export_dir": folders(box, RANDOM)[1]} | FEW
-    assert f"the export of {RANDOM}, not of {STRUCTURED}" in refused(tmp_path, "check_engines.py", **given)
+@pytest.mark.parametrize(("script", "flag", "fault"), [
+    ("export_run.py", "mask_path", "not the mask of the run's proof"),
+    ("check_engines.py", "run_id", f"the export of {RANDOM}, not of {STRUCTURED}"),
+])  # fmt: skip
+def test_the_mask_and_the_export_of_another_run_are_refused(box, tmp_path, script, flag, fault):
+    given, other = (flags(box, run, script, tmp_path) for run in (RANDOM, STRUCTURED))
+    given |= {"export_dir": folders(box, RANDOM)[1]} | FEW if script == "check_engines.py" else {}
+    assert fault in refused(tmp_path, script, **given | {flag: other[flag]})
 
 
 def test_a_model_that_changes_while_it_is_measured_is_refused(box, tmp_path):

@@ -1,36 +1,13 @@
 """A disk that fills up in any stage: one line, exit code 2, nothing half written, whatever the moment."""
 
-import gc
-import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from box import RUNS, flags
-from project import call_script
+from project import PAGE, call_script, small_disk
 
-PAGE = 4096
 STAGES = ("compute_masks.py --pruned_dir", "train.py", "reconstruct.py", "merge.py", "evaluate.py",
           "measure_throughput.py", "analyze_results.py", "export_run.py", "export_modelzoo.py")  # fmt: skip
-
-
-@contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """A file system of `size` bytes, in whole pages; of 0 bytes, one that is full."""
-    folder.mkdir()
-    options = f"size={max(size, PAGE)}"
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
-        pytest.skip("needs root, who may mount a small file system")
-    try:
-        if size < PAGE:
-            (folder / "other").write_bytes(bytes(PAGE))
-        yield folder
-    finally:
-        # A traceback may hold a mapped file.
-        gc.collect()
-        subprocess.run(["umount", folder], check=True)
 
 
 def pages(folder: Path) -> int:

@@ -14,7 +14,6 @@ SCRIPTS = ("evaluate.py", "train.py", "reconstruct.py", "compute_masks.py --prun
 
 
 def note_kernels(place: str, name: str, *words: str) -> None:
-    """Run a script, and note with which settings its model's attention runs."""
     attention = F.scaled_dot_product_attention
 
     def noting(*inputs: object, **options: object) -> torch.Tensor:

@@ -1,5 +1,4 @@
-"""Another workflow imports this one: from a folder, and from a git repository as snakedeploy writes it. The catalog
-reads it."""
+"""Another workflow imports this one: from a folder, and from a git repository as snakedeploy writes it."""
 
 import re
 import shutil

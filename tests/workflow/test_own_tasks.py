@@ -1,5 +1,4 @@
-"""The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge, with a
-probe and the perplexity of a text."""
+"""The tasks on the page docs/tasks.md, as it shows them, with a probe and the perplexity of a text."""
 
 import re
 
@@ -16,6 +15,25 @@ from tiny_models import CHAT_TEMPLATE, save_tiny
 FILE = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 FILES = dict(FILE.findall((ROOT / "docs/tasks.md").read_text()))
 OWN, QUESTIONS = (yaml.safe_load(FILES[name])["tasks"] for name in ("own.yaml", "questions.yaml"))
+# The page shows the training files only.
+VALIDATION = {
+    "my_questions/validation.jsonl": [
+        {"question": "Which of these burns?", "options": ["water", "wood"], "right": 1},
+        {"question": "Which of these can swim?", "options": ["a fish", "a hen"], "right": 0},
+    ],
+    "my_prompts/validation.jsonl": [
+        {"prompt": "Name the capital of Spain.\n", "response": "It is Madrid."},
+        {"prompt": "How many legs has a cat?\n", "response": "It has four legs."},
+    ],
+    "my_chats/validation.jsonl": [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in (("What colour is coal?", "Black."), ("What is 4 + 4?", "8"))
+    ],
+}
+NOTES = (
+    "The lake lies in the forest above the town. In winter the children cross it on their way to school, and men cut"
+    " holes into its ice. "
+)
 DOCUMENTS = ["The cat sat on the mat, and then it ran away. ", "", "It came back."]
 RUN = "results/runs/m-{}-unstructured_wanda-sparsity50-sparse_to_sparse-seed0"
 UNTRAINED = "results/runs/m-questions-unstructured_wanda-sparsity50-no_finetune-seed0"
@@ -32,6 +50,9 @@ def make(study: Study, *own: str) -> Study:
     for name, content in FILES.items():
         (study.folder / name).parent.mkdir(exist_ok=True)
         (study.folder / name).write_text(content)
+    for name, rows in VALIDATION.items():
+        write(study.folder / name, rows)
+    (study.folder / "my_notes/validation.txt").write_text(NOTES)
     for split, start in (("train", 0), ("validation", 50)):
         write(study.folder / f"arc/{split}.jsonl", [arc_row(number) for number in range(start, start + 12)])
     write(study.folder / "wiki.jsonl", [{"text": text} for text in DOCUMENTS])
@@ -44,7 +65,7 @@ def make(study: Study, *own: str) -> Study:
         grid=tiny_grid("m", "", ["unstructured_wanda"], **grid),
         tasks=tasks | {"arc_easy": {"lm_eval": "arc_easy", "local": "arc"}},
         # The masks calibrate on the tasks too.
-        masks={"calibration_examples": 3},
+        masks={"calibration_examples": 2},
         training={"steps": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.02, "lora_r": 4},
         evaluation={"probes": ["arc_easy", "questions"]},
         perplexity={"local": "wiki.jsonl", "context": 20},
@@ -54,13 +75,11 @@ def make(study: Study, *own: str) -> Study:
 
 @pytest.fixture
 def study(tmp_path) -> Study:
-    """Return a study of the page's task from a YAML file, which is only planned."""
     return make(Study(tmp_path))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Study:
-    """Return a finished study of all tasks of the page."""
     study = make(Study(tmp_path_factory.mktemp("own")), *OWN)
     study.snakemake("--cores", "2", "--quiet", "all")
     return study

@@ -69,7 +69,6 @@ def study(tmp_path, tiny_models) -> Study:
 
 
 def asked(queue: Path, rule: str) -> list[str]:
-    """What jobs of a rule asked for, in their order."""
     files = sorted(queue.glob("*.asked"), key=lambda path: int(path.stem))
     return [text for path in files if (text := path.read_text()).startswith(f"sparseft-{rule} ")]
 
@@ -92,7 +91,6 @@ def test_jobs_in_a_queue_share_no_gpu(study):
 
 
 def loaded(name: str) -> dict:
-    """Return what is defined in a program of the profile."""
     return runpy.run_path(str(ROOT / f"profiles/pbs/{name}.py"))
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos import MEASURED
+from chaos import summary
 from project import ROOT, Study
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,6 @@ CONFIGURATION = "results/analysis/configuration.yaml"
 
 
 def commands(study: Study, page: str) -> list[str]:
-    """Return the commands that a page prints."""
     return re.findall(r"```\n(.*)\n```", (study.folder / "results/analysis" / page).read_text())
 
 
@@ -34,16 +33,6 @@ def type_in(study: Study, command: str, folder: Path, *, forks_jobs: bool = Fals
     return done.stdout + done.stderr
 
 
-def summary(study: Study) -> list[dict]:
-    """Return the rows of a study's summary without its times."""
-    return [{name: value for name, value in row.items() if name not in MEASURED} for row in study.table()]
-
-
-def test_the_printed_command_plans_nothing_in_the_same_folder(own_study):
-    again, _ = commands(own_study, "EXPERIMENTS.md")
-    assert "Nothing to be done" in type_in(own_study, again, own_study.folder)
-
-
 def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(own_study, tmp_path):
     new, snakefile = Study(tmp_path / "new"), shlex.quote(str(ROOT / "Snakefile"))
     shutil.copy(own_study.folder / CONFIGURATION, new.folder)
@@ -53,8 +42,9 @@ def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(own_study,
     assert (new.folder / CONFIGURATION).read_bytes() == (own_study.folder / CONFIGURATION).read_bytes()
 
 
-def test_the_printed_analysis_writes_the_same_tables_and_pages(own_study):
-    _, analysis = commands(own_study, "EXPERIMENTS.md")
+def test_the_printed_command_plans_nothing_and_the_analysis_writes_the_same_tables_and_pages(own_study):
+    again, analysis = commands(own_study, "EXPERIMENTS.md")
+    assert "Nothing to be done" in type_in(own_study, again, own_study.folder)
     type_in(own_study, analysis, own_study.folder)
     first = own_study.folder / "results/analysis"
     names = [path.name for path in first.iterdir() if path.is_file()]

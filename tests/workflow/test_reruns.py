@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hub_cache import write
+import yaml
+from hub_cache import COLOURS, colour_row, write
 from project import ROOT, Study, copy_project, succeed, tiny_grid, tree
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -57,7 +58,6 @@ RECONFIGURED = ANALYSIS | {"write_configuration": 1}
 
 
 def of_runs(trained: int, runs: int) -> dict[str, int]:
-    """The jobs of so many runs, some of them trained."""
     return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
         ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
     )
@@ -104,19 +104,15 @@ def sources(tmp_path_factory, tiny_models) -> Study:
         "rows/train.jsonl": [{"prompt": f"{number} + 1 =", "response": f" {number + 1}"} for number in range(6)],
         "rows/validation.jsonl": [{"prompt": f"{number} + 1 =", "response": f" {number + 1}"} for number in (8, 9)],
         "rows/selection.jsonl": [{"prompt": f"{number} + 1 =", "response": f" {number + 1}"} for number in (6, 7)],
-        "quiz/train.jsonl": [{"question": q, "options": ["ice", "fire"], "right": 1} for q in ("Hot?", "Warm?")],
-        "quiz/validation.jsonl": [{"question": q, "options": ["ice", "fire"], "right": 0} for q in ("Cold?", "Cool?")],
+        "quiz/train.jsonl": [colour_row(number) for number in range(2)],
+        "quiz/validation.jsonl": [colour_row(number) for number in range(2, 4)],
         "text.jsonl": [{"text": "A text."}],
         "other_text.jsonl": [{"text": "Another text."}],
     }
     for name, rows in texts.items():
         write(folder / name, rows)
-    (folder / "quiz.yaml").write_text("include: included.yaml\ntraining_split: train\nvalidation_split: validation\n")
-    (folder / "included.yaml").write_text(
-        "output_type: multiple_choice\ndoc_to_text: '{{question}}'\n"
-        "doc_to_choice: '{{options}}'\ndoc_to_target: right\n"
-        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
-    )
+    (folder / "quiz.yaml").write_text("include: colours.yaml\nnum_fewshot: 0\n")
+    (folder / "colours.yaml").write_text(yaml.safe_dump(COLOURS))
     study.sources = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     quiz = {"lm_eval": "quiz.yaml", "local": "quiz", "train_examples": 1}
     study.configure(
@@ -132,7 +128,6 @@ def sources(tmp_path_factory, tiny_models) -> Study:
 
 @pytest.fixture
 def own_sources(tmp_path, sources) -> Study:
-    """A copy of this study, which a test may change."""
     return Study(Path(shutil.copytree(sources.folder, tmp_path / "copy")))
 
 
@@ -162,6 +157,11 @@ def test_a_source_is_prepared_again_if_its_content_changed_whatever_its_date_is(
         for source in sources.sources:
             replace(own_sources.folder / source, date, content)
         assert own_sources.planned(*PREPARED) == jobs
+
+
+def test_another_number_of_selection_rows_chooses_only_these_again(sources):
+    with sources.edited("local: rows", "local: rows\n    selection_examples: 2"):
+        assert sources.planned(*PREPARED) == {"prepare_selection": 1}
 
 
 @pytest.mark.parametrize(

@@ -28,24 +28,11 @@ MASK = "masks/tiny/masks_sparsity50_structured.pt"
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def weights(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    """Return a change of the tensors of the box's model."""
-
-    def apply(box: Path) -> None:
-        with edited(box / "models/tiny") as tensors:
-            change(tensors)
-
-    return apply
-
-
 def config(**values: object) -> Callable[[Path], None]:
-    """Return a change of keys in the config.json of the box's model."""
     return lambda box: change_json(box / "models/tiny/config.json", **values)
 
 
 def text(path: str, content: str) -> Callable[[Path], None]:
-    """Return a change that writes a file."""
-
     def apply(box: Path) -> None:
         (box / path).parent.mkdir(parents=True, exist_ok=True)
         (box / path).write_text(content)
@@ -54,7 +41,6 @@ def text(path: str, content: str) -> Callable[[Path], None]:
 
 
 def prepared(box: Path) -> None:
-    """Put the prepared model in the place of the box's model."""
     model = box / "models/tiny"
     model.rename(box / "source")
     prepare_model(parse_section(Model, {"source": f"path:{box / 'source'}"}, "model"), model)
@@ -76,19 +62,13 @@ def changed(before: Callable[[Path], None], file: str, old: str, new: str) -> Ca
 
 
 def another_model(box: Path) -> None:
-    """Put a model of other shapes in the place of the box's model."""
     shutil.rmtree(box / "models/tiny")
     save_tiny("mixtral", box / "models/tiny")
 
 
-def swapped_masks(box: Path) -> None:
-    """Put the mask of another method in the place of the run's mask."""
-    shutil.copy(box / MASK.replace("structured", "random"), box / MASK)
-
-
-def swapped_trainings(box: Path) -> None:
-    """Put the record of another run's training in the place of the run's."""
-    shutil.copy(box / "results/runs" / RUNS[1] / "train.json", box / FOLDER)
+def altered_weight(box: Path) -> None:
+    with edited(box / "models/tiny") as tensors:
+        tensors[UP][0, 0] += 1
 
 
 def overflowing(box: Path) -> None:
@@ -120,12 +100,15 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("compute_masks.py", {}, changed(prepared, "models/tiny/config.json", "1e-06", "1e-05"),
      ["models/tiny/config.json", "manifest.json"]),
     ("train.py", {}, another_model, ["masks_sparsity50_structured.pt", "layers missing"]),
-    ("merge.py", {}, weights(lambda tensors: tensors[UP][0, 0].add_(1)), ["masks_sparsity50_structured.pt"]),
+    ("merge.py", {}, altered_weight, ["masks_sparsity50_structured.pt"]),
     ("train.py", {}, text("models/tiny/adapter_config.json", "{}"), ["adapter_config.json"]),
     # The masks' flags.
     ("compute_masks.py", {"sparsity": "0.333"}, None, ["sparsity", "0.333"]),
     ("compute_masks.py", {"method": "structured", "scope": "row"}, None, ["scope"]),
     ("compute_masks.py", {"method": "unstructured_wanda"}, None, ["unstructured_wanda", "--task"]),
+    # Methods that run the model need a prepared one.
+    ("compute_masks.py", {"model_path": "@zoo.mdl", "method": "unstructured_wanda", "task": "hellaswag_mini",
+                          "data_dir": "@data"}, None, ["prepare_model.py --source mdl:", "zoo.mdl"]),
     ("compute_masks.py", {"method": "unstructured_wanda_on_c4"}, None, ["--text"]),
     ("compute_masks.py", {"method": "unstructured_wanda_on_c4", "text": "@own.jsonl", "calibration_examples": 2,
                           "calibration_length": 4},
@@ -162,13 +145,14 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("validate_sparsity.py", {"tolerance": 0.5}, None, ["tolerance", "0.5"]),
     # The adapter and the merge.
     ("merge.py", {}, overflowing, ["NaN or infinity"]),
-    ("merge.py", {}, swapped_masks, ["mask"]),
+    ("merge.py", {}, lambda box: shutil.copy(box / MASK.replace("structured", "random"), box / MASK), ["mask"]),
     ("merge.py", {"run_id": UNTRAINED}, None, [UNTRAINED]),
     ("merge.py", {"adapter": None}, None, [RUN]),
     ("evaluate.py --adapter", {"run_id": RUN.replace("seed0", "seed1")}, None, ["its run_id is", "seed1"]),
     # The export.
     ("export_run.py", {"run_id": UNTRAINED}, None, ["validation_report.json: of another run"]),
-    ("export_run.py", {}, swapped_trainings, ["train.json: of another run"]),
+    ("export_run.py", {}, lambda box: shutil.copy(box / "results/runs" / RUNS[1] / "train.json", box / FOLDER),
+     ["train.json: of another run"]),
     ("export_run.py", {"model_path": "@models/tiny"}, None, ["manifest.json: no such file"]),
     ("export_run.py", {"gguf": "f16"}, None, ["gguf and converter"]),
     ("export_run.py", {"gguf": "f16", "converter": "/nowhere/python convert.py"}, None,
@@ -199,12 +183,6 @@ ROWS: list[tuple[str, dict, Callable[[Path], object] | None, list[str]]] = [
     ("evaluate.py", {"output": f"@{FOLDER}/before_merge.json"}, None, ["before_merge.json: ", "would be lost"]),
     ("validate_sparsity.py", {"output": f"@{FOLDER}/merge.json"}, None, ["merge.json: ", "would be lost"]),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def box(tmp_path, finished_runs) -> Path:
-    """Return a folder with two finished runs, which a test may change."""
-    return Path(shutil.copytree(finished_runs, tmp_path / "box"))
 
 
 @pytest.mark.parametrize(("script", "changed_flags", "change", "named"), ROWS)

@@ -1,91 +1,50 @@
-"""The third split of a study with named trainings: what is planned, what stays as it is, and what is refused."""
+"""The third split of a study with named trainings."""
 
-from pathlib import Path
+from contextlib import AbstractContextManager
 
 import pytest
-import yaml
-from hub_cache import write
-from project import Study, succeed, tiny_grid
+from project import Study, succeed
 
-CELL = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense"
+RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-{}seed0"
 UNTRAINED = "results/runs/llama-boolq_mini-unstructured-sparsity50-no_finetune-seed0"
 OF_RUN = "train_adapter merge_adapter validate_sparsity evaluate_run evaluate_adapter evaluate_selection".split()
+MANIFEST = "data/boolq_mini/selection_manifest.json"
 ANALYSIS = {"write_configuration": 1, "analyze_results": 1, "analyze": 1}
-SHORT = {"short": {"steps": 2}}
-LONG = {"long": {"steps": 4, "learning_rate": 0.01}}
+SHORT, LONG = "short: {steps: 2}", "long: {steps: 4, learning_rate: 0.01}"
 
 
-@pytest.fixture
-def study(tmp_path, tiny_models) -> Study:
-    study = Study(tmp_path / "study")
-    study.models = tiny_models
-    return study
-
-
-def configure(study: Study, trainings: dict, **sections: object) -> None:
-    """Write a study of one trained cell at 50 % with these trainings."""
-    cell = {"sparsities": [50], "modes": ["sparse_to_dense"], "trainings": trainings}
-    grid = tiny_grid("llama", "boolq_mini", ["unstructured"], **cell, **sections.pop("grid", {}))
-    study.configure(study.models, grid=grid, keep_merged=True, **sections)
-
-
-def test_only_trainings_with_a_name_are_evaluated_on_the_selection_rows(study):
-    configure(study, SHORT | LONG)
-    planned = study.planned()
-    assert (planned["prepare_selection"], planned["evaluate_selection"]) == (1, 2)
-    assert (planned["evaluate_run"], planned["merge_adapter"]) == (3, 3)
-    assert study.planned("evaluate").items() >= {"evaluate_selection": 2, "evaluate_run": 3}.items()
-    output = study.snakemake(f"{UNTRAINED}/selection.json", "--dry-run", expect=2)
-    assert "no stage and no rule makes it" in output
-    configure(study, {})
-    assert not {"prepare_selection", "evaluate_selection"} & study.planned().keys()
-
-
-def test_selection_rows_are_chosen_again_without_the_other_rows_for_their_own_flags(study):
-    for split, word in (("train", "Ice"), ("validation", "Snow")):
-        rows = [{"passage": f"{word} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]
-        write(study.folder / f"own/{split}.jsonl", rows)
-    task, chosen = {"local": "own", "train_examples": 4}, "data/boolq/selection.jsonl"
-    configure(study, SHORT, tasks={"boolq": task}, grid={"tasks": ["boolq"]})
-    study.snakemake(chosen)
-    assert study.planned(chosen) == {}
-    configure(study, SHORT, tasks={"boolq": task | {"selection_examples": 2}}, grid={"tasks": ["boolq"]})
-    assert study.planned(chosen) == {"prepare_selection": 1}
+def trainings(study: Study, *names: str) -> AbstractContextManager:
+    """Give the study's three trained cells named trainings."""
+    return study.edited("  tasks:\n", f"  trainings: {{{', '.join(names)}}}\n  tasks:\n")
 
 
 @pytest.mark.slow
 def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are(own_study):
-    study = own_study
-    # Another test process may have made the model.
-    source = yaml.safe_load((study.folder / "study.yaml").read_text())["models"]["llama"]["source"]
-    study.models = {"llama": Path(source.removeprefix("path:"))}
-    before = {path: path.read_bytes() for path in sorted((study.folder / "data").rglob("*.json*"))}
-    before |= {path: path.read_bytes() for path in (study.folder / f"{CELL}-seed0").glob("*.json")}
-
-    configure(study, SHORT)
-    planned = study.planned()
-    assert planned == dict.fromkeys(OF_RUN, 1) | {"prepare_selection": 1} | ANALYSIS
-    study.snakemake()
-    assert study.planned() == {}
+    run, evaluated = f"results/runs/{RUN.format('short-')}", own_study.folder / "results/runs" / RUN.format("")
+    before = {path: path.read_bytes() for path in sorted((own_study.folder / "data").rglob("*.json*"))}
+    before |= {path: path.read_bytes() for path in evaluated.glob("*.json")}
+    with trainings(own_study, SHORT):
+        assert own_study.planned() == dict.fromkeys(OF_RUN, 3) | {"prepare_selection": 1} | ANALYSIS
+        output = own_study.snakemake(f"{UNTRAINED}/selection.json", "--dry-run", expect=2)
+        assert "no stage and no rule makes it" in output
+        own_study.snakemake()
+        assert own_study.planned() == {}
     assert {path: path.read_bytes() for path in before} == before
-    record = study.json(f"{CELL}-short-seed0/selection.json")
-    manifest = study.json("data/boolq_mini/selection_manifest.json")
+    record, manifest = (own_study.json(place) for place in (f"{run}/selection.json", MANIFEST))
     assert record["inputs"]["data"] == manifest["sha256"]
     assert {split: record["inputs"][split] for split in ("train", "validation")} == manifest["disjoint_from"]
-    assert not (study.folder / UNTRAINED / "selection.json").exists()
-    rows = {row["run_id"]: row for row in study.table()}
-    row = rows.pop(Path(f"{CELL}-short-seed0").name)
+    rows = {row["run_id"]: row for row in own_study.table()}
+    row = rows[RUN.format("short-")]
     assert (float(row["selection_value"]), record["examples"]) == (pytest.approx(record["value"]), 12)
     assert row["status"] == "sound"
-    assert {other["selection_value"] for other in rows.values()} == {""}
+    assert [bool(row["selection_value"]) for row in rows.values()] == ["-short-" in run_id for run_id in rows]
 
-    configure(study, SHORT | LONG)
-    assert study.planned() == dict.fromkeys(OF_RUN, 1) | ANALYSIS
-    configure(study, SHORT)
+    with trainings(own_study, SHORT, LONG):
+        assert own_study.planned() == dict.fromkeys(OF_RUN, 3) | ANALYSIS
     # Without its record, the run is in the tables, and missing.csv says what it lacks.
-    (study.folder / f"{CELL}-short-seed0/selection.json").unlink()
-    assert study.planned()["evaluate_selection"] == 1
-    succeed("analyze_results.py", results_dir=study.folder / "results/runs", output_dir=study.folder / "again")
-    (gap,) = study.table("again/missing.csv")
+    (own_study.folder / run / "selection.json").unlink()
+    with trainings(own_study, SHORT):
+        assert own_study.planned()["evaluate_selection"] == 1
+    succeed("analyze_results.py", results_dir=own_study.folder / "results/runs", output_dir=own_study.folder / "again")
+    (gap,) = own_study.table("again/missing.csv")
     assert (gap["left_out"], gap["reason"].partition(";")[0]) == ("False", "selection.json: no such file or directory")
-    assert study.json(f"{CELL}-short-seed0/train.json")["steps"] == 2

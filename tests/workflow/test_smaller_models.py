@@ -1,5 +1,4 @@
-"""Models without some experts, decoder layers or channels through the workflow, and a model that is made from one of
-them."""
+"""Models without some experts, decoder layers or channels through the workflow, and one that is made from another."""
 
 import pytest
 import yaml

@@ -14,10 +14,9 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from hub_cache import write
+from hub_cache import write_generated
 from project import ROOT, read_record, succeed
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import hold_together
 from tiny_models import save_tiny
 
@@ -34,13 +33,11 @@ def box(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("box")
     model = save_tiny("llama", folder / "model", torch.float32)
     succeed("compute_masks.py", model_path=model, output_dir=folder, sparsity=0.5, method="unstructured")
-    for split, number in (("train", 32), ("validation", 5)):
-        write(folder / f"{split}.jsonl", BY_NAME["boolq_mini"].generate(split, number, 0))
+    write_generated(folder, "boolq_mini", 32, 5)
     return folder
 
 
 def flags(box: Path, output: Path, **changes: object) -> list[str]:
-    """Return the flags of train.py."""
     mask = box / "masks_sparsity50_unstructured.pt"
     places = {"model_path": box / "model", "mask_path": mask, "data_dir": box, "output_dir": output}
     run_id = "tiny-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0"
@@ -63,27 +60,6 @@ def wait_for(is_so: Callable[[], bool], is_alive: Callable[[], bool]) -> None:
     """Wait until something is so, or what makes it so has ended."""
     while is_alive() and not is_so():
         time.sleep(0.001)
-
-
-def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(box, tmp_path):
-    # Three batches of validation rows.
-    settings = {"steps": 4, "eval_every": 2, "save_every": 0, "evaluation_batch_size": 2}
-    one = train(box, tmp_path / "one", **settings)
-    half = train(box, tmp_path / "half", 2, **settings, shard_model=1)
-    command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "two", **settings)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    two = read_record(tmp_path / "two/train.json")
-    assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
-    assert [record["processes"] for record in (one, two, half)] == [1, 2, 2]
-    assert one["tokens"] == two["tokens"] == half["tokens"]
-    assert (two["loss_curve"], two["eval_curve"]) == (half["loss_curve"], half["eval_curve"])
-    # AdamW would hide a factor in the norms.
-    for key, accuracy in (("loss", 1e-5), ("gradient_norm", 1e-3)):
-        ours, theirs = ([point[key] for point in record["loss_curve"]] for record in (two, one))
-        assert ours == pytest.approx(theirs, rel=accuracy)
-    ours, theirs = ([point["eval_loss"] for point in record["eval_curve"]] for record in (two, one))
-    assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

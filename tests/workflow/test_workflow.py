@@ -1,5 +1,4 @@
-"""The whole workflow. That each method masks and merges each architecture rightly is tested in tests/pruning and
-tests/lora."""
+"""The whole workflow."""
 
 import pytest
 from project import Study, tiny_grid

@@ -18,7 +18,9 @@ Choice = Literal["shuffled", "get_c4"]
 SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
-TEXT = rf"^({SELF}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
+# The text of a user, of which `snakemake ship` reads a part (data/split.py).
+SHIP = "ship"
+TEXT = rf"^({SELF}|{SHIP}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
 IN_WORDS[TEXT] = 'write a .jsonl file with {"text": ...} on each line, a .txt file, hub:ORG/NAME or self'
 
 
@@ -143,7 +145,7 @@ class Perplexity(Section):
 
 def _has_documents(text: object) -> bool:
     """Return whether a text is in a file or on the hub."""
-    return isinstance(text, str) and text != SELF
+    return isinstance(text, str) and text not in (SELF, SHIP)
 
 
 def _default(of_documents: int, own: int) -> Any:
@@ -162,8 +164,8 @@ class CalibrationText(Section):
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or
     `hub:ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`. `self` is a text
-    that the dense model samples. A list is a mixture of texts by their names here, of `self`, and of `task`: the
-    training examples of the run's task."""
+    that the dense model samples, and `ship` a part of `ship.texts`. A list is a mixture of texts by their names here,
+    of `self`, and of `task`: the training examples of the run's task."""
     shares: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """How the windows of a mixture are divided among its parts, in their order. Equally, if it is empty."""
     examples: Positive = _default(EXAMPLES, OWN_EXAMPLES)
@@ -198,7 +200,7 @@ class CalibrationText(Section):
     @property
     def local(self) -> str | None:
         """Return the file of the text; None if the text is elsewhere."""
-        return self.text if isinstance(self.text, str) and self.text != SELF and not self.hub else None
+        return str(self.text) if _has_documents(self.text) and not self.hub else None
 
     @property
     def parts(self) -> list[str]:

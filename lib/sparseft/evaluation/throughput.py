@@ -26,7 +26,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.prepared import find_task
 from sparseft.errors import InputError, end
 from sparseft.evaluation.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
-from sparseft.language_model.batches import encode_splits, of_length, shuffled
+from sparseft.language_model.batches import encode_splits, of_length
 from sparseft.language_model.hardware import choose_device, peak_memory, start
 from sparseft.limits import limited_memory
 from sparseft.masks.mask_file import read_mask
@@ -169,7 +169,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     cpu_begin = time.process_time()
     progress = train_part(part, examples, settings, seed, accelerator)
     cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
-    batches = shuffled(examples, settings.batch_size, settings.length_buckets, seed)
+    batches = settings.batches(examples, seed)
     timed_batches = islice(batches, throughput.warmup_steps, settings.steps)
     return {
         "seconds": sum(progress.seconds[throughput.warmup_steps :]),

@@ -7,9 +7,9 @@ its top only the standard library. export/engines.py writes the request and read
 
     request   model (a folder, or a GGUF file), threads, prompts (lists of token ids of one length), new_tokens, load
               (the numbers of prompts at once), and the continuation of each prompt that is scored; null means the
-              tokens that the engine itself generates
-    answer    tokens and log_likelihoods per prompt (those of its tokens after the first, and of the continuation), and
-              the fields of EngineUse in export/engine_record.py
+              tokens that the engine itself generates. `scored` has other lists of token ids, if there are any
+    answer    tokens and log_likelihoods per prompt (those of its tokens after the first, and of the continuation), the
+              log-likelihood of each list in `scored`, and the fields of EngineUse in export/engine_record.py
 
 Two other requests: an empty one is answered by the version. One with `quantized` (the path of a GGUF file that is
 written from `model`) and `format` asks llama.cpp's own quantiser; its answer is the version too.
@@ -44,6 +44,11 @@ class Engine(NamedTuple):
     generate: Callable[[list[Tokens], int], list[Tokens]]
     score: Callable[[Tokens], list[float]]
     is_on_cpu: bool
+
+
+def longest(request: dict[str, Any]) -> int:
+    """Return the tokens of the longest sequence that an engine reads for a request."""
+    return max(max(map(len, request["prompts"])) + request["new_tokens"], *map(len, request["scored"]), 0)
 
 
 def transformers(request: dict[str, Any]) -> Engine:
@@ -86,7 +91,7 @@ def vllm(request: dict[str, Any]) -> Engine:
         request["model"],
         # By itself vLLM would round a model in float32.
         dtype=json.loads(Path(request["model"], "config.json").read_text())["dtype"],
-        max_model_len=max(map(len, request["prompts"])) + request["new_tokens"] + 1,
+        max_model_len=longest(request) + 1,
         max_num_seqs=max(request["load"]),
         # The same prompt is computed twice.
         enable_prefix_caching=False,
@@ -136,7 +141,7 @@ def llama_cpp(request: dict[str, Any]) -> Engine:
     if not model:
         sys.exit(f"llama-cpp-python {installed_version('llama_cpp')} cannot load the file ({errors[0]}): is it older?")
     vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
-    length = max(map(len, request["prompts"])) + request["new_tokens"]
+    length = longest(request)
 
     @cache
     def context(sequences: int, cache_type: int | None = None) -> Any:
@@ -276,6 +281,7 @@ def main(engine: str, request_file: str, answer_file: str) -> None:
         answer = measure(loaded, prompts, request["new_tokens"], request["threads"], request["load"])
         pairs = zip(prompts, request["continuations"] or answer["tokens"], strict=True)
         answer["log_likelihoods"] = [loaded.score(prompt + continuation) for prompt, continuation in pairs]
+        answer["scored"] = [sum(loaded.score(tokens)) for tokens in request["scored"]]
     else:
         answer = {"version": installed_version(engine)}
         if request:

@@ -43,6 +43,7 @@ class Answer(EngineUse):
 
     tokens: list[list[int]]
     log_likelihoods: list[list[Annotated[float, Field(ge=-LARGEST_LOSS)]]]
+    scored: list[float] = Field([])
 
 
 def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
@@ -86,19 +87,9 @@ def measure(
                 write_gguf(settings, folder, files[name], name)
         for _ in range(settings.repeats):
             for (engine, (python, version)), (name, folder) in product(engines.items(), models.items()):
-                place, weights = folder, Checkpoint(folder).files
-                if engine == LLAMA_CPP:
-                    place, weights = files[name], [files[name]]
-                request = {
-                    "model": str(place),
-                    "threads": threads,
-                    "prompts": prompts,
-                    "continuations": references[name].tokens if name in references else None,
-                    "new_tokens": settings.new_tokens,
-                    "load": sorted({1, *settings.load}),
-                }
-                _forget(weights)
-                answer = call_engine(engine, python, request, settings, partial(_read_answer, request=request))
+                place = files[name] if engine == LLAMA_CPP else folder
+                continuations = references[name].tokens if name in references else None
+                answer = ask(engine, python, place, prompts, settings, threads, continuations=continuations)
                 yield _result(
                     answer,
                     references.setdefault(name, answer),
@@ -106,8 +97,39 @@ def measure(
                     version=version,
                     model=name,
                     bound=_bound(folder, engine, settings),
-                    weight_bytes=sum(file.stat().st_size for file in weights),
+                    weight_bytes=sum(file.stat().st_size for file in weight_files(place)),
                 )
+
+
+def ask(
+    engine: str,
+    python: str,
+    place: Path,
+    prompts: list[list[int]],
+    settings: Export,
+    threads: int,
+    *,
+    continuations: list[list[int]] | None = None,
+    scored: Sequence[list[int]] = (),
+) -> Answer:
+    """Return the answer of an engine with the model in `place`, a folder or a GGUF file, as engine_process.py
+    describes it."""
+    request = {
+        "model": str(place),
+        "threads": threads,
+        "prompts": prompts,
+        "continuations": continuations,
+        "new_tokens": settings.new_tokens,
+        "load": sorted({1, *settings.load}),
+        "scored": list(scored),
+    }
+    _forget(weight_files(place))
+    return call_engine(engine, python, request, settings, partial(_read_answer, request=request))
+
+
+def weight_files(place: Path) -> list[Path]:
+    """Return the files with the weights of a model: those of a folder, or a GGUF file itself."""
+    return Checkpoint(place).files if place.is_dir() else [place]
 
 
 def _forget(weights: Sequence[Path]) -> None:
@@ -155,6 +177,7 @@ def _read_answer(path: Path, request: dict[str, Any]) -> Answer:
     answer, prompts, new = read_record_file(path, Answer), request["prompts"], request["new_tokens"]
     lengths = [list(map(len, rows)) for rows in (answer.tokens, answer.log_likelihoods)]
     expected = [[new for _ in prompts], [len(prompt) - 1 + new for prompt in prompts]]
-    if lengths != expected or [one.at_once for one in answer.loads] != request["load"]:
+    counts = [one.at_once for one in answer.loads], len(answer.scored)
+    if lengths != expected or counts != (request["load"], len(request["scored"])):
         raise InputError(f"{path.name}: not {new} tokens for each of {len(prompts)} prompts", ADVICE)
     return answer

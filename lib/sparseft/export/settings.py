@@ -6,13 +6,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.section import Faults, Length, Positive, Section, Small
+from sparseft.section import Faults, Length, Place, Positive, Section, Small, refuse
 
 # The engines that export/engine_process.py runs. transformers is the reference.
 ENGINES = ("transformers", "vllm", LLAMA_CPP := "llama_cpp")
 # The formats that llama.cpp's quantiser writes -> the weights of a row that share a scale.
 QUANTIZED = {"q6_k": 256, "q5_k_m": 256, "q4_k_m": 256, "q4_0": 32}
 ADVICE = "name the Python of an environment that has the engine (docs/smaller_models.md)"
+# The GGUF formats, from the largest to the smallest.
+Format = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
+# What may leave a model that becomes smaller. `both` takes a tenth of the decoder layers first, then channels.
+Candidate = Literal["channels", "layers", "both"]
+CANDIDATES: list[Candidate] = ["channels", "layers", "both"]
 EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 
 
@@ -20,7 +25,7 @@ class Export(Section):
     """Set what `export` and `engines.json` in a run's folder hold (docs/smaller_models.md). No study needs them. Ask
     for them by their names, or for all of them with the stage `engines`."""
 
-    gguf: Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"] | None = None
+    gguf: Format | None = None
     """Number format of a GGUF file beside the exported model. Null means that there is none. Those of fewer bits than
     q8_0 are written by the quantiser of the engine `llama_cpp`."""
     converter: str | None = Field(None, examples=["/opt/llama.cpp/bin/python /opt/llama.cpp/convert_hf_to_gguf.py"])
@@ -73,3 +78,45 @@ class Export(Section):
         for name, python in self.pythons.items():
             if not which(python):
                 raise InputError(f"{target}: export.engines: {name}:{python}: no such program", ADVICE)
+
+
+class Wish(Section):
+    """Set the speed or the size that a served model must have, and the shapes and formats that are tried for it."""
+
+    speed: float | None = Field(None, gt=1, le=100, examples=[1.3])
+    """Generated tokens per second, as a multiple of the dense model's in the first format."""
+    bytes: float | None = Field(None, gt=0, examples=[100e6])
+    """Largest size of the files with the weights."""
+    candidates: list[Candidate] = CANDIDATES
+    """What may leave the model: channels of the MLP, decoder layers, or a tenth of the layers and then channels. The
+    share is searched. The dense model is always among the candidates. An empty list prunes nothing."""
+    formats: list[Format] = Field([], examples=[["q8_0", "q4_k_m"]])
+    """GGUF formats in which every candidate is measured, with the engine llama_cpp. Name that in which you would serve
+    the dense model first. Empty: the model's own number format, in transformers or vLLM."""
+
+    def contradictions(self) -> Faults:
+        """Return what may be wrong with the wish, and whether it is."""
+        return {"speed and bytes are two wishes; set one": self.speed and self.bytes}
+
+    def check(self) -> None:
+        """Raise InputError if nothing is wished."""
+        refuse({"ship: nothing is wished; set speed or bytes": not (self.speed or self.bytes)})
+
+
+class Ship(Wish):
+    """Set what `snakemake ship` decides: which file of a model to serve (docs/smaller_models.md).
+
+    `export.engines` names the engine that serves it; without one it is transformers."""
+
+    model: str = Field(examples=["smollm2"])
+    """The model, by its name under `models:`."""
+    texts: list[Place] = Field([], examples=[["manuals.txt", "tickets.jsonl"]])
+    """Texts of yours that the model will read: .jsonl files with the field `text`, or .txt files. Each is divided into
+    a part for the calibration, one for the training, and one that is held out, by which the candidates are judged."""
+    prompts: Place | None = Field(None, examples=["prompts.jsonl"])
+    """A .jsonl file of prompts of yours, in the field `text`. The dense model's answers to them are one more text.
+    Without texts and prompts, the model samples a text."""
+    siblings: list[str] = Field([], examples=[["smaller"]])
+    """Other models under `models:`, such as the next smaller one of the family, which are measured too, untrained."""
+    task: str | None = Field(None, examples=["hellaswag"])
+    """A task on which each candidate is evaluated too: a name under `tasks:` or of lm-eval's."""

@@ -245,7 +245,7 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     for (job, rule, benchmarks), number in equal.items():
         if measured := _measured(requests, job, Path(requests.config.paths.benchmarks, rule).glob(benchmarks)):
             source, seconds = "measured here before", mean(measured)
-        elif job.kind == "engines" or job.appliance(requests.config):
+        elif job.appliance(requests.config):
             source, seconds = "of unknown time", 0
         else:
             source = "estimated"

@@ -26,7 +26,7 @@ class Speeds(NamedTuple):
     disk: float
 
 
-# An AMD EPYC (Zen 4), from whole jobs (docs/results.md).
+# An AMD EPYC (Zen 4), from whole jobs (benchmarks/results).
 TYPICAL = Speeds({4: 80e9, 2: 200e9}, disk=1e9)
 
 
@@ -75,6 +75,14 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             # The teacher has no backward.
             passes = 4 if settings.distillation else 3
             return (passes * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.mean
+        case "engines":
+            # The dense model and the run.
+            return 2 * config.export.repeats * (1 + len(config.export.engines)) * _served_tokens(config, reading)
+        case "serving":
+            assert config.ship
+            # Each candidate is measured about as often as the search measures shapes.
+            models = 2 + len(config.ship.candidates) + len(config.ship.siblings)
+            return models * config.export.repeats * max(1, len(config.ship.formats)) * _served_tokens(config, reading)
         case "throughput":
             measured = config.throughput
             examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)
@@ -87,3 +95,12 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
 
     tokens = sum(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
     return tokens + perplexity_tokens(config) + config.evaluation.divergence_length * config.divergence_windows
+
+
+def _served_tokens(config: Config, reading: float) -> float:
+    """Return how many tokens pass an engine that measures one model once."""
+    export = config.export
+    # With a warm-up, and each group of prompts twice (export/engine_process.py).
+    groups = {at_once: math.ceil(export.prompts / at_once) for at_once in (1, *export.load)}
+    read = sum(at_once * (2 * number + 1) * export.prompt_tokens for at_once, number in groups.items())
+    return read + sum((number + 1) * export.new_tokens * reading for number in groups.values())

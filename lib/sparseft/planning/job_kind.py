@@ -14,11 +14,11 @@ from sparseft.trainers.backends.backend import Appliance
 PLACED = ("evaluation", "selection", "sampling")
 # All that run the model. The others are `prepare`; `weights`, which makes masks without examples; `merge` and `proof`,
 # which read a model some rows at a time; `import` and `export`, which do it matrix by matrix.
-RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", "engines", *PLACED)
+RUN_THE_MODEL = ("training", "throughput", "reconstruction", "mask", "engines", "serving", *PLACED)
 # Those that the backend of the study runs.
 TRAINING = ("training", "throughput")
 # The wildcards that decide, beside the model, if they are not the task and the training.
-DECIDING = {"mask": ("task", "method"), "sampling": ("text",)}
+DECIDING = {"mask": ("task", "method"), "sampling": ("text",), "serving": ()}
 
 
 @dataclass(frozen=True)

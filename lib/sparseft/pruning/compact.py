@@ -59,13 +59,9 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
         # The first pruned units are kept too, so that their number is a multiple.
         units[np.flatnonzero(~units)[: -units.sum() % groups[first.unit].multiple]] = True
         sizes[first.unit].setdefault(int(units.sum()), first.layer)
-        for part in parts:
-            kept = np.repeat(units, part.width)
-            for kind in ("weight", "bias") if part.axis == 0 else ("weight",):
-                name = f"{part.layer}.{kind}"
-                cuts[name] = Cut(name, kept, part.axis)
-                if part.axis == 1:
-                    left_out[name] = ~kept
+        own = cuts_of(parts, units)
+        cuts |= own
+        left_out |= {name: ~cut.kept for name, cut in own.items() if cut.kept is not None and cut.axis == 1}
     for unit, layers in sizes.items():
         if len(layers) > 1 or 0 in layers:
             kept_units = " and ".join(f"{size} in {layer}" for size, layer in layers.items())
@@ -78,6 +74,15 @@ def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[
         if (checkpoint.read(name)[:, columns] << 1).any():
             raise InputError(f"{name}: a pruned column is not zero", "give the model that the mask has pruned")
     return cuts, {unit: next(iter(layers)) for unit, layers in sizes.items()}
+
+
+def cuts_of(parts: list[Part], units: np.ndarray) -> dict[str, Cut]:
+    """Return the cut of each tensor of coupled layers that keep `units`, bool (units,)."""
+    return {
+        (name := f"{part.layer}.{kind}"): Cut(name, np.repeat(units, part.width), part.axis)
+        for part in parts
+        for kind in (("weight", "bias") if part.axis == 0 else ("weight",))
+    }
 
 
 def _kept_units(mask: Mask, parts: list[Part]) -> np.ndarray:

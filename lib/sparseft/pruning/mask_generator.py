@@ -111,8 +111,8 @@ class MaskPass:
         assert importance and importance.statistic, f"{self.method.name} has no allocation"
         norms = self.calibration.compute(self.checkpoint, importance.statistic)
         source = scored_source(self.checkpoint, importance, norms)
-        shares, group = outlier_shares(source, self.shapes, self.settings.owl_m), self.method.pattern.group
-        return shares, allocate(shares, self.shapes, self.percents, self.settings.owl_lambda, group)
+        shares, group = outlier_shares(source, self.shapes, self.settings), self.method.pattern.group
+        return shares, allocate(shares, self.shapes, self.percents, self.settings, group)
 
     def ranking(
         self, source: Source, dtypes: Mapping[str, str | None], emit: Emit, allocated: Allocated = None

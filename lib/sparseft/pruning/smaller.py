@@ -45,7 +45,7 @@ def remove_units(masks: MaskPass) -> None:
     order = np.argsort(scores, axis=1, kind="stable")
     removed, kept = (np.sort(part, axis=1).tolist() for part in np.split(order, [number], axis=1))
     changes = architecture.config_of_part(checkpoint.config, units.key, kept[0])
-    cut_of = partial(_cut_of, architecture, units, kept)
+    cut_of = partial(unit_cut, architecture, units, kept)
     with (
         atomic_files(files.report, MaskReport.known_by) as folder,
         atomic_folder(files.base, "manifest.json", PrunedManifest.known_by) as base,
@@ -62,7 +62,7 @@ def remove_units(masks: MaskPass) -> None:
         write_report(folder, files, meta, writer, units=rows)
 
 
-def _cut_of(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:
+def unit_cut(architecture: Architecture, units: Units, kept: Kept, tensor: Tensor) -> Cut | None:
     """Return what is kept of a tensor; None if its unit is removed."""
     if numbers := units.unit_of(tensor.name):
         group, unit = numbers

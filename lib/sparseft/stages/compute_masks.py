@@ -45,6 +45,7 @@ from sparseft.study import targets
 from sparseft.study.config import Config
 
 if TYPE_CHECKING:
+    from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.pruning.mask_generator import MaskPass
 
 
@@ -135,7 +136,6 @@ def run(
         is_added: keep the report of an earlier pass; each sparsity gets a report of its own,
             report_{method}_sparsity{XX}.json
     """
-    from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
     from sparseft.pruning.mask_generator import MaskPass
 
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
@@ -145,12 +145,7 @@ def run(
         check_method(value, settings, percents, examples)
         if value.has_pruned_base and not (pruned_dir and format == "pt"):
             raise InputError(f"{value.name} writes a pruned base", "give --pruned_dir for it, and leave --format out")
-    checkpoint = open_checkpoint(model_path)
-    if isinstance(checkpoint, ModelZooCheckpoint) and any(value.uses_examples for value in methods):
-        raise InputError(
-            f"{model_path}: to run the model, it must be a Hugging Face checkpoint",
-            f"prepare_model.py --source mdl:{model_path}, then give that folder",
-        )
+    checkpoint = checkpoint_for(methods, model_path)
     passes = []
     for value in methods:
         bases = pruned_dir if value.has_pruned_base else None
@@ -169,6 +164,19 @@ def run(
             hold(one.files.base)
         prune = pruning_of(one.method)
         prune(replace(one, calibration=calibration_of(one.method, settings, examples, threads)))
+
+
+def checkpoint_for(methods: list[Method], path: Path) -> Checkpoint:
+    """Return the checkpoint. Raises InputError if a method looks at examples and the checkpoint cannot be run."""
+    from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
+
+    checkpoint = open_checkpoint(path)
+    if isinstance(checkpoint, ModelZooCheckpoint) and any(value.uses_examples for value in methods):
+        raise InputError(
+            f"{path}: to run the model, it must be a Hugging Face checkpoint",
+            f"prepare_model.py --source mdl:{path}, then give that folder",
+        )
+    return checkpoint
 
 
 def pruning_of(method: Method) -> Callable[[MaskPass], object]:

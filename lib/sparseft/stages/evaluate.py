@@ -21,12 +21,13 @@ split, else local_text_ppl_N. With --probes it also evaluates the model on other
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts.types import PositiveInt
 
-from sparseft.command import Threads
+from sparseft.command import Flags, Threads
 from sparseft.data.overlap import Texts, shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import SELECTION, read_selection
@@ -43,7 +44,7 @@ from sparseft.storage.record import claim_record
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.tasks.metrics import LOSS, perplexity_name
-from sparseft.tasks.task import DOCUMENT_BREAK, SplitRows, Task
+from sparseft.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,23 +72,44 @@ def settings(config: Config, cell: Any, split: str = "", everything: bool = Fals
 VERSION = 1
 # Among the sets whose overlap is searched, the name of the perplexity's text. No task has a blank in its name.
 TEXT = "the text"
+# A task, its rows by split, and the sha256 of their files.
+TaskRows = tuple[Task, SplitRows, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Say what the model is evaluated on.
+
+    Args:
+        task: name of the task
+        data_dir: folder with the rows of the task
+        split: the rows on which the model is evaluated
+        wikitext2: text of the perplexity: a .txt file, or a .jsonl file with a document per row
+        context: tokens per window of the perplexity; model for the model's own context
+        probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
+        divergence: text that the dense model has sampled at temperature 1 (sample_text.py), for the divergence from it
+        dense: folder of the dense model, with --divergence
+        calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
+    """
+
+    task: str
+    data_dir: Path
+    split: Literal["validation", "selection"] = "validation"
+    wikitext2: Path | None = None
+    context: int | Literal["model"] = Perplexity().context
+    probes: tuple[str, ...] = ()
+    divergence: Path | None = None
+    dense: Path | None = None
+    calibration: tuple[Path, ...] = ()
 
 
 def run(
     *,
     checkpoint: Path,
-    task: str,
-    data_dir: Path,
     output: Path,
-    split: Literal["validation", "selection"] = "validation",
+    examples: Flags[Examples],
     mask_path: Path | None = None,
     adapter: Path | None = None,
-    wikitext2: Path | None = None,
-    context: int | Literal["model"] = Perplexity().context,
-    probes: tuple[str, ...] = (),
-    divergence: Path | None = None,
-    dense: Path | None = None,
-    calibration: tuple[Path, ...] = (),
     run_id: str | None = None,
     batch_size: PositiveInt = 32,
     threads: Threads = 1,
@@ -96,105 +118,143 @@ def run(
 
     Args:
         checkpoint: Hugging Face checkpoint folder; with --adapter, that of the base
-        task: name of the task
-        data_dir: folder with the rows of the task
         output: the record
-        split: the rows on which the model is evaluated
         mask_path: the mask that the adapter was trained with
         adapter: the adapter folder of train.py, for the model before the merge
-        wikitext2: text of the perplexity: a .txt file, or a .jsonl file with a document per row
-        context: tokens per window of the perplexity; model for the model's own context
-        probes: more tasks to evaluate on, each as NAME:FOLDER with its data folder
-        divergence: text that the dense model has sampled at temperature 1 (sample_text.py), for the divergence from it
-        dense: folder of the dense model, with --divergence
-        calibration: texts on which the mask was calibrated or the layers were reconstructed, for the overlap
         run_id: the run that the record names
         batch_size: sequences per forward pass
         threads: CPU threads; another number changes the last bits
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.evaluation.divergence import divergence_of, read_dense_windows
-    from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
-    from sparseft.language_model.batches import Example
     from sparseft.language_model.hardware import peak_memory, start
-    from sparseft.language_model.sampling import score_windows
 
-    is_selection = split == SELECTION
+    is_selection = examples.split == SELECTION
     named = Run.parse(run_id) if run_id else None
-    others = wikitext2 or probes or divergence or (adapter and (is_selection or calibration))
+    beside_adapter = adapter and (is_selection or examples.calibration)
+    others = examples.wikitext2 or examples.probes or examples.divergence or beside_adapter
     refuse(
         {
-            "--divergence and --dense belong together; give both, or none": bool(divergence) != bool(dense),
+            "--divergence and --dense belong together; give both, or none": (
+                bool(examples.divergence) != bool(examples.dense)
+            ),
             "--adapter and --mask_path belong together; give both, or none": bool(adapter) != bool(mask_path),
             "--adapter and --split selection evaluate the task only; give one of them, without what is for other"
             " evaluations": (adapter or is_selection) and others,
-            f"--task {task}: not the task of {run_id}; correct --task or --run_id": named and named.task != task,
+            f"--task {examples.task}: not the task of {run_id}; correct --task or --run_id": (
+                named and named.task != examples.task
+            ),
         }
     )
     schema = BeforeMergeRecord if adapter else SelectionRecord if is_selection else EvaluationRecord
-    folders = [data_dir, *(Path(probe.partition(":")[2]) for probe in probes)]
-    files = [checkpoint, mask_path, adapter, *folders, wikitext2, divergence, dense, *calibration]
-    claim_record(output, Path(schema.file_name).stem, files)
+    folders = [examples.data_dir, *(Path(probe.partition(":")[2]) for probe in examples.probes)]
+    texts = [examples.wikitext2, examples.divergence, examples.dense, *examples.calibration]
+    claim_record(output, Path(schema.file_name).stem, [checkpoint, mask_path, adapter, *folders, *texts])
     start(threads)
-    tasks = read_tasks(task, data_dir, probes)
-    definition, rows, digests = tasks[task]
-    # The worked examples come from the training rows.
-    inputs: dict[str, Any] = {"data": digests["validation"], "train": digests["train"]}
-    known_texts = [texts_of(definition, rows["train"])] if definition.is_trainable else []
-    content: dict[str, Any] = {}
-    if is_selection:
-        known_texts.append(texts_of(definition, rows["validation"]))
-        rows["validation"], digest = read_selection(data_dir, definition, digests)
-        inputs |= {"data": digest, "validation": digests["validation"]}
-        content["split"] = SELECTION
-    # What is searched for among the known texts.
-    sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
-    probed = {name: read for name, read in tasks.items() if name != task}
-    if wikitext2:
-        documents, digest = read_documents(wikitext2)
-        text = DOCUMENT_BREAK.join(documents)
-        inputs["wikitext2"] = sha256_of_text(text)
-        content["perplexity_source"] = recorded_source(wikitext2, digest)
-        sets[TEXT] = Texts([text], is_one_text=True)
-    if calibration:
-        inputs["calibration"] = [sha256(path) for path in calibration]
-        known_texts += [Texts(each_document(path), is_one_text=True) for path in calibration]
-    shares = {} if adapter else shares_found(sets, known_texts)
-    if divergence and dense:
-        windows, inputs["divergence"] = read_dense_windows(divergence, Checkpoint(dense), calibration)
+    given = read(examples, is_searched=not adapter)
     model, tokenizer, sources = load(checkpoint, mask_path, adapter, named)
     begin = time.perf_counter()
-    if wikitext2:
-        context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
-        # The perplexity comes before the task, because it may be refused.
-        perplexity = token_perplexity(model, tokenizer, text, context)
-    scores = None
-    if divergence:
-        scores = score_windows(model, [Example(window["ids"], window["answer_start"]) for window in windows])
-        content |= divergence_of(windows, scores)
-        if [row.get("ids") for row in rows["validation"]] != [window["ids"] for window in windows]:
-            scores = None
-    content |= evaluate(model, tokenizer, definition, rows, batch_size, scores)
-    if probed:
-        content["probes"] = {
-            name: evaluate_probe(model, tokenizer, probe, probe_rows, batch_size)
-            | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": shares[name]}
-            for name, (probe, probe_rows, sha256s) in probed.items()
-        }
-    if wikitext2:
-        content["metrics"][perplexity_name(inputs["wikitext2"], context)] = perplexity
-        content["perplexity_overlap"] = shares[TEXT]
-    if not adapter:
-        content["overlap"] = shares[task]
+    content = measure(model, tokenizer, given, examples.context, batch_size)
     content |= {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    write(output, schema(run_id=run_id, **content, inputs=sources | inputs))
+    write(output, schema(run_id=run_id, **given.described, **content, inputs=sources | given.digests))
 
 
-def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, tuple[Task, SplitRows, dict[str, str]]]:
-    """Return the task and the probes by name, each with its rows by split and the sha256 of their files.
+@dataclass
+class Given:
+    """Hold what was read for an evaluation."""
+
+    task: Task
+    # By split. The rows of `validation` are those on which the model is evaluated.
+    rows: SplitRows
+    probes: dict[str, TaskRows]
+    # The inputs of the record, beside the model.
+    digests: dict[str, Any]
+    # The fields of the record that say what was read.
+    described: dict[str, Any] = field(default_factory=dict)
+    # The text of the perplexity, and the dense model's windows for the divergence.
+    text: str | None = None
+    windows: list[Row] | None = None
+    # Task, or TEXT -> the share of it that occurs in what the model has seen. Empty if it is not searched.
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+def read(examples: Examples, is_searched: bool) -> Given:
+    """Read what the model is evaluated on, and search it for what the model has seen."""
+    from sparseft.checkpoints.checkpoint import Checkpoint
+    from sparseft.evaluation.divergence import read_dense_windows
+
+    tasks = read_tasks(examples.task, examples.data_dir, examples.probes)
+    task, rows, digests = tasks.pop(examples.task)
+    # The worked examples come from the training rows.
+    given = Given(task, rows, tasks, {"data": digests["validation"], "train": digests["train"]})
+    seen = [texts_of(task, rows["train"])] if task.is_trainable else []
+    if examples.split == SELECTION:
+        seen.append(texts_of(task, rows["validation"]))
+        rows["validation"], digest = read_selection(examples.data_dir, task, digests)
+        given.digests |= {"data": digest, "validation": digests["validation"]}
+        given.described["split"] = SELECTION
+    if examples.wikitext2:
+        documents, digest = read_documents(examples.wikitext2)
+        given.text = DOCUMENT_BREAK.join(documents)
+        given.digests["wikitext2"] = sha256_of_text(given.text)
+        given.described["perplexity_source"] = recorded_source(examples.wikitext2, digest)
+    if examples.calibration:
+        given.digests["calibration"] = [sha256(path) for path in examples.calibration]
+        seen += [Texts(each_document(path), is_one_text=True) for path in examples.calibration]
+    if is_searched:
+        sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
+        sets[task.name] = texts_of(task, rows["validation"])
+        if given.text is not None:
+            sets[TEXT] = Texts([given.text], is_one_text=True)
+        given.shares = shares_found(sets, seen)
+    if examples.divergence and examples.dense:
+        dense = Checkpoint(examples.dense)
+        given.windows, given.digests["divergence"] = read_dense_windows(
+            examples.divergence, dense, examples.calibration
+        )
+    return given
+
+
+def measure(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    given: Given,
+    context: int | Literal["model"],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Return what the model scores on the task, the probes and the texts, as fields of the record."""
+    from sparseft.evaluation.divergence import divergence_of
+    from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
+    from sparseft.language_model.batches import Example
+    from sparseft.language_model.sampling import score_windows
+
+    windows, scores, is_task = given.windows, None, False
+    if windows:
+        scores = score_windows(model, [Example(window["ids"], window["answer_start"]) for window in windows])
+        # The windows of the divergence may be the rows of the task, which are then not scored again.
+        is_task = [window["ids"] for window in windows] == [row.get("ids") for row in given.rows["validation"]]
+    perplexity = {}
+    if given.text is not None:
+        context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
+        name = perplexity_name(given.digests["wikitext2"], context)
+        # The perplexity comes before the task, because it may be refused.
+        perplexity[name] = token_perplexity(model, tokenizer, given.text, context)
+    content = evaluate(model, tokenizer, given.task, given.rows, batch_size, scores if is_task else None)
+    content["metrics"] |= perplexity
+    if given.probes:
+        content["probes"] = {
+            name: evaluate_probe(model, tokenizer, probe, rows, batch_size)
+            | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": given.shares[name]}
+            for name, (probe, rows, sha256s) in given.probes.items()
+        }
+    shares = {"overlap": given.shares.get(given.task.name), "perplexity_overlap": given.shares.get(TEXT)}
+    content |= {name: share for name, share in shares.items() if share is not None}
+    return content | (divergence_of(windows, scores) if windows and scores else {})
+
+
+def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, TaskRows]:
+    """Return the task and the probes by name.
 
     Raises InputError if a task is named twice, or if a probe has no metric."""
-    tasks: dict[str, tuple[Task, SplitRows, dict[str, str]]] = {}
+    tasks: dict[str, TaskRows] = {}
     for place in (f"{name}:{folder}", *probes):
         probe, _, data_dir = place.partition(":")
         task = find_task(Path(data_dir), probe)

@@ -14,7 +14,7 @@ from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
 from sparseft.data.settings import DIVERGENCE, OWN_LENGTH, CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
-from sparseft.export.settings import Export
+from sparseft.export.settings import Export, Ship
 from sparseft.grid import (
     DATA,
     MODES,
@@ -33,6 +33,7 @@ from sparseft.methods import DENSE, METHODS, SELF, TASK, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.section import Count, Faults, Length, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
+from sparseft.study.ship import with_ship
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.backends import BACKENDS
 from sparseft.trainers.backends.backend import Backend
@@ -171,6 +172,16 @@ class Config(Section):
     """The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name that
     you choose. So several studies share models, data and masks, and each has its own results."""
     cerebras: Cerebras = Cerebras()
+    ship: Ship | None = Field(None, examples=[{"model": "smollm2", "speed": 1.3}])
+    """What `snakemake ship` decides. It makes the grid, its texts and its task. Null: there is no such wish."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_candidates(cls, values: dict) -> dict:
+        """Return the sections with those that `ship` decides."""
+        if not values.get("ship"):
+            return values
+        return with_ship(values | {"ship": Ship.model_validate(values["ship"]).model_dump()})
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

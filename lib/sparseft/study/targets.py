@@ -128,6 +128,13 @@ def measured_digests(config: Config) -> dict[str, str]:
     return {path: sha256(Path(path)) for path in run_targets(config, "engines.json") if Path(path).is_file()}
 
 
+def ship_target(config: Config) -> str:
+    """Return the record of the model that is chosen for a wish. Raises InputError if nothing is wished."""
+    if not config.ship:
+        raise InputError("ship: nothing is wished", "write a section `ship` with a model, and speed or bytes")
+    return f"{config.paths.ship}/chosen/ship.json".format(model=config.ship.model)
+
+
 def throughput_targets(config: Config) -> list[str]:
     """Return the files of the measurements that the stage `throughput` makes, one per cell: that of the lowest seed."""
     axes: dict[str, Any] = {"seeds": [min(config.grid.seeds)]}

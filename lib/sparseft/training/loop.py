@@ -24,7 +24,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from sparseft.language_model.batches import Example, shuffled
+from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import peak_memory
 from sparseft.training.progress import NOT_SAVED, Progress, SavedState, check_finite, print_step, step_seed
 from sparseft.training.settings import Training
@@ -59,7 +59,7 @@ def train_part(
         for parameter in part.parameters:
             parameter.grad = torch.zeros_like(parameter)
     done = len(progress.curve)
-    batches = islice(shuffled(examples, settings.batch_size, settings.length_buckets, seed), done, settings.steps)
+    batches = islice(settings.batches(examples, seed), done, settings.steps)
     bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=not part.shows_steps)
     for step, batch in enumerate(bar, start=done + 1):
         began = time.perf_counter()

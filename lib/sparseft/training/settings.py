@@ -1,6 +1,7 @@
 """The sections that say how a training, a reconstruction and a measurement of the speed run, and on what."""
 
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
@@ -10,6 +11,9 @@ from sparseft.lora.settings import Adapters
 from sparseft.methods import TEXT_NAME
 from sparseft.modes import get_mode
 from sparseft.section import Count, Faults, LearningRate, Length, Positive, Section, Small, refuse
+
+if TYPE_CHECKING:
+    from sparseft.language_model.batches import Example
 
 # What no measurement and no reconstruction has: each is one training by itself, without a teacher or an evaluation.
 ALONE = {"recover_on": None, "distillation": None, "eval_every": 0}
@@ -119,6 +123,12 @@ class Training(Adapters, FullWeights, Effort):
                 self.shard_model and self.cache_weights
             ),
         }
+
+    def batches(self, examples: list["Example"], seed: int) -> Iterator[list["Example"]]:
+        """Yield the batches of a training on some examples, without end."""
+        from sparseft.language_model.batches import shuffled
+
+        return shuffled(examples, self.batch_size, self.length_buckets, seed)
 
     @property
     def steps_to_peak(self) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from sparseft.language_model.batches import Example, shuffled
+from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
@@ -169,7 +169,7 @@ class Trainer:
         save_every = (self.settings.save_every or stop - done) if saves else None
         executor = cstorch.utils.data.DataExecutor(loader, self._executed(stop - done), checkpoint_steps=save_every)
         self._start_clock()
-        batches = shuffled(train, self.settings.batch_size, self.settings.length_buckets, self.job.seed)
+        batches = self.settings.batches(train, self.job.seed)
         bar = tqdm(range(done + 1, stop + 1), initial=done, total=stop, desc="train")
         # The executor comes first, because it ends a step when the loop requests the next batch.
         for batch, step, examples in zip(executor, bar, islice(batches, done, stop), strict=False):
@@ -264,7 +264,7 @@ class _OwnRows(IterableDataset):
 
 def training_batches(examples: list[Example], settings: Training, seed: int, length: int, done: int) -> DataLoader:
     """Return the batches of the backend torch after the first `done`, without end; on a worker, its rows of each."""
-    batches = lambda: islice(shuffled(examples, settings.batch_size, settings.length_buckets, seed), done, None)  # noqa: E731
+    batches = lambda: islice(settings.batches(examples, seed), done, None)  # noqa: E731
     return DataLoader(_OwnRows(batches, settings.batch_size, length), batch_size=None)
 
 

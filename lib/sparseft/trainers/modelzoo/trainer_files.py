@@ -17,7 +17,7 @@ import yaml
 from sparseft.checkpoints.mdl import MdlFile, hdf5_file
 from sparseft.checkpoints.modelzoo_checkpoint import places
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, shuffled
+from sparseft.language_model.batches import Example
 from sparseft.language_model.model import load_tokenizer
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
@@ -57,7 +57,7 @@ class TrainerRun:
     def batches(self) -> list[list[Example]]:
         """Return the batches in the order in which the Trainer reads them."""
         settings = self.job.settings
-        batches = shuffled(self.examples, settings.batch_size, settings.length_buckets, self.job.seed)
+        batches = settings.batches(self.examples, self.job.seed)
         return list(islice(batches, settings.steps))
 
     def write_batches(self) -> None:

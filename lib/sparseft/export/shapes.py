@@ -1,0 +1,115 @@
+"""Find how much must leave a model until it is served at a wished speed or size, before anything is pruned or trained.
+
+Speed and size follow from the shape of a model, not from its weights. So the first channels and the last decoder
+layers stand for those that a pruning would keep. Time and size fall nearly in proportion to the share that leaves. The
+search starts at the share that the counted weights need. It measures a model of this shape, and corrects the share by
+what it measured.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sparseft.architectures.architecture import size_of
+from sparseft.architectures.prunable_model import PrunableModel
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.rewriting import Cut, write_smaller
+from sparseft.errors import InputError
+from sparseft.patterns.channels import channels_removed
+from sparseft.patterns.layers import UNITS
+from sparseft.pruning.compact import cuts_of
+from sparseft.pruning.smaller import unit_cut
+
+# The largest share of the prunable weights that is tried, and the most measurements of a search.
+MOST, TRIALS = 70, 4
+# A speed is measured to a few percent, so the search aims a little further.
+FURTHER = 0.97
+
+
+def described(checkpoint: Checkpoint) -> PrunableModel:
+    """Return what a shape of a model depends on."""
+    return PrunableModel(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), checkpoint.folder)
+
+
+def layers_by_percent(model: PrunableModel) -> dict[int, int]:
+    """Return the number of decoder layers that leave a model, by the nearest whole percent."""
+    number = UNITS.number(model)
+    percents = {round(100 * removed / number): removed for removed in range(1, number)}
+    return {percent: removed for percent, removed in percents.items() if percent <= MOST}
+
+
+def channels_by_percent(model: PrunableModel) -> dict[int, dict[str, int]]:
+    """Return how many units of each kind stay in a model, by the percent of its prunable weights that leaves.
+
+    Only the lowest percent of each shape is there, because some pruned channels stay as zeros (pruning/compact.py)."""
+    multiples = {group.unit: group.multiple for group in model.architecture.coupled}
+    percents: dict[tuple, int] = {}
+    shapes: dict[int, dict[str, int]] = {}
+    for percent in range(1, MOST + 1):
+        with suppress(InputError):
+            removed = {unit: number for unit, (number,) in channels_removed(model, [percent], 0.0).items()}
+            kept = {unit: size_of(unit, model.config) - number for unit, number in removed.items()}
+            whole = {unit: number + -number % multiples[unit] for unit, number in kept.items()}
+            if percents.setdefault(tuple(whole.items()), percent) == percent:
+                shapes[percent] = whole
+    return shapes
+
+
+def without_layers(checkpoint: Checkpoint, number: int, folder: Path) -> Checkpoint:
+    """Write a model without its first `number` decoder layers."""
+    kept = [list(range(number, UNITS.number(described(checkpoint))))]
+    changes = checkpoint.architecture.config_of_part(checkpoint.config, UNITS.key, kept[0])
+    return write_smaller(checkpoint, folder, changes, partial(unit_cut, checkpoint.architecture, UNITS, kept))
+
+
+def with_first_channels(checkpoint: Checkpoint, kept: dict[str, int], folder: Path) -> Checkpoint:
+    """Write a model with the first units of each kind, so many as `kept` says."""
+    cuts: dict[str, Cut] = {}
+    for parts in described(checkpoint).groups:
+        unit = parts[0].unit
+        cuts |= cuts_of(parts, np.arange(size_of(unit, checkpoint.config)) < kept[unit])
+    changes = checkpoint.architecture.smaller_config(checkpoint.config, kept)
+    return write_smaller(checkpoint, folder, changes, lambda tensor: cuts.get(tensor.name, Cut(tensor.name)))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Hold the shapes of a candidate: the percents that can leave, and what writes a model of one into a folder."""
+
+    percents: list[int]
+    write: Callable[[int, Path], Checkpoint]
+
+
+def shapes_of(candidate: str, dense: Checkpoint, shorter: Checkpoint) -> Shapes:
+    """Return the shapes of channels, layers or both. `shorter` is the model that has lost some decoder layers."""
+    if candidate == "layers":
+        numbers = layers_by_percent(described(dense))
+        return Shapes(list(numbers), lambda percent, folder: without_layers(dense, numbers[percent], folder))
+    start = shorter if candidate == "both" else dense
+    kept = channels_by_percent(described(start))
+    return Shapes(list(kept), lambda percent, folder: with_first_channels(start, kept[percent], folder))
+
+
+def search(
+    percents: list[int], start: float, slope: float, target: float, measure: Callable[[int], float]
+) -> Iterator[tuple[int, float]]:
+    """Yield the percents that were measured, and their costs, until the smallest one is known whose cost is at most
+    `target`.
+
+    start: the cost without pruning
+    slope: by how much the cost is expected to fall per percent"""
+    tried: set[int] = set()
+    while len(tried) < TRIALS:
+        percent = next((percent for percent in percents if start - slope * percent <= FURTHER * target), percents[-1])
+        if percent in tried:
+            return
+        tried.add(percent)
+        cost = measure(percent)
+        yield percent, cost
+        # A measured time may also be longer than that of the dense model.
+        slope = max((start - cost) / percent, slope / 10)

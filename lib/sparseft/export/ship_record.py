@@ -1,0 +1,73 @@
+"""Define the records of `snakemake ship`: shares.json, what must leave a model for a wish, and served.json, what each
+candidate costs and says of the texts when it is served."""
+
+from typing import ClassVar, Literal
+
+from sparseft.records import Fraction, Positive, PositiveCount, field, setting
+from sparseft.records.record_file import RecordFile, RecordPart, kind
+
+
+class Trial(RecordPart):
+    """Hold a shape that was measured."""
+
+    candidate: str = field("What leaves the model: channels, layers, both, or nothing of dense.")
+    format: str = field("The GGUF format. Empty for the model's own.")
+    percent: int = field("The share of the prunable weights that leaves.", "%")
+    speed: Positive | None = field(
+        "Generated tokens per second, as a multiple of the dense model's in the first format. Null for a wished size."
+    )
+    bytes: PositiveCount = field("The size of the files with the weights.", "bytes")
+    reached: bool = field("Whether it fulfils the wish.")
+
+
+class ServingRecord(RecordFile):
+    """Say on what something was served."""
+
+    engine: str = setting("The engine.")
+    version: str = field("Its version.")
+    threads: PositiveCount = field("The CPU threads of the engine.")
+    device: str = field("The device.")
+
+
+class SharesRecord(ServingRecord):
+    """Record the search for the shares that must leave a model."""
+
+    file_name: ClassVar[str] = "shares.json"
+    record: Literal["shares"] = kind("shares")
+    trials: list[Trial] = field("The shapes that were measured.", min_length=1)
+    chosen: dict[str, list[int]] = field("The shares that fulfil the wish, by candidate. Each is pruned and trained.")
+
+
+class Speed(RecordPart):
+    """Hold the speeds of one repeat, with one request at a time."""
+
+    tokens_per_second: Positive = field("Generated tokens per second, with the time of the prompt.", "tokens/s")
+    prompt_tokens_per_second: Positive = field("Tokens of prompts that are read per second.", "tokens/s")
+    decode_tokens_per_second: Positive | None = field(
+        "Tokens after the first that are generated per second. Null if they took too short a time.", "tokens/s"
+    )
+
+
+class Served(RecordPart):
+    """Hold a candidate in one format."""
+
+    name: str = field("The run, or the name of a model as it is.")
+    format: str = field("The GGUF format. Empty for the model's own.")
+    bytes: PositiveCount = field("The size of the files with the weights.", "bytes")
+    digest: str = field("The sha256 of the weights as served.")
+    peak_memory_bytes: PositiveCount = field("The largest memory of the engine's process.", "bytes")
+    speeds: list[Speed] = field("The speeds of each repeat.", min_length=1)
+    log_likelihoods: dict[str, list[float]] = field("Of each window, by text.", "nats")
+    task: Fraction | None = field("The metric of the user's task. Null without one.", default=None)
+
+
+class ServedRecord(ServingRecord):
+    """Record the candidates as they are served."""
+
+    file_name: ClassVar[str] = "served.json"
+    record: Literal["served"] = kind("served")
+    tokens: dict[str, list[PositiveCount]] = field("The tokens of each window after the first, by text.")
+    dense_log_p: list[float] = field(
+        "What the dense model in its own format says of each window of the text that it sampled.", "nats"
+    )
+    models: list[Served] = field("The candidates.", min_length=2)

@@ -1,0 +1,54 @@
+"""Divide texts into windows of token ids for a calibration, a training and a judgement."""
+
+import random
+from collections.abc import Iterator, Mapping
+from itertools import chain, cycle, islice
+
+from transformers import PreTrainedTokenizerBase
+
+from sparseft.errors import InputError
+from sparseft.language_model.batches import Example
+from sparseft.tasks.task import DOCUMENT_BREAK
+
+# The smallest number of windows of a part, so that a mean over them has a standard error that says something.
+LEAST = 8
+# A window, with the name of its text.
+Named = tuple[str, Example]
+
+
+def divided(
+    documents: Mapping[str, list[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    numbers: Mapping[str, int],
+    length: int,
+    seed: int,
+) -> dict[str, list[Named]]:
+    """Return the windows of texts, each by its name, that are for the calibration, for the training, and held out.
+
+    `numbers` are the windows of each part, of all texts together. Each text gives an equal number to each part. A short
+    text gives a fifth of its windows to the calibration and a fifth to those that are held out, and the windows of the
+    other two parts come again until there are enough. The last windows are held out, so that their documents are in no
+    other part. Raises InputError if a text is too short for LEAST windows in each part."""
+    generator = random.Random(seed)
+    held_out: list[Named] = []
+    # Of each text, the windows for the calibration and for the training, again and again.
+    endless: dict[str, list[Iterator[Named]]] = {"calibration": [], "training": []}
+    for name, texts in documents.items():
+        ids = tokenizer.encode(DOCUMENT_BREAK.join(texts), verbose=False)
+        starts = range(0, len(ids) - length + 1, length)
+        windows = [(name, Example(ids[start : start + length], 1)) for start in starts]
+        fifth = len(windows) // 5
+        if fifth < LEAST:
+            raise InputError(
+                f"ship.texts: {name} has {len(windows)} windows of {length} tokens, which are too few to divide",
+                f"give a text of {5 * LEAST} windows or more: {5 * LEAST * length:,} tokens",
+            )
+        last, first = (min(fifth, max(LEAST, numbers[part] // len(documents))) for part in ("held_out", "calibration"))
+        held_out += windows[-last:]
+        rest = windows[:-last]
+        generator.shuffle(rest)
+        endless["calibration"].append(cycle(rest[:first]))
+        endless["training"].append(cycle(rest[first:]))
+    # The texts take turns.
+    turns = {part: chain.from_iterable(zip(*of_texts, strict=True)) for part, of_texts in endless.items()}
+    return {part: list(islice(turns[part], numbers[part])) for part in turns} | {"held_out": held_out}

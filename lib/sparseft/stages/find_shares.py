@@ -1,0 +1,82 @@
+"""Find how much must leave a model until it is served at a wished speed or size.
+
+    find_shares.py --model_path models/smollm2 --speed 1.3 --output results/ship/smollm2/shares.json
+
+Models of the shapes that pruning can leave are measured beside the dense one, before anything is pruned. Let nothing
+else run meanwhile. If no shape fulfils the wish, the error says how near each candidate comes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sparseft.command import Flags, Threads
+from sparseft.errors import InputError
+from sparseft.export.settings import Export, Wish
+from sparseft.export.ship_record import SharesRecord
+from sparseft.records.record_file import write
+from sparseft.storage.record import claim_record
+from sparseft.study.config import Config
+
+
+def serving(config: Config) -> dict:
+    """Return what decides the speeds of served models."""
+    exclude = {"license", "limit_seconds", "repeats", "load"}
+    return {"threads": config.resources.threads, **config.export.model_dump(exclude=exclude)}
+
+
+def settings(config: Config, cell: Any) -> dict:
+    """Return what decides the shares: the wish, and how models are served."""
+    assert config.ship
+    return {**serving(config), **config.ship.model_dump(include=set(Wish.model_fields))}
+
+
+# Raise it when the results change.
+VERSION = 1
+
+
+def run(
+    *,
+    model_path: Path,
+    output: Path,
+    wish: Flags[Wish] = Wish(),
+    export: Flags[Export] = Export(),
+    threads: Threads = 1,
+) -> None:
+    """Measure the shapes, and write the record.
+
+    Args:
+        model_path: folder of the prepared dense model
+        output: the record, shares.json
+        threads: CPU threads of the engine
+    """
+    import numpy as np
+
+    from sparseft.checkpoints.checkpoint import Checkpoint
+    from sparseft.export.served import Server, find_shares, smallest
+    from sparseft.grid import DENSE
+    from sparseft.language_model.hardware import choose_device, device_name, start
+
+    wish.check()
+    claim_record(output, "shares", [model_path])
+    dense = Checkpoint(model_path)
+    # Speed does not depend on what is read.
+    tokens = np.random.default_rng(0).integers(dense.config["vocab_size"], size=(export.prompts, export.prompt_tokens))
+    server = Server(export, wish.formats, threads, tokens.tolist())
+    start(threads)
+    device = device_name(choose_device())
+    server.check_formats(model_path)
+    trials = find_shares(dense, wish, server)
+    chosen = smallest(trials)
+    if not chosen and not any(trial.reached for trial in trials):
+        key = "ship.speed" if wish.speed else "ship.bytes"
+        tried = [
+            f"{trial.candidate} {trial.percent} % {trial.format} has"
+            f" {f'x {trial.speed:.2f}' if trial.speed else f'{trial.bytes:,} bytes'}"
+            for trial in trials
+            if trial.candidate != DENSE or len(trials) == 1
+        ]
+        raise InputError(f"{key}: no candidate reaches it: {', '.join(tried)}", f"change {key}, or name more formats")
+    record = SharesRecord(
+        engine=server.engine, version=server.version, threads=threads, device=device, trials=trials, chosen=chosen
+    )
+    write(output, record)

@@ -1,0 +1,99 @@
+"""Divide texts into windows for the calibration, for the training, and for the judgement of `snakemake ship`.
+
+    split_texts.py --model_path models/smollm2 --texts manuals.txt tickets.jsonl --calibration 64 --training 512 \
+        --held_out 64 --output data/calibration_ship-smollm2.jsonl data/calibration_shiptrain-smollm2.jsonl \
+        data/calibration_shiptest-smollm2.jsonl
+
+The last windows of each text are held out. The others are shuffled; some are for the calibration, and the rest is for
+the training. With --prompts, the dense model's answers to them are one more text.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cyclopts.types import PositiveInt
+
+from sparseft.command import Threads
+from sparseft.data.settings import OWN_LENGTH
+from sparseft.data.texts import MODEL, claim_text
+from sparseft.errors import InputError
+from sparseft.study.config import Config
+from sparseft.study.ship import CALIBRATION, HELD_OUT, TRAINING
+
+
+def settings(config: Config, cell: Any) -> dict:
+    """Return what decides the windows."""
+    assert config.ship
+    names = {"calibration": CALIBRATION, "training": TRAINING, "held_out": HELD_OUT}
+    return {
+        "texts": config.ship.texts,
+        "prompts": config.ship.prompts,
+        **{flag: config.texts[name].examples for flag, name in names.items()},
+        "threads": config.resources.threads if config.ship.prompts else None,
+    }
+
+
+# Raise it when the results change.
+VERSION = 1
+
+
+def run(
+    *,
+    model_path: Path,
+    output: list[Path],
+    texts: tuple[Path, ...] = (),
+    prompts: Path | None = None,
+    calibration: PositiveInt,
+    training: PositiveInt,
+    held_out: PositiveInt,
+    length: int = OWN_LENGTH,
+    seed: int = 0,
+    threads: Threads = 1,
+) -> None:
+    """Divide the texts, and write the three files.
+
+    Args:
+        model_path: folder of the dense model, whose tokenizer reads the texts
+        output: the three .jsonl files: calibration, training, held out
+        texts: .jsonl files with the field text, or .txt files
+        prompts: a .jsonl file with prompts in the field text
+        calibration: windows for the calibration, of all texts together
+        training: windows for the training, of all texts together
+        held_out: windows that are held out, of all texts together
+        length: tokens per window
+        seed: seed of the shuffle, and of the answers
+        threads: CPU threads of the model that answers; another number changes the last bits
+    """
+    import numpy as np
+
+    from sparseft.checkpoints.checkpoint import Checkpoint
+    from sparseft.data.texts import read_documents
+    from sparseft.language_model.answers import answers
+    from sparseft.language_model.hardware import choose_device, start
+    from sparseft.language_model.model import load_model, load_tokenizer
+    from sparseft.language_model.placement import available_memory
+    from sparseft.language_model.sampling import write_windows
+    from sparseft.language_model.windows import divided
+
+    if len(output) != 3:
+        raise InputError(f"--output: {len(output)} files", "give three: calibration, training, held out")
+    for path in output:
+        claim_text(path, [model_path, *texts, prompts])
+    checkpoint = Checkpoint(model_path)
+    tokenizer = load_tokenizer(model_path)
+    documents, digests = {}, {}
+    for path in texts:
+        documents[path.stem], digests[str(path.name)] = read_documents(path)
+    if len(documents) < len(texts):
+        raise InputError("--texts: two texts have one name", "rename one of the files")
+    if prompts:
+        start(threads)
+        asked, digests[prompts.name] = read_documents(prompts)
+        model, _ = load_model(checkpoint, choose_device(), available_memory(checkpoint))
+        documents["answers"] = answers(model, tokenizer, asked, seed)
+    numbers = {"calibration": calibration, "training": training, "held_out": held_out}
+    parts = divided(documents, tokenizer, numbers, length, seed)
+    source = {MODEL: checkpoint.digest, "texts": digests, "length": length, "seed": seed}
+    for path, (part, windows) in zip(output, parts.items(), strict=True):
+        names = np.array([name for name, _ in windows])
+        write_windows(path, [window for _, window in windows], tokenizer, source | {"part": part}, origin=names)

@@ -1,0 +1,97 @@
+"""Test `snakemake ship`: from a wish and a text to the folder to serve, with what the candidates cost and say."""
+
+import json
+import random
+
+import pandas as pd
+import pytest
+import torch
+from project import Study
+from transformers import AutoModelForCausalLM
+
+WORDS = "the cat saw a dog and ran over green hills where old men sing of rain".split()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_models) -> Study:
+    """Return a study of a tiny model with a wish that its channels must fulfil, after `snakemake ship`."""
+    study = Study(tmp_path_factory.mktemp("ship"))
+    words = random.Random(0).choices(WORDS, k=12_000)
+    (study.folder / "own.txt").write_text(" ".join(words))
+    size = (tiny_models["llama"] / "model.safetensors").stat().st_size
+    study.configure(
+        {"tiny": tiny_models["llama"]},
+        ship={"model": "tiny", "bytes": 0.95 * size, "candidates": ["channels"], "texts": ["own.txt"]},
+        tasks={"ship": {"training": {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "lora_r": 4}}},
+        export={"prompts": 2, "prompt_tokens": 16, "new_tokens": 4, "repeats": 2},
+    )
+    study.snakemake("ship", "--cores", "2")
+    return study
+
+
+def test_the_chosen_folder_has_the_perplexity_that_the_frontier_says(study):
+    table = pd.read_csv(study.folder / "results/ship/tiny/frontier.csv")
+    folder = study.folder / "results/ship/tiny/chosen"
+    chosen = study.json("results/ship/tiny/chosen/ship.json")
+    row = table[table.name == chosen["chosen"]].iloc[0]
+    assert row.reaches and row.candidate.endswith("% of the channels")
+    assert row.bytes == sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    lines = (study.folder / "data/calibration_shiptest-tiny.jsonl").read_text().splitlines()
+    losses = []
+    for ids in (torch.tensor([json.loads(line)["ids"]]) for line in lines):
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1].float()
+        losses.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+    assert row.own_perplexity == pytest.approx(float(torch.stack(losses).mean().exp()), rel=1e-3)
+
+
+def test_every_candidate_is_compared_with_dense_trained_alike_on_the_same_windows(study):
+    table = pd.read_csv(study.folder / "results/ship/tiny/frontier.csv").set_index("candidate")
+    alike = table.loc["dense, trained on the same texts"]
+    assert set(table.index) >= {"dense", alike.name} and len(table) == 3
+    for row in table.itertuples():
+        assert row.own_ratio == pytest.approx(row.own_perplexity / alike.own_perplexity)
+        assert alike.name == row.Index or row.own_ratio_low < row.own_ratio < row.own_ratio_high
+    assert table.loc["dense"].divergence == pytest.approx(0, abs=0.01)
+    assert table.loc["dense"].speed == 1
+
+
+def test_the_parts_of_a_text_have_no_window_in_common(study):
+    texts = [
+        {json.loads(line)["text"] for line in (study.folder / f"data/calibration_{name}-tiny.jsonl").open()}
+        for name in ("ship", "shiptrain", "shiptest")
+    ]
+    assert len(set.union(*texts)) == sum(map(len, texts)) and min(map(len, texts)) >= 4
+
+
+def test_the_card_has_both_dense_models_and_the_findings(study):
+    card = (study.folder / "results/ship/tiny/chosen/README.md").read_text()
+    assert "| dense " in card and "| dense, trained on the same texts " in card
+    findings = (study.folder / "results/ship/tiny/findings.txt").read_text()
+    assert findings.startswith("- Take ") and len(findings.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("ship", "words"), [
+    ({"model": "tiny", "speed": 1.3, "bytes": 1e6}, "speed and bytes are two wishes; set one"),
+    ({"model": "tiny"}, "nothing is wished; set speed or bytes"),
+    ({"model": "other", "speed": 1.3}, "asks for 'other'"),
+])  # fmt: skip
+def test_a_wish_that_says_too_much_or_too_little_is_refused(tmp_path, tiny_models, ship, words):
+    study = Study(tmp_path).configure({"tiny": tiny_models["llama"]}, ship=ship)
+    assert words in study.snakemake("ship", "--dry-run", expect=2)
+
+
+@pytest.mark.parametrize(("ship", "words"), [
+    ({"bytes": 1000.0}, "ship.bytes: no candidate reaches it: channels"),
+    ({"bytes": 1e9, "texts": ["short.txt"]}, "short has 2 windows of 512 tokens, which are too few to divide"),
+])  # fmt: skip
+def test_what_cannot_be_fulfilled_ends_in_one_line(tmp_path, tiny_models, ship, words):
+    study = Study(tmp_path)
+    (tmp_path / "short.txt").write_text("word " * 250)
+    study.configure(
+        {"tiny": tiny_models["llama"]},
+        ship={"model": "tiny", "candidates": ["channels"], **ship},
+        export={"prompts": 1, "prompt_tokens": 16, "new_tokens": 4, "repeats": 1},
+    )
+    assert words in study.snakemake("ship", "--cores", "2", expect=1)

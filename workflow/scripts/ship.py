@@ -1,0 +1,9 @@
+"""Choose the model to serve from the measured candidates, and write it with its card.
+
+The stage is in sparseft/stages/ship.py."""
+
+from sparseft.command import run
+from sparseft.stages import ship
+
+if __name__ == "__main__":
+    run(ship.run)
