@@ -14,7 +14,7 @@ drawn. The same figure gives the same bytes.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -74,8 +74,8 @@ LINE, MARKER, WIDEST = 1.5, 5, 5
 X = "reached_sparsity"
 # The columns that have intervals.
 BARS = ("value", "eval_loss", DIVERGENCE)
-# Rows: the distance of two modes, and the markers of the modes.
-APART, MODE_MARKERS = 0.22, "os^Dv<X"
+# The distance of two modes in a row.
+APART = 0.22
 LOSS_LABEL = "loss (nats per answer token)"
 
 
@@ -182,81 +182,78 @@ def lines_of(results: Results) -> pd.DataFrame:
 
 
 def drawing(chart: Figure) -> Drawing:
-    """Return a figure as it is drawn."""
-    if _has_few(chart.points):
-        return _drawing_of_rows(chart)
-    points = chart.points
+    """Return a figure as it is drawn, with a row of panels per model. Lines have a column of panels per mode."""
+    points, has_rows = chart.points, _has_few(chart.points)
     rows, modes = points["model"].unique(), sorted(points["mode"].unique(), key=MODES.index)
-    figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
+    columns, height, draw = [[mode] for mode in modes], 2.5, _draw_lines
+    if has_rows:
+        columns, height, draw = [modes], 0.5 + 0.45 * len(_pruned_names(points)), _draw_rows
+    figure = Drawing(figsize=(max(WIDTH, 2.6 * len(columns)), 1.7 + height * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
     for model, line in zip(rows, panels, strict=True):
-        for mode, axes in zip(modes, line, strict=True):
-            _draw_panel(axes, points[(points["model"] == model) & (points["mode"] == mode)], chart.y)
-            axes.set_title(mode if len(rows) == 1 else f"{model}\n{mode}", fontsize="small")
+        for own, axes in zip(columns, line, strict=True):
+            draw(axes, points[(points["model"] == model) & points["mode"].isin(own)], chart.y)
+            names = [model] * (len(rows) > 1) + ([] if has_rows else own)
+            axes.set_title("\n".join(names), fontsize="small")
             if chart.y.startswith(PERPLEXITIES):
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter(LogFormatter())
-                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+                axis = axes.xaxis if has_rows else axes.yaxis
+                (axes.set_xscale if has_rows else axes.set_yscale)("log")
+                axis.set_major_formatter(LogFormatter())
+                axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
-        axes.set_xlabel("sparsity reached (%)", fontsize="small")
-    figure.supylabel(chart.label, fontsize="medium")
-    return _with_words(figure, chart, rows)
-
-
-def _drawing_of_rows(chart: Figure) -> Drawing:
-    """Return a figure with a panel per model. It has a row per method and sparsity, with a mark per mode."""
-    models = chart.points["model"].unique()
-    number = len(chart.points[chart.points["sparsity"] > 0].drop_duplicates(["model", "method", "sparsity"]))
-    figure = Drawing(figsize=(WIDTH, 1.7 + 0.6 * len(models) + 0.42 * number), layout="constrained")
-    panels = figure.subplots(len(models), sharex=True, squeeze=False).flat
-    for model, axes in zip(models, panels, strict=True):
-        _draw_rows(axes, chart.points[chart.points["model"] == model], chart.y)
-        if len(models) > 1:
-            axes.set_title(model, fontsize="small")
-        if chart.y.startswith(PERPLEXITIES):
-            axes.set_xscale("log")
-    figure.supxlabel(chart.label, fontsize="medium")
-    return _with_words(figure, chart, models)
+        axes.set_xlabel(chart.label if has_rows else "sparsity reached (%)", fontsize="small")
+    title = chart.title + (f" ({rows[0]})" if len(rows) == 1 else "")
+    figure.suptitle(fill(title, int(TITLE * figure.get_figwidth() / WIDTH)), fontsize="medium", fontweight="bold")
+    if not has_rows:
+        figure.supylabel(chart.label, fontsize="medium")
+    # One legend for all panels.
+    handles: dict[str, Artist] = {}
+    for axes in panels.flat:
+        drawn, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
+    width = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=width, frameon=False, fontsize="small")
+    return figure
 
 
 def _draw_rows(axes: Axes, points: pd.DataFrame, column: str) -> None:
     """Draw a row per method and sparsity with its value in each mode, and the levels of the dense models."""
-    pruned = points[points["sparsity"] > 0]
-    names = [*dict.fromkeys(f"{row.method} {percent(row)} %" for row in pruned.itertuples())]
-    modes = sorted(points["mode"].unique(), key=MODES.index)
+    modes, rows = sorted(points["mode"].unique(), key=MODES.index), _pruned_names(points)
     levels: dict[float, str] = {}
-    for place, (mode, colour, marker) in enumerate(zip(modes, cycle(_COLOURS), cycle(MODE_MARKERS))):
-        own = pruned[pruned["mode"] == mode]
-        heights = [names.index(f"{row.method} {percent(row)} %") for row in own.itertuples()]
-        x, shift = own[column], APART * (place - (len(modes) - 1) / 2)
-        bars = [x - own[f"{column}_low"], own[f"{column}_high"] - x] if column in BARS else None
-        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "capsize": 2.5}
-        axes.errorbar(x, [height + shift for height in heights], xerr=bars, label=when(mode), **look)
-        dense = points[(points["sparsity"] == 0) & (points["mode"] == mode)]
-        for row in dense.dropna(subset=column).itertuples():
-            levels.setdefault(getattr(row, column), dense_name(row.dense_mode))
-    for (level, name), dashes in zip(levels.items(), cycle(("--", "-."))):
-        axes.axvline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=name)
-    if column == "value" and pd.notna(chance := points["chance"].iloc[0]):
-        axes.axvline(chance, color="0.25", linestyle=":", linewidth=1.2, label="guessing")
-    axes.set_yticks(range(len(names)), names, fontsize="small")
+    for place, mode in enumerate(modes):
+        own = points[(points["mode"] == mode) & (points["sparsity"] > 0)]
+        heights = [rows.index(_row_name(row)) + APART * (place - (len(modes) - 1) / 2) for row in own.itertuples()]
+        look = {"color": _COLOURS[place], "marker": _MARKERS[place]}
+        dense = points[(points["mode"] == mode) & (points["sparsity"] == 0)]
+        axes.errorbar(
+            own[column], heights, xerr=_bars(own, column), label=when(mode), linestyle="none", capsize=2.5, **look
+        )
+        levels = dict(zip(dense[column], dense["dense_mode"].map(dense_name), strict=True)) | levels
+    levels |= {points["chance"].iloc[0]: "guessing"} if column == "value" else {}
+    for (level, name), dashes in zip(levels.items(), cycle(("--", "-.", ":"))):
+        if pd.notna(level):
+            axes.axvline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=name)
+    axes.set_yticks(range(len(rows)), rows, fontsize="small")
     axes.invert_yaxis()
 
 
-def _with_words(figure: Drawing, chart: Figure, models: Sequence[str]) -> Drawing:
-    """Return a figure with its title, and one legend for all panels."""
-    title = chart.title + (f" ({models[0]})" if len(models) == 1 else "")
-    figure.suptitle(fill(title, int(TITLE * figure.get_figwidth() / WIDTH)), fontsize="medium", fontweight="bold")
-    handles: dict[str, Artist] = {}
-    for axes in figure.axes:
-        drawn, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, drawn, strict=True))
-    columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
-    return figure
+def _pruned_names(points: pd.DataFrame) -> list[str]:
+    """Return the names of the rows, in the order of the study."""
+    return [*dict.fromkeys(map(_row_name, points[points["sparsity"] > 0].itertuples()))]
 
 
-def _draw_panel(axes: Axes, points: pd.DataFrame, column: str) -> None:
+def _row_name(row: Any) -> str:
+    """Return the name of the row of a pruned cell."""
+    return f"{row.method} {percent(row)} %"
+
+
+def _bars(points: pd.DataFrame, column: str) -> list[pd.Series] | None:
+    """Return how far the interval of each point reaches below and above it; None without intervals."""
+    y = points[column]
+    return [y - points[f"{column}_low"], points[f"{column}_high"] - y] if column in BARS else None
+
+
+def _draw_lines(axes: Axes, points: pd.DataFrame, column: str) -> None:
     """Draw a line per method, and the levels of the dense model and of guessing."""
     lines = points.groupby("method", sort=False)
     step = SHIFT * points[X].max()
@@ -268,9 +265,7 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, column: str) -> None:
         extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
         look: dict[str, Any] = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra}
         look |= {"capsize": 2.5, "elinewidth": 1, **line[["color", "marker"]].iloc[0]}
-        y = line[column]
-        bars = [y - line[f"{column}_low"], line[f"{column}_high"] - y] if column in BARS else None
-        axes.errorbar(place, y, yerr=bars, label=method, **look)
+        axes.errorbar(place, line[column], yerr=_bars(line, column), label=method, **look)
     if column == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):

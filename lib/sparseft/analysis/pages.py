@@ -23,7 +23,6 @@ from sparseft.analysis.cells import CELL, probes_of
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
-    counted,
     dense_name,
     listed,
     measure_name,
@@ -177,10 +176,9 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         setting, task, metric, model = place
         here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
         found = sentences(part, here, results.options.tolerance)
-        dense, modes = (here[here["question"] == question] for question in ("dense", "modes"))
-        notes = ["Brackets: 95 % intervals, each by itself."]
-        notes += [f"Verdicts: corrected for {dense['comparisons'].max()} comparisons."] if len(dense) else []
-        notes.append(counted(modes, "Modes against each other: "))
+        dense = here[here["question"] == "dense"]
+        note = "Brackets: 95 % intervals, each by itself."
+        note += f" Verdicts: corrected for {dense['comparisons'].max()} comparisons." if len(dense) else ""
         if results.options.wished_speedup:
             family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
             found += speed_sentences(family, results.comparisons, results.options)
@@ -194,7 +192,7 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
             "title": f"{model}, {task}{toy}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
             "table": _table(part.drop(columns=RESULT), _verdict_columns(part, metric)),
             "sentences": found,
-            "note": " ".join(filter(None, notes)),
+            "note": note,
             "figure": figure_of.pop((setting, task, metric), None),
         }
 
@@ -258,18 +256,16 @@ def _verdict_columns(rows: pd.DataFrame, metric: str) -> dict[str, Column]:
     """Return the columns of a verdict table. The measure of the ranking comes first.
 
     A loss that is the value has no second column."""
-    measures: dict[str, Column] = {
-        metric if metric == LOSS.name else "value": partial(_judged, measure=VALUE, verdict="verdict"),
-    }
-    if metric != LOSS.name:
+    measures: dict[str, Column] = {"value": partial(_judged, measure=VALUE, verdict="verdict")}
+    if metric == LOSS.name:
+        measures = {LOSS.name: measures["value"]}
+    else:
         measures[LOSS.name] = partial(_judged, measure=EVAL_LOSS, verdict="eval_loss_verdict")
-    if DIVERGENCE in rows and rows[DIVERGENCE].notna().any():
-        divergence: dict[str, Column] = {DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict")}
-        if ranked_by(rows) == DIVERGENCE:
-            divergence["same token, of 100"] = lambda row: number(100 * row.same_top_tokens, ".0f")
-            measures = divergence | measures
-        else:
-            measures |= divergence
+    divergence: dict[str, Column] = {DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict")}
+    if ranked_by(rows) == DIVERGENCE:
+        measures = divergence | {"same token, of 100": lambda row: number(100 * row.same_top_tokens, ".0f")} | measures
+    elif rows[DIVERGENCE].notna().any():
+        measures |= divergence
     return {"method": name_of, "sparsity, %": percent, "mode": _mode, **measures}
 
 

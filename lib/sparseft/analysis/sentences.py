@@ -8,9 +8,8 @@ If a speed is wished for, one more sentence per engine says which pruned model i
 dense, and which is the best at this speed."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,12 +36,12 @@ FEW = 2
 ROUNDED = 1e-6
 # What the comparisons of a question are called.
 OPEN = {
-    "dense": "comparisons with dense",
-    "original": "comparisons with the original dense model",
-    "untuned": "comparisons of trained with untrained models",
-    "methods": "comparisons of methods",
-    "against": "comparisons with one method",
-    "modes": "comparisons of modes",
+    "dense": "with dense",
+    "original": "with the original dense model",
+    "untuned": "of trained with untrained models",
+    "methods": "of methods",
+    "against": "with one method",
+    "modes": "of modes",
 }
 # What a verdict is about, whatever its metric.
 JUDGED = ["question", *(name for name in KEYS if name != "metric")]
@@ -96,52 +95,47 @@ def measure_name(row: Any) -> str:
 def ranked_by(rows: pd.DataFrame) -> str:
     """Return the column by which the models of one model and task are ranked.
 
-    It is the value, or the loss beside a dense model that only guesses. On windows that the dense model has sampled,
-    each loss is that of the dense model and the divergence, so the divergence says the same with a zero."""
-    original = rows[(rows["method"] == DENSE) & (rows["mode"] == NO_FINETUNE)]
-    if len(original) and DIVERGENCE in rows:
-        rest = rows["eval_loss"] - rows[DIVERGENCE] - original["eval_loss"].iloc[0]
-        if rest.abs().max() < ROUNDED:
-            return DIVERGENCE
+    It is the value, or the loss beside a dense model that only guesses. On windows that the dense model has sampled, a
+    loss is that of the dense model and the divergence, so the divergence ranks as the loss does."""
+    original = rows.loc[(rows["method"] == DENSE) & (rows["mode"] == NO_FINETUNE), "eval_loss"]
+    if len(original) and (rows["eval_loss"] - rows[DIVERGENCE] - original.iloc[0]).abs().max() < ROUNDED:
+        return DIVERGENCE
     return "eval_loss" if (rows["verdict"] == GUESS).any() else VALUE
+
+
+class Ranking(NamedTuple):
+    """Say by what models are ranked: the column, its name, 1 if more is better or else -1, and the format."""
+
+    column: str
+    label: str
+    sign: int
+    form: str
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> "Ranking":
+        """Return the ranking of one model and task."""
+        column, metric = ranked_by(rows), rows["metric"].iloc[0]
+        if column == VALUE and metric != LOSS.name:
+            return cls(column, get_metric(metric).label, gain(metric), ".3f")
+        unit = " from dense, nats per token" if column == DIVERGENCE else ""
+        return cls(column, f"{column.removeprefix('eval_') if unit else LOSS.name}{unit}", -1, ".2f")
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
     """Return what one model and task show: the ranking of the methods before and after training, and how near the best
     is to dense. `rows` is the verdict table, and `pairs` has what decided about each two cells
     (comparisons.decided)."""
-    column = ranked_by(rows)
-    pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
-    methods, untuned = (pairs[pairs["question"] == name] for name in ("methods", "untuned"))
+    ranking, pruned = Ranking.of(rows), rows[rows["method"] != DENSE]
     found = []
     for mode, of_mode in pruned.groupby("mode", sort=False):
-        compared = methods[methods["mode"] == mode]
-        if of_mode["sparsity"].nunique() > FEW:
-            found += [_leaders(mode, compared, column)]
-            continue
+        places = []
         for sparsity, here in of_mode.groupby("sparsity"):
-            trained = untuned[(untuned["mode"] == mode) & (untuned["sparsity"] == sparsity)]
-            found.append(_ranking(here, compared[compared["sparsity"] == sparsity], trained, pruned, column))
-    if pruned["sparsity"].nunique() > FEW:
-        found.append(counted(untuned, "Fine-tuned against not fine-tuned: "))
-    return list(filter(None, [*found, _nearest(rows, column, tolerance)]))
-
-
-def _label(row: Any, column: str) -> str:
-    """Return what the column of a ranking is called, with its unit if it is no fraction."""
-    if column == DIVERGENCE:
-        return "divergence from dense, nats per token"
-    return "loss" if column != VALUE else get_metric(row["metric"]).label
-
-
-def _sign(row: Any, column: str) -> int:
-    """Return 1 if more is better in the column of a ranking, else -1."""
-    return gain(row["metric"]) if column == VALUE else -1
-
-
-def _form(row: Any, column: str) -> str:
-    """Return the format of the column of a ranking."""
-    return ".3f" if column == VALUE and row["metric"] != LOSS.name else ".2f"
+            judged = pairs[(pairs["mode"] == mode) & (pairs["sparsity"] == sparsity)]
+            texts = _ranked(here, judged, pruned[pruned["sparsity"] == sparsity], ranking)
+            # Of many sparsities, only the leaders are named.
+            places.append(f"at {sparsity} %, {'; '.join(texts[: None if of_mode['sparsity'].nunique() <= FEW else 1])}")
+        found.append(f"{when(mode).capitalize()} ({ranking.label}): {'. '.join(places)}.")
+    return list(filter(None, [*found, _nearest(rows, ranking, tolerance)]))
 
 
 def when(mode: str) -> str:
@@ -149,119 +143,42 @@ def when(mode: str) -> str:
     return "untrained" if mode == NO_FINETUNE else f"after {mode}"
 
 
-def _ranking(here: pd.DataFrame, pairs: pd.DataFrame, trained: pd.DataFrame, pruned: pd.DataFrame, column: str) -> str:
-    """Return the ranking of the methods at one sparsity and mode, with their numbers, and those before the training.
+def _ranked(here: pd.DataFrame, pairs: pd.DataFrame, pruned: pd.DataFrame, ranking: Ranking) -> list[str]:
+    """Return the methods at one sparsity and mode with their numbers, the leaders first, in one text.
 
-    `pairs` and `trained` have what decided about each two methods, and about each training."""
-    first = here.iloc[0]
-    form = _form(first, column)
-    leaders, words = _outcome(pairs, column) if len(pairs) else ([], "")
-    ranked = here.assign(follows=~here["method"].isin(leaders), rank=-_sign(first, column) * here[column])
+    Behind a trained one stands the number before its training, with the verdict if it is not better. `pairs` has what
+    decided about two cells here, and `pruned` the cells of this sparsity."""
+    methods, untuned = (pairs[pairs["question"] == name] for name in ("methods", "untuned"))
+    leaders, words = _outcome(methods, ranking) if len(methods) else ([], "")
+    before = pruned[pruned["mode"] == NO_FINETUNE].set_index("method")[ranking.column]
+    verdicts = {pair.method: _verdict(pair) for pair in untuned.itertuples()}
     texts = {}
-    for row in ranked.sort_values(["follows", "rank"], kind="stable").to_dict("records"):
-        texts[row["method"]] = f"{row['method']} {number(row[column], form)}"
-        before = pruned[(pruned["method"] == row["method"]) & (pruned["sparsity"] == row["sparsity"])]
-        before = before.loc[before["mode"] == NO_FINETUNE, column]
-        if row["mode"] != NO_FINETUNE and len(before):
-            verdict = [_verdict(pair) for pair in trained[trained["method"] == row["method"]].itertuples()]
-            verdict = [word for word in verdict if word != "better"]
-            texts[row["method"]] += f" ({', '.join([f'from {number(before.iloc[0], form)}', *verdict])})"
-    led = [f"{listed(texts.pop(name) for name in [*texts] if name in leaders)} {words}"] if leaders else []
+    for row in here.sort_values(ranking.column, ascending=ranking.sign < 0, kind="stable").to_dict("records"):
+        name = row["method"]
+        from_ = [f"from {number(before[name], ranking.form)}"] if row["mode"] != NO_FINETUNE and name in before else []
+        from_ += [verdict for verdict in [verdicts.get(name, "better")] if verdict != "better"]
+        texts[name] = f"{name} {number(row[ranking.column], ranking.form)}" + (
+            f" ({', '.join(from_)})" if from_ else ""
+        )
+    led = [f"{listed(text for name, text in texts.items() if name in leaders)} {words}"] if leaders else []
     unknown = " (not compared)" if len(texts) > 1 and not leaders else ""
-    place = f"At {first['sparsity']} %, {when(first['mode'])} ({_label(first, column)})"
-    return f"{place}: {'; '.join([*led, *texts.values()])}{unknown}."
+    return [*led, *(f"{text}{unknown}" for name, text in texts.items() if name not in leaders)]
 
 
 def _verdict(pair: Any) -> str:
-    """Return what decided about a pair of cells, in a word."""
+    """Return what decided about a pair of cells, in words.
+
+    A pair whose value is not judged, and that has no verdict by another measure, is not told apart."""
     if pd.isna(pair.better):
-        # A pair whose value is not judged, and that has no verdict by another measure, is not told apart.
         return pair.verdict.replace(GUESS, NOT_TOLD_APART)
-    return "better" if pair.better else "worse"
+    return "better" if pair.better else f"worse by {measure_name(pair)}"
 
 
-def _leaders(mode: str, pairs: pd.DataFrame, column: str) -> str:
-    """Return which methods lead at which sparsities of a mode; nothing if no two were compared."""
-    places: dict[str, list[str]] = {}
-    for sparsity, compared in pairs.groupby("sparsity", sort=False):
-        leaders, words = _outcome(compared, column)
-        places.setdefault(f"{listed(leaders)} {words}", []).append(str(sparsity))
-    parts = [f"{words} at {listed(own)} %" for words, own in places.items()]
-    return f"{when(mode).capitalize()}: {'; '.join(parts)}." if parts else ""
-
-
-def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
-    """Return in one sentence what the study cannot decide, and what its intervals and verdicts are about."""
-    pairs = pairs[pairs["method"] != DENSE]
-    is_open = pairs["better"].isna() & pairs["verdict"].isin([NOT_TOLD_APART, GUESS])
-    counts = is_open.groupby(pairs["question"], sort=False).agg(["sum", "count"])
-    counted = [f"{row.sum} of {row.count} {OPEN[row.Index]}" for row in counts.itertuples() if row.sum]
-    parts = [f"not told apart: {listed(counted)}"] if counted else []
-    parts += filter(None, [_needed(pairs[is_open], tolerance), _unequal(rows[rows["method"] != DENSE]), _seeds(rows)])
-    sentence = "; ".join(parts)
-    return f"{sentence[:1].upper()}{sentence[1:]}."
-
-
-def _seeds(rows: pd.DataFrame) -> str:
-    """Say what intervals and verdicts are about."""
-    if (rows["mode"] == NO_FINETUNE).all():
-        return "nothing was trained: intervals and verdicts cover other examples"
-    if (seeds := rows["seeds"].max()) == 1:
-        return "one seed: intervals and verdicts are about these trained models; another seed may give others"
-    return f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks"
-
-
-def counted(pairs: pd.DataFrame, start: str) -> str:
-    """Count the pairs of cells by what decided about them; empty without a pair."""
-    words = [_verdict(row) + ("" if pd.isna(row.better) else f" by {measure_name(row)}") for row in pairs.itertuples()]
-    return f"{start}{listed(f'{count} {word}' for word, count in sorted(Counter(words).items()))}." if words else ""
-
-
-def _nearest(rows: pd.DataFrame, column: str, tolerance: float) -> str:
-    """Say at which largest sparsity a method is within the tolerance of dense, or which pruned model is the nearest.
-
-    No value is judged by a dense model that only guesses."""
-    near = rows[rows["verdict"].isin([WITHIN, HIGHER])]
-    guessing = listed(map(dense_name, rows["dense_mode"][rows["verdict"] == GUESS].unique()))
-    guess = f"No better than a guess: {guessing}. " if guessing else ""
-    is_share = rows["metric"].ne(LOSS.name).any()
-    if is_share and len(near):
-        largest = near[near["sparsity"] == near["sparsity"].max()]
-        or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
-        methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
-        return f"{guess}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
-    pruned = rows[rows["method"] != DENSE].dropna(subset=column)
-    if pruned.empty:
-        return guess.strip()
-    best = pruned.loc[(_sign(pruned.iloc[0], column) * pruned[column]).idxmax()]
-    none_near = "" if guess or not is_share else f"No pruned model is shown to be within {tolerance:g} of dense. "
-    what = f"{best['method']} {percent(best)} % ({best['mode']})"
-    measured = f"{_label(best, column)} {with_interval(best, column, _form(best, column))}"
-    if column == DIVERGENCE:
-        tokens = f"{100 * best['same_top_tokens']:.0f} of 100 tokens"
-        return f"The nearest to dense, {what}, chooses {tokens} as dense does ({measured})."
-    dense = rows[(rows["method"] == DENSE) & (rows["mode"] == best["dense_mode"])]
-    beside = [f"{name_of(row)} {with_interval(row, column, _form(best, column))}" for row in dense.itertuples()]
-    return f"{guess}{none_near}The nearest to dense is {what}, {'; '.join([measured, *beside])}."
-
-
-def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say how many rows a difference of the tolerance needs in the pairs that are not told apart; empty if there are
-    enough."""
-    pairs = pairs[(pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
-    if pairs.empty:
-        return ""
-    row = pairs.loc[pairs["rows_needed"].idxmax()]
-    needed = float(f"{row['rows_needed']:.2g}")
-    what = f"a difference of {tolerance:g} in {measure_name(row)}"
-    return f"{what} needs about {needed:,.0f} rows, you have {row['examples']:,}"
-
-
-def _outcome(pairs: pd.DataFrame, column: str) -> tuple[list[str], str]:
+def _outcome(pairs: pd.DataFrame, ranking: Ranking) -> tuple[list[str], str]:
     """Return which methods of one sparsity and mode lead, and what is said of them.
 
     A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about
-    each two. A measure is named if the ranking is not by it."""
+    each two. The measures are named unless the ranking is by them."""
     # The better and the worse method -> the measure.
     beaten = {
         (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
@@ -278,16 +195,66 @@ def _outcome(pairs: pd.DataFrame, column: str) -> tuple[list[str], str]:
     if rivals := [other for other in compared if other != first and (first, other) not in beaten]:
         return unbeaten, f"leads and is not told apart from {listed(rivals)}"
     measures = dict.fromkeys(beaten[first, other] for other in compared if other != first)
-    ranked = get_metric(pairs["metric"].iloc[0]).label if column == VALUE else "loss"
-    return unbeaten, "leads" if [*measures] == [ranked] else f"leads, by {listed(measures)}"
+    known = LOSS.name if ranking.column == DIVERGENCE else ranking.label
+    return unbeaten, "leads" if [*measures] == [known] else f"leads by {listed(measures)}"
 
 
-def _unequal(pruned: pd.DataFrame) -> str:
-    """Say which sparsities were not reached, because methods are compared at the requested one."""
-    missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]].drop_duplicates(["method", "sparsity"])
+def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
+    """Say at which largest sparsity a method is within the tolerance of dense, or else which pruned model is the
+    nearest. No value is judged by a dense model that only guesses."""
+    guessing = listed(map(dense_name, rows["dense_mode"][rows["verdict"] == GUESS].unique()))
+    start = f"No better than a guess: {guessing}. " if guessing else ""
+    near = rows[rows["verdict"].isin([WITHIN, HIGHER]) & (rows["metric"] != LOSS.name)]
+    if len(near):
+        largest = near[near["sparsity"] == near["sparsity"].max()]
+        or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
+        methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
+        return f"{start}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
+    pruned = rows[rows["method"] != DENSE].dropna(subset=ranking.column)
+    if pruned.empty:
+        return start.strip()
+    if not start and ranking.column == VALUE and ranking.label != LOSS.name:
+        start = f"No pruned model is shown to be within {tolerance:g} of dense. "
+    best = pruned.loc[(ranking.sign * pruned[ranking.column]).idxmax()]
+    dense = rows[(rows["method"] == DENSE) & (rows["mode"] == best["dense_mode"])]
+    texts = [f"{ranking.label} {with_interval(best, ranking.column, ranking.form)}"]
+    if ranking.column == DIVERGENCE:
+        texts.append(f"{100 * best['same_top_tokens']:.0f} of 100 tokens chosen as dense does")
+    else:
+        texts += [f"{name_of(row)} {with_interval(row, ranking.column, ranking.form)}" for row in dense.itertuples()]
+    return f"{start}The nearest to dense: {best['method']} {percent(best)} % ({best['mode']}), {', '.join(texts)}."
+
+
+def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
+    """Return in one sentence what the study cannot decide, and what its intervals and verdicts are about."""
+    pairs = pairs[pairs["method"] != DENSE]
+    is_open = pairs["better"].isna() & pairs["verdict"].isin([NOT_TOLD_APART, GUESS])
+    counts = is_open.groupby(pairs["question"], sort=False).agg(["sum", "count"])
+    texts = [f"{row.sum} of {row.count} comparisons {OPEN[row.Index]}" for row in counts.itertuples() if row.sum]
+    parts = [f"not told apart: {listed(texts)}"] if texts else []
+    few = pairs[is_open & (pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
+    if len(few):
+        row = few.loc[few["rows_needed"].idxmax()]
+        needed = float(f"{row['rows_needed']:.2g}")
+        what = f"a difference of {tolerance:g} in {measure_name(row)}"
+        parts.append(f"{what} needs about {needed:,.0f} rows, you have {row['examples']:,}")
+    # Methods are compared at the requested sparsity.
+    pruned = rows[rows["method"] != DENSE].drop_duplicates(["method", "sparsity"])
+    missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]]
     names = [f"{row.method} {percent(row)} %" for row in missed.itertuples()]
-    shown = names if len(names) <= NAMED else [*names[:NAMED], "others"]
-    return f"reached sparsities differ: {listed(shown)}" if names else ""
+    names[NAMED:] = ["others"] * (len(names) > NAMED)
+    parts += [f"reached sparsities differ: {listed(names)}"] if names else []
+    seeds = rows["seeds"].max()
+    if (rows["mode"] == NO_FINETUNE).all():
+        parts.append("nothing was trained: intervals and verdicts cover other examples")
+    elif seeds == 1:
+        parts.append("one seed: intervals and verdicts are about these trained models; another seed may give others")
+    else:
+        parts.append(
+            f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks"
+        )
+    sentence = "; ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
 def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: Analysis) -> list[str]:
