@@ -263,8 +263,8 @@ def _verdict_columns(rows: pd.DataFrame, metric: str) -> dict[str, Column]:
         measures[LOSS.name] = partial(_judged, measure=EVAL_LOSS, verdict="eval_loss_verdict")
     divergence: dict[str, Column] = {DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict")}
     if ranked_by(rows) == DIVERGENCE:
-        measures = divergence | {"same token, of 100": lambda row: number(100 * row.same_top_tokens, ".0f")} | measures
-    elif rows[DIVERGENCE].notna().any():
+        measures = divergence | {"agreement, %": lambda row: number(100 * row.same_top_tokens, ".0f")} | measures
+    elif DIVERGENCE in rows and rows[DIVERGENCE].notna().any():
         measures |= divergence
     return {"method": name_of, "sparsity, %": percent, "mode": _mode, **measures}
 

@@ -98,7 +98,11 @@ def ranked_by(rows: pd.DataFrame) -> str:
     It is the value, or the loss beside a dense model that only guesses. On windows that the dense model has sampled, a
     loss is that of the dense model and the divergence, so the divergence ranks as the loss does."""
     original = rows.loc[(rows["method"] == DENSE) & (rows["mode"] == NO_FINETUNE), "eval_loss"]
-    if len(original) and (rows["eval_loss"] - rows[DIVERGENCE] - original.iloc[0]).abs().max() < ROUNDED:
+    if (
+        DIVERGENCE in rows
+        and len(original)
+        and (rows["eval_loss"] - rows[DIVERGENCE] - original.iloc[0]).abs().max() < ROUNDED
+    ):
         return DIVERGENCE
     return "eval_loss" if (rows["verdict"] == GUESS).any() else VALUE
 
@@ -217,10 +221,10 @@ def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
         start = f"No pruned model is shown to be within {tolerance:g} of dense. "
     best = pruned.loc[(ranking.sign * pruned[ranking.column]).idxmax()]
     dense = rows[(rows["method"] == DENSE) & (rows["mode"] == best["dense_mode"])]
-    texts = [f"{ranking.label} {with_interval(best, ranking.column, ranking.form)}"]
-    if ranking.column == DIVERGENCE:
-        texts.append(f"{100 * best['same_top_tokens']:.0f} of 100 tokens chosen as dense does")
-    else:
+    measured = with_interval(best, ranking.column, ranking.form)
+    texts = [f"{measured} nats per token", f"{100 * best['same_top_tokens']:.0f} of 100 tokens chosen as dense does"]
+    if ranking.column != DIVERGENCE:
+        texts = [f"{ranking.label} {measured}"]
         texts += [f"{name_of(row)} {with_interval(row, ranking.column, ranking.form)}" for row in dense.itertuples()]
     return f"{start}The nearest to dense: {best['method']} {percent(best)} % ({best['mode']}), {', '.join(texts)}."
 

@@ -94,7 +94,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         return lengths.rows[1] * (read + lengths.max_new_tokens * reading / config.evaluation_batch_size)
 
     tokens = sum(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
-    return tokens + perplexity_tokens(config) + config.evaluation.divergence_length * config.divergence_windows
+    return tokens + perplexity_tokens(config) + config.divergence_length * config.divergence_windows
 
 
 def _served_tokens(config: Config, reading: float) -> float:

@@ -125,9 +125,7 @@ def check_sources(config: Config) -> None:
             method.pattern.check_model(model, percents, config.masks.head_share)
         limit = subject.config.get("max_position_embeddings")
         windows = {"perplexity.context": config.perplexity.context if config.perplexity else 0}
-        windows["evaluation.divergence_length"] = (
-            config.evaluation.divergence_length if config.divergence_windows else 0
-        )
+        windows["evaluation.divergence"] = config.divergence_length if config.divergence_windows else 0
         # Otherwise the first evaluation would find it, after hours.
         for key, window in windows.items():
             if limit and window != OWN_CONTEXT and window > limit:
