@@ -134,7 +134,7 @@ def test_on_windows_that_dense_has_sampled_the_divergence_ranks_and_stands_first
     assert untrained.startswith("Untrained (divergence from dense, nats per token): at 10 %, unstructured 0.00")
     assert near.endswith(", 50 of 100 tokens chosen as dense does.")
     page = written(tmp_path, study)["EXPERIMENTS.md"]
-    assert "|method|sparsity, %|mode|divergence|agreement, %|loss|\n" in page
+    assert "|method|sparsity, %|mode|divergence|agree, %|loss|\n" in page
 
 
 @pytest.mark.parametrize(

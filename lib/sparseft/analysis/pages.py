@@ -23,6 +23,7 @@ from sparseft.analysis.cells import CELL, probes_of
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
+    Ranking,
     dense_name,
     listed,
     measure_name,
@@ -189,7 +190,7 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
             found.append("A model that was trained on a toy task may answer nothing else; do not serve it.")
         found.append(undecided(part, here, results.options.tolerance))
         yield {
-            "title": f"{model}, {task}{toy}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
+            "title": f"{model}, {task}{toy}: {Ranking.of(part).title}" + (f", {setting}" if setting else ""),
             "table": _table(part.drop(columns=RESULT), _verdict_columns(part, metric)),
             "sentences": found,
             "note": note,
@@ -263,7 +264,7 @@ def _verdict_columns(rows: pd.DataFrame, metric: str) -> dict[str, Column]:
         measures[LOSS.name] = partial(_judged, measure=EVAL_LOSS, verdict="eval_loss_verdict")
     divergence: dict[str, Column] = {DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict")}
     if ranked_by(rows) == DIVERGENCE:
-        measures = divergence | {"agreement, %": lambda row: number(100 * row.same_top_tokens, ".0f")} | measures
+        measures = divergence | {"agree, %": lambda row: number(100 * row.same_top_tokens, ".0f")} | measures
     elif DIVERGENCE in rows and rows[DIVERGENCE].notna().any():
         measures |= divergence
     return {"method": name_of, "sparsity, %": percent, "mode": _mode, **measures}

@@ -108,21 +108,25 @@ def ranked_by(rows: pd.DataFrame) -> str:
 
 
 class Ranking(NamedTuple):
-    """Say by what models are ranked: the column, its name, 1 if more is better or else -1, and the format."""
+    """Say by what models are ranked: the column, its name, 1 if more is better or else -1, the format, and what the
+    tables of the models are about."""
 
     column: str
     label: str
     sign: int
     form: str
+    title: str
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "Ranking":
         """Return the ranking of one model and task."""
         column, metric = ranked_by(rows), rows["metric"].iloc[0]
+        label = get_metric(metric).label
         if column == VALUE and metric != LOSS.name:
-            return cls(column, get_metric(metric).label, gain(metric), ".3f")
-        unit = " from dense, nats per token" if column == DIVERGENCE else ""
-        return cls(column, f"{column.removeprefix('eval_') if unit else LOSS.name}{unit}", -1, ".2f")
+            return cls(column, label, gain(metric), ".3f", label)
+        if column == DIVERGENCE:
+            return cls(column, "divergence from dense, nats per token", -1, ".2f", "divergence from dense")
+        return cls(column, LOSS.name, -1, ".2f", label)
 
 
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:

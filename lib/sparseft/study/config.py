@@ -110,10 +110,11 @@ class Evaluation(Section):
     probes: list[TaskName] = Field([], examples=[["arc_easy", "piqa"]])
     """Tasks on which every merged model is evaluated and none is trained: names under `tasks:` or of lm-eval's."""
     divergence: Count | None = Field(None, examples=[64])
-    """Windows that each dense model samples at temperature 1, on which the divergence of every merged model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
+    """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged
+    model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
     `validation_examples`, or is built in and takes all examples of its own data set, because their evaluation costs
-    more; else none. They have 512 tokens. A task with `text` sets another default: its `validation_examples`, or 16, and
-    windows as long as those of its text."""
+    more; else none. A task with `text` sets another default: its `validation_examples` or 16, and windows as long as
+    those of its text."""
 
 
 class Analysis(Section):
