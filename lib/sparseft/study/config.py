@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 
 from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
-from sparseft.data.settings import CalibrationText, Perplexity, TaskData, held_out
+from sparseft.data.settings import DIVERGENCE, OWN_LENGTH, CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
 from sparseft.export.settings import Export, Ship
 from sparseft.grid import (
@@ -29,7 +29,7 @@ from sparseft.grid import (
     start_of,
 )
 from sparseft.masks.settings import Masks
-from sparseft.methods import DENSE, METHODS, SELF, TASK, get_method
+from sparseft.methods import DENSE, METHODS, SELF, TASK, Method, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
@@ -113,7 +113,8 @@ class Evaluation(Section):
     """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged
     model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
     `validation_examples`, or is built in and takes all examples of its own data set, because their evaluation costs
-    more; else none."""
+    more; else none. A task with `text` sets another default: its `validation_examples` or 16, and windows as long as
+    those of its text."""
 
 
 class Analysis(Section):
@@ -348,6 +349,14 @@ class Config(Section):
         place = SAMPLED_DATA if self.task_data(task).text else DATA
         return place.format(task=task, model=self.original(model))
 
+    def mask_settings(self, method: Method, task: str) -> dict:
+        """Return the settings on which the masks of a method depend. A text that models sample may have fewer windows
+        than `masks.calibration_examples`."""
+        used = self.masks.used_by(method)
+        if method.uses_task and not method.calibration and (text := self.task_data(task).text):
+            used["calibration_examples"] = min(used["calibration_examples"], self.masks.texts[text].examples)
+        return used
+
     def pruned_source(self, model: str, method: str, percent: int) -> str | None:
         """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned
         itself."""
@@ -390,26 +399,38 @@ class Config(Section):
         """Return the number of windows on which the divergence is measured; 0 if it is not."""
         if self.evaluation.divergence is not None:
             return self.evaluation.divergence
+        if sampled := self._sampled_tasks():
+            return sampled[0].validation_examples or DEFAULT_WINDOWS
         for name in self.grid.tasks:
             data = self.tasks[name]
-            takes_whole_data_set = data.text or (
-                name in BY_NAME and not (data.validation_examples or data.local or data.hub)
-            )
+            takes_whole_data_set = name in BY_NAME and not (data.validation_examples or data.local or data.hub)
             if not takes_whole_data_set and (data.validation_examples or 0) < MANY_EXAMPLES:
                 return 0
         return DEFAULT_WINDOWS
 
     @property
+    def divergence_length(self) -> int:
+        """Return the tokens of such a window: those of a window of a sampled task, or else 512."""
+        return next((self.masks.texts[data.text or ""].length for data in self._sampled_tasks()), OWN_LENGTH)
+
+    def _sampled_tasks(self) -> list[TaskData]:
+        """Return the tasks of the grid whose rows the dense model samples."""
+        return [self.tasks[name] for name in self.grid.tasks if self.tasks[name].text]
+
+    @property
     def texts(self) -> dict[str, CalibrationText]:
         """Return the texts that models read, by name: those on which masks can calibrate, and that of the
         divergence."""
-        return self.masks.texts | held_out(self.divergence_windows)
+        return self.masks.texts | held_out(self.divergence_windows, self.divergence_length)
 
     def texts_read(self) -> list[str]:
         """Return the names of the texts that the study reads, with the parts of mixtures.
 
         They are those of its methods, of its tasks, that of a reconstruction, and that of the divergence."""
-        names = {*held_out(self.divergence_windows), *(get_method(name).calibration for name in self.grid.methods)}
+        names = {
+            DIVERGENCE if self.divergence_windows else None,
+            *(get_method(name).calibration for name in self.grid.methods),
+        }
         names |= {self.tasks[name].text for name in self.grid.tasks}
         if self.reconstructs:
             names.add(self.reconstruction.calibration)
