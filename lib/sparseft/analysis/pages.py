@@ -32,7 +32,7 @@ from sparseft.analysis.sentences import (
     percent,
     ranked_by,
     sentences,
-    speed_sentences,
+    speeds,
     undecided,
     with_interval,
 )
@@ -180,9 +180,7 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         dense = here[here["question"] == "dense"]
         note = "Brackets: 95 % intervals, each by itself."
         note += f" Verdicts: corrected for {dense['comparisons'].max()} comparisons." if len(dense) else ""
-        if results.options.wished_speedup:
-            family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
-            found += speed_sentences(family, results.comparisons, results.options)
+        found += speeds(part)
         runs = results.runs
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
         toy = " (a generated toy task)" if is_toy(task) else ""

@@ -4,17 +4,15 @@ tables only.
 The ranking has a number per method, and the verdict of who leads is that of the first measure that tells two apart
 (comparisons.decided). What cannot be decided is one sentence, the last.
 
-If a speed is wished for, one more sentence per engine says which pruned model is the fastest within the tolerance of
-dense, and which is the best at this speed."""
+One more sentence per engine has the speeds that it measured."""
 
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, comparable, gain
+from sparseft.analysis.cells import KEYS, gain
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
 from sparseft.data.settings import DIVERGENCE
@@ -22,9 +20,8 @@ from sparseft.export.settings import ENGINES
 from sparseft.grid import DENSE, NO_FINETUNE
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
-from sparseft.study.config import Analysis
 from sparseft.tasks import get_metric
-from sparseft.tasks.metrics import LOSS, PERPLEXITIES
+from sparseft.tasks.metrics import LOSS
 
 # The text of a missing value.
 NONE = "-"
@@ -265,75 +262,19 @@ def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
-def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: Analysis) -> list[str]:
-    """Return a sentence per engine that measured a pruned model.
-
-    `family` has the verdict rows of a model on a task, and of the models that were made from it by pruning."""
-    is_original, is_dense = family["model"] == family["original"], family["method"] == DENSE
-    originals = family[is_original & is_dense]
-    pruned = family.assign(question=np.where(is_original, "dense", "original"))[comparable(family) & ~is_dense]
-    if pruned.empty or originals.empty:
-        return []
-    pruned = pruned.join(_nearness(comparisons, originals["metric"].iloc[0]), on=JUDGED)
-    measured = [engine for engine in ENGINES if pruned.get(f"{engine}_speedup", pd.Series()).notna().any()]
-    return [_speed(pruned, originals, engine, options) for engine in measured]
-
-
-def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
-    """Return by cell 1 if it is within the tolerance of dense or higher, 0 if it is not shown to be.
-
-    The headline metric decides. If it is a loss, which has no tolerance, every probe must be within."""
-    comparisons = comparisons[comparisons["measure"] == VALUE]
-    is_fit = comparisons["metric"] == metric if metric != LOSS.name else comparisons["metric"].str.startswith("probe_")
-    near = comparisons["verdict"].isin([WITHIN, HIGHER]).astype(float)
-    return comparisons.assign(near=near)[is_fit].groupby(JUDGED, dropna=False)["near"].min()
-
-
-def _speed(pruned: pd.DataFrame, dense: pd.DataFrame, engine: str, options: Analysis) -> str:
-    """Return the sentence about the models whose speed an engine measured."""
-    pruned = pruned.rename(columns=lambda name: name.removeprefix(f"{engine}_")).sort_values("speedup")
-    rows = pruned.dropna(subset="speedup")
-    # A single measurement has no interval.
-    faster = rows[rows.get("speedup_low", rows["speedup"]).fillna(rows["speedup"]) > 1]
-    wish = options.wished_speedup or 1
-    missing = f" ({len(pruned) - len(rows)} more are not measured)" if len(rows) < len(pruned) else ""
-    models, near = f"of {len(rows)} pruned models{missing}", f"within {options.tolerance:g} of dense"
-    first = f"In {engine}, none {models} is shown to be faster and {near}"
-    if len(within := faster[faster["near"] == 1]):
-        first = f"In {engine}, the fastest {models} {near} is {_named(within.iloc[-1])}"
-    reached = faster[faster["speedup"] >= wish]
-    if reached.empty:
-        return f"{first}; none that is shown to be faster reaches x {wish:g}; the fastest is {_named(rows.iloc[-1])}."
-    best, quality = _best_quality(reached, dense)
-    return f"{first}; the best with x {wish:g} or faster is {_named(best)}, {quality}."
-
-
-def _named(row: Any) -> str:
-    """Return a model in words, with its speed."""
-    made = "" if row["model"] == row["original"] else f"{row['model']}, "
-    return f"{made}{name_of(row)} {percent(row)} % ({row['mode']}), x {with_interval(row, 'speedup', '.2f')}"
-
-
-def _best_quality(rows: pd.DataFrame, dense: pd.DataFrame) -> tuple[pd.Series, str]:
-    """Return the best of some models, and in words by what.
-
-    The headline decides if the interval of the best lies apart from the others, else a perplexity, else the loss. They
-    also judge a model that is alone."""
-    metric, sign = rows["metric"].iloc[0], gain(rows["metric"].iloc[0])
-    near, far = ("value_low", "value_high")[::sign]
-    ranked = rows.sort_values("value", key=lambda value: sign * value, kind="stable")
-    best, others = ranked.iloc[-1], ranked.iloc[:-1]
-    is_apart = len(others) and (sign * (best[near] - others[far]) > 0).all()
-    names = [*(name for name in rows if name.startswith(PERPLEXITIES)), "eval_loss"]
-    known = [name for name in names if rows[name].notna().all()]
-    column, label, reason = "value", metric, ""
-    if known and not is_apart:
-        column = label = known[0]
-        best, reason = rows.loc[rows[column].idxmin()], f"; the intervals of {metric} overlap" if len(others) else ""
-    # A training also lowers the perplexity of dense, so a trained model stands beside both.
-    beside = []
-    for mode in dict.fromkeys((NO_FINETUNE, best["dense_mode"])):
-        for row in dense[dense["mode"] == mode].to_dict("records"):
-            multiple = f", x {best[column] / row[column]:z.2f}" if column.startswith(PERPLEXITIES) else ""
-            beside.append(f"{dense_name(mode)} {number(row[column], '.3f')}{multiple}")
-    return best, f"{label} {with_interval(best, column)} ({', '.join(beside) or NONE}{reason})"
+def speeds(rows: pd.DataFrame) -> list[str]:
+    """Return a sentence per engine that measured pruned models: their speeds, the fastest first."""
+    sentences = []
+    for engine in ENGINES:
+        column = f"{engine}_speedup"
+        measured = rows[rows["method"] != DENSE].dropna(subset=column) if column in rows else rows[:0]
+        if measured.empty:
+            continue
+        fastest = measured.sort_values(column, ascending=False)
+        named = [
+            f"{row.method} {percent(row)} % ({row.mode}) x {with_interval(row, column, '.2f')}"
+            for row in fastest[: 2 * NAMED].itertuples()
+        ]
+        named += [f"{len(measured) - len(named)} more"] * (len(measured) > len(named))
+        sentences.append(f"Speed in {engine}, as a multiple of dense: {'; '.join(named)}.")
+    return sentences

@@ -129,10 +129,6 @@ class Analysis(Section):
     six pruned methods."""
     against: str | None = Field(None, examples=["unstructured_wanda"])
     """Method that the others are compared with. Null: `random`, if it is in the grid and not every pair is compared."""
-    wished_speedup: float | None = Field(None, gt=1, le=100, examples=[1.3])
-    """The speed that you want, as a multiple of the dense model's. One more sentence per engine of engines.json then
-    says which pruned model is the fastest within the tolerance, and which is the best at this speed or faster. Null
-    means no such sentence."""
 
 
 class Config(Section):
@@ -221,14 +217,12 @@ class Config(Section):
         unchanged = [method.name for method in methods if self.reconstructs and not method.pattern.is_reconstructed]
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         text, number = self.masks.texts.get(self.reconstruction.calibration or ""), self.reconstruction.examples
-        lacks_dense = self.analysis.wished_speedup and 0 not in self.grid.sparsities
         return faults | {
             f"grid.methods: {imported} prune one model: list one in grid.models": imported,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute"
             " what they did; leave out one or the other": unchanged,
             f"reconstruction.examples {number}: {self.reconstruction.calibration} has fewer windows; lower it, or raise"
             " its examples": text and text.has_own_windows and number > text.examples,
-            "analysis.wished_speedup is a multiple of the dense model's speed: list 0 in grid.sparsities": lacks_dense,
             f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
             "evaluation.divergence 1: one window has no standard error; set 2 or more, or 0": (
                 self.evaluation.divergence == 1
@@ -253,11 +247,6 @@ class Config(Section):
             )
             self.masks.check(method, [int(base["sparsity"])])
             seen.append(base["model"])
-        is_apart = name in self.grid.models and seen[-1] not in self.grid.models
-        fault = (
-            f"analysis.wished_speedup compares {name} with {seen[-1]}, from which it is made: list it in grid.models"
-        )
-        refuse({fault: self.analysis.wished_speedup and is_apart})
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
