@@ -6,6 +6,7 @@ import pytest
 from project import succeed
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.export.shapes import channels_by_percent, described, layers_by_percent, search, shapes_of
+from sparseft.patterns import LAYERS
 from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.compact import compact
 from tiny_models import save_tiny
@@ -48,7 +49,7 @@ def test_each_shape_of_channels_has_its_lowest_percent(wide):
 
 def test_a_shape_of_layers_lacks_the_first_ones(tmp_path):
     deep = Checkpoint(save_tiny("llama", tmp_path / "deep", changes={"num_hidden_layers": 8}))
-    assert layers_by_percent(described(deep)) == {12: 1, 25: 2, 38: 3, 50: 4, 62: 5}
+    assert layers_by_percent(described(deep), LAYERS.units) == {12: 1, 25: 2, 38: 3, 50: 4, 62: 5}
     folder = tmp_path / "shape"
     folder.mkdir()
     smaller = shapes_of("layers", deep, deep).write(25, folder)
