@@ -95,12 +95,11 @@ def ranked_by(rows: pd.DataFrame) -> str:
     It is the value, or the loss beside a dense model that only guesses. On windows that the dense model has sampled, a
     loss is that of the dense model and the divergence, so the divergence ranks as the loss does."""
     original = rows.loc[(rows["method"] == DENSE) & (rows["mode"] == NO_FINETUNE), "eval_loss"]
-    if (
-        DIVERGENCE in rows
-        and len(original)
-        and (rows["eval_loss"] - rows[DIVERGENCE] - original.iloc[0]).abs().max() < ROUNDED
-    ):
-        return DIVERGENCE
+    if DIVERGENCE in rows and len(original):
+        rest = rows["eval_loss"] - rows[DIVERGENCE] - original.iloc[0]
+        # A missing divergence makes it no number, which is not smaller.
+        if rest.abs().max(skipna=False) < ROUNDED:
+            return DIVERGENCE
     return "eval_loss" if (rows["verdict"] == GUESS).any() else VALUE
 
 
@@ -223,8 +222,10 @@ def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
     best = pruned.loc[(ranking.sign * pruned[ranking.column]).idxmax()]
     dense = rows[(rows["method"] == DENSE) & (rows["mode"] == best["dense_mode"])]
     measured = with_interval(best, ranking.column, ranking.form)
-    texts = [f"{measured} nats per token", f"{100 * best['same_top_tokens']:.0f} of 100 tokens chosen as dense does"]
-    if ranking.column != DIVERGENCE:
+    if ranking.column == DIVERGENCE:
+        agreeing = 100 * best["same_top_tokens"]
+        texts = [f"{measured} nats per token", f"{agreeing:.0f} of 100 tokens chosen as dense does"]
+    else:
         texts = [f"{ranking.label} {measured}"]
         texts += [f"{name_of(row)} {with_interval(row, ranking.column, ranking.form)}" for row in dense.itertuples()]
     return f"{start}The nearest to dense: {best['method']} {percent(best)} % ({best['mode']}), {', '.join(texts)}."

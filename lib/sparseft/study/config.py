@@ -256,12 +256,13 @@ class Config(Section):
             raise InputError(what, f"set one (docs/tasks.md), or choose one of {', '.join(BY_NAME)} and set none")
         text = self.masks.texts.get(data.text or "")
         is_sampled = text and text.has_own_windows and TASK not in text.parts
+        is_read = data.text and name in self.grid.tasks
         refuse(
             {
                 f"tasks.{name}.text {data.text}: name a text under masks.calibration that the model samples, or"
-                f" {SELF}": data.text and not is_sampled,
+                f" {SELF}": is_read and not is_sampled,
                 f"tasks.{name}: its validation rows are the windows of the divergence; set evaluation.divergence to 2"
-                " or more": data.text and not self.divergence_windows,
+                " or more": is_read and is_sampled and not self.divergence_windows,
             }
         )
         for training in dict.fromkeys(["", *self.grid.trainings]):
