@@ -191,7 +191,9 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
 
     def configure(self, models: dict[str, Path], **sections: object) -> "Study":
-        """Write study.yaml: TINY_STUDY, with `models` by name from their folders, and `sections`; return the study."""
+        """Write study.yaml: TINY_STUDY on a toy task, with `models` by name from their folders, and `sections`; return
+        the study."""
+        sections["grid"] = {"tasks": DEFAULT["grid"]["tasks"], **sections.get("grid", {})}
         sources = {name: {"source": f"path:{folder}", "dtype": "bfloat16"} for name, folder in models.items()}
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **TINY_STUDY, **sections}))
         return self

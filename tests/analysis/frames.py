@@ -68,7 +68,8 @@ def on_sampled_windows() -> Results:
     divergence."""
     study = make_study([(*cell, value) for *cell, value in CELLS if cell[2] == "no_finetune"], by_loss=True)
     rest = study.curves["eval_loss"] - study.curves["eval_loss"].min()
-    return replace(study, curves=study.curves.assign(divergence=rest, same_top_tokens=0.5))
+    columns = {"divergence": rest, "divergence_low": rest - 0.1, "divergence_high": rest + 0.1}
+    return replace(study, curves=study.curves.assign(**columns, same_top_tokens=0.5))
 
 
 def large_study() -> Results:
