@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
@@ -19,7 +19,7 @@ from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.engines import Answer, ask, find_engines, weight_files
 from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS, QUANTIZED, Export, Wish
+from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS, QUANTIZED, Export, Format, Wish
 from sparseft.export.shapes import Shapes, described, search, shapes_of, without_layers
 from sparseft.export.ship_record import Served, Speed, Trial
 from sparseft.grid import DENSE
@@ -132,16 +132,17 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
 
 
 def smallest(trials: list[Trial]) -> dict[str, list[int]]:
-    """Return by candidate the smallest share of each format that fulfils the wish, each once."""
-    least: dict[tuple[str, str], int] = {}
-    for trial in trials:
-        if trial.reached and trial.candidate != DENSE:
-            key = trial.candidate, trial.format
-            least[key] = min(trial.percent, least.get(key, trial.percent))
-    shares: dict[str, set[int]] = {}
-    for (candidate, _), percent in least.items():
-        shares.setdefault(candidate, set()).add(percent)
-    return {candidate: sorted(percents) for candidate, percents in shares.items()}
+    """Return by candidate the smallest share of each format that fulfils the wish, each once.
+
+    A format of fewer bits that needs no smaller share than one of more bits is left out, because it rounds more too."""
+    shares: dict[str, list[int]] = {}
+    bits = [OWN_FORMAT, *get_args(Format)]
+    reached = [trial for trial in trials if trial.reached and trial.candidate != DENSE]
+    for trial in sorted(reached, key=lambda trial: (bits.index(trial.format), trial.percent)):
+        known = shares.setdefault(trial.candidate, [])
+        if not known or trial.percent < known[-1]:
+            known.append(trial.percent)
+    return shares
 
 
 def _shorter(dense: Checkpoint, folder: Path) -> Checkpoint:

@@ -17,8 +17,8 @@ TASK = CALIBRATION = SHIP
 TRAINING, HELD_OUT = "shiptrain", "shiptest"
 TEXTS = (CALIBRATION, TRAINING, HELD_OUT)
 ON_TEXT = f"_on_{CALIBRATION}"
-# The windows of 512 tokens for the calibration and for the judgement, and those of the divergence.
-WINDOWS, DIVERGENCE_WINDOWS = 64, 32
+# The windows of 512 tokens for the calibration, for the judgement, and of the divergence.
+CALIBRATION_WINDOWS, HELD_OUT_WINDOWS, DIVERGENCE_WINDOWS = 64, 32, 16
 # How each candidate, and the dense model, is trained (benchmarks/results/recovery.md).
 RECOVERY: dict[str, Any] = {
     "steps": 60,
@@ -46,9 +46,9 @@ def with_ship(values: dict[str, Any]) -> dict[str, Any]:
         models[shorter(model)] = {"source": source, "dtype": dict(models[model]).get("dtype")}
     schedule = RECOVERY | dict(tasks.get(TASK, {}).get("training", {}))
     is_sampled = not (ship.get("texts") or ship.get("prompts"))
-    numbers = {CALIBRATION: WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
+    numbers = {CALIBRATION: CALIBRATION_WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
     if not is_sampled:
-        numbers[HELD_OUT] = WINDOWS
+        numbers[HELD_OUT] = HELD_OUT_WINDOWS
     texts = {
         name: {"text": SELF if is_sampled else SHIP, "examples": number, "length": 512, "seed": seed}
         for seed, (name, number) in enumerate(numbers.items())
