@@ -271,7 +271,8 @@ class Config(Section):
             except ValidationError as error:
                 place = f"grid.trainings.{training}, for {name}" if training else f"tasks.{name}.training"
                 raise ValueError(f"{place}: {first_fault(error)}") from None
-        for mode in self.trained_modes:
+        # The default configuration has tasks that a study need not use.
+        for mode in self.trained_modes if name in self.grid.tasks else []:
             self.check_trainings(name, partial(Training.check_processes, processes=self.resources.processes, mode=mode))
             self.check_trainings(name, partial(Training.check, mode=mode, projections=set(PROJECTIONS)))
 
