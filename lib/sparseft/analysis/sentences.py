@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, gain
+from sparseft.analysis.cells import gain
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
 from sparseft.data.settings import DIVERGENCE
@@ -40,8 +40,6 @@ OPEN = {
     "against": "with one method",
     "modes": "of modes",
 }
-# What a verdict is about, whatever its metric.
-JUDGED = ["question", *(name for name in KEYS if name != "metric")]
 
 
 def number(value: float | None, form: str) -> str:
