@@ -27,7 +27,7 @@ def folder(tmp_path_factory, tiny_models) -> Path:
     for seed, path in enumerate(windows):
         succeed("sample_text.py", model_path=tiny_models["llama"], output=path, examples=6 - 2 * seed, length=20,
                 seed=seed, together=3)  # fmt: skip
-    succeed("prepare_task.py", task="mine", **TASK, windows=windows, output_dir=folder / "data")
+    succeed("prepare_task.py", task="mine", **TASK, validation_examples=4, windows=windows, output_dir=folder / "data")
     return folder
 
 

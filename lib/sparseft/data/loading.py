@@ -68,7 +68,10 @@ def load_examples(task: Task, data: TaskData, windows: Sequence[Path] = ()) -> E
     rows, sources = {}, {}
     for split in SPLITS:
         every_row, sources[split] = load_rows(task, split, data, windows)
-        rows[split] = choose_rows(every_row, task.name, split, data.numbers[split], data.seed)
+        number = data.numbers[split]
+        # All windows stay in their order, in which the divergence scores them too.
+        number = None if windows and number == len(every_row) else number
+        rows[split] = choose_rows(every_row, task.name, split, number, data.seed)
     return Examples(
         task, rows, {"local": sources} if data.local else {"windows": sources} if windows else sources["train"]
     )
