@@ -43,6 +43,9 @@ DAMAGES = {
 # Bytes that a file system gives out at once.
 PAGE = 4096
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+# A toy task in place of a text that a model samples first, and a method that looks at it.
+DEFAULT["grid"] |= {"tasks": ["hellaswag_mini"], "sparsities_of": {"structured_obs_on_task": [20]}}
+DEFAULT["grid"]["methods"].append("structured_obs_on_task")
 
 
 def laid_over(sections: dict) -> Config:

@@ -63,6 +63,14 @@ def make_study(cells: Iterable[tuple] = CELLS, places=(("smollm2", "hellaswag_mi
     return compute(replace(frames, runs=frames.runs.assign(status="sound"), faults=frames.faults[:0]), Analysis())
 
 
+def on_sampled_windows() -> Results:
+    """Return the study of CELLS on windows that the dense model has sampled: a loss is that of dense and the
+    divergence."""
+    study = make_study([(*cell, value) for *cell, value in CELLS if cell[2] == "no_finetune"], by_loss=True)
+    rest = study.curves["eval_loss"] - study.curves["eval_loss"].min()
+    return replace(study, curves=study.curves.assign(divergence=rest, same_top_tokens=0.5))
+
+
 def large_study() -> Results:
     """Return a study of two models and two tasks at three sparsities, with long names, a fault and an overlap."""
     methods, modes = (

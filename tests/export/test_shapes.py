@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from project import succeed
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.export.served import smallest
 from sparseft.export.shapes import channels_by_percent, described, layers_by_percent, search, shapes_of
+from sparseft.export.ship_record import Trial
+from sparseft.patterns import LAYERS
 from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.compact import compact
 from tiny_models import save_tiny
@@ -48,7 +51,7 @@ def test_each_shape_of_channels_has_its_lowest_percent(wide):
 
 def test_a_shape_of_layers_lacks_the_first_ones(tmp_path):
     deep = Checkpoint(save_tiny("llama", tmp_path / "deep", changes={"num_hidden_layers": 8}))
-    assert layers_by_percent(described(deep)) == {12: 1, 25: 2, 38: 3, 50: 4, 62: 5}
+    assert layers_by_percent(described(deep), LAYERS.units) == {12: 1, 25: 2, 38: 3, 50: 4, 62: 5}
     folder = tmp_path / "shape"
     folder.mkdir()
     smaller = shapes_of("layers", deep, deep).write(25, folder)
@@ -67,3 +70,18 @@ def test_the_search_ends_near_the_smallest_share_that_fulfils_the_wish(exponent)
     tried = dict(search(percents, 1.0, 0.005, target, cost))
     best = min(percent for percent, value in tried.items() if value <= target)
     assert len(tried) <= 4 and smallest <= best <= smallest + 3
+
+
+def test_fewer_bits_are_tried_only_with_a_smaller_share():
+    def trial(kind: str, percent: int, reached: bool = True) -> Trial:
+        return Trial(candidate="channels", format=kind, percent=percent, speed=None, bytes=9, reached=reached)
+
+    rounded = [
+        trial("q4_k_m", 25),
+        trial("q4_k_m", 20),
+        trial("q4_k_m", 15, False),
+        trial("q8_0", 30),
+        trial("q8_0", 28),
+    ]
+    assert smallest(rounded) == {"channels": [28, 20]}
+    assert smallest([*rounded, trial("q4_0", 20), trial("bf16", 20)]) == {"channels": [20]}

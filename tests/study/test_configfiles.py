@@ -26,8 +26,8 @@ masks: {sequential: false}
     "cerebras": "backend: cerebras\ncerebras: {num_csx: 2, lock: null, job_labels: [study=x]}\n"
     "throughput: {steps: 100}",
 } | {path.stem: path.read_text() for path in sorted((ROOT / "config").glob("*.yaml"))}
-# The backends of a CS-3 train no pruned base, such as the default study has.
-WITHOUT_BASES = "\ngrid: {methods: [unstructured]}\n"
+# The backends of a CS-3 train no pruned base and have no teacher, as the default study does.
+WITHOUT_BASES = "\ngrid: {methods: [unstructured], tasks: [hellaswag_mini]}\n"
 STUDIES |= {name: STUDIES[name] + WITHOUT_BASES for name in ("cerebras", "cs3", "modelzoo")}
 
 

@@ -145,7 +145,7 @@ def test_masks_are_asked_for_in_the_folder_of_their_method(folder, method, line)
 @pytest.mark.parametrize(("target", "is_made", "refused"), [
     ("evaluate", True, ""),
     ("there", False, ""),
-    ("evalute", False, "evalute: no stage .*; name a stage .prepare, x., .*: models smollm2; tasks hella"),
+    ("evalute", False, "evalute: no stage .*; name a stage .prepare, x., .*: models smollm2; tasks sampled, hella"),
     ("results/analysis/sumary.csv", False, "no stage and no rule makes it"),
 ])  # fmt: skip
 def test_a_target_that_nothing_makes_is_refused(folder, target, is_made, refused):

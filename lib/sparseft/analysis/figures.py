@@ -3,10 +3,12 @@
     {task}_{metric}_vs_sparsity     the value, with what guessing and the dense model score
     {task}_loss_vs_sparsity         the loss on the validation examples
     {task}_{perplexity}_vs_sparsity the perplexity of a text
+    {task}_divergence_vs_sparsity   the divergence from dense, in place of the loss on windows that dense has sampled
 
 The batch sizes that `snakemake throughput` measured have figures of their own.
 
-A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in
+Bars are 95 % intervals. With one or two sparsities, there is a row per method, before and after training, and a panel
+per model. With more, a line is a method, and there is a panel per model and mode. If runs of a model and task differ in
 a setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not
 drawn. The same figure gives the same bytes.
 """
@@ -33,8 +35,10 @@ from matplotlib.ticker import LogFormatter
 
 from sparseft.analysis.cells import PLACE
 from sparseft.analysis.comparisons import sections
+from sparseft.analysis.sentences import FEW, dense_name, percent, ranked_by, when
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
+from sparseft.data.settings import DIVERGENCE
 from sparseft.grid import DENSE, MODES
 from sparseft.tasks import get_metric
 from sparseft.tasks.metrics import LOSS, PERPLEXITIES
@@ -69,7 +73,9 @@ SHIFT = 0.015
 LINE, MARKER, WIDEST = 1.5, 5, 5
 X = "reached_sparsity"
 # The columns that have intervals.
-BARS = ("value", "eval_loss")
+BARS = ("value", "eval_loss", DIVERGENCE)
+# The distance of two modes in a row.
+APART = 0.22
 LOSS_LABEL = "loss (nats per answer token)"
 
 
@@ -129,22 +135,33 @@ def study_figures(results: Results) -> Iterator[Figure]:
     settings = [text for text in points["setting"].unique() if text]
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"setting{settings.index(setting) + 1}_{task}" if setting else task
-        for kind, y, label, words in _charts(part, metric):
+        own = results.curves[(results.curves["task"] == task) & (results.curves["metric"] == metric)]
+        is_sampled = {ranked_by(rows) for _, rows in own.groupby("model")} == {DIVERGENCE}
+        for kind, y, label, words in _charts(part, metric, is_sampled):
             known = part.dropna(subset=y)
             if known.empty:
                 continue
             title = f"{task}: {words}" + (f", {setting}" if setting else "")
             name = re.sub(r"[^\w.-]", "_", f"{prefix}_{kind}_vs_sparsity")
             methods = ", ".join(known["method"].unique())
-            alt = f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
+            kind_of_chart = "row" if _has_few(known) else "line"
+            alt = f"Chart: {title}. A {kind_of_chart} per method: {methods}. The tables have the same values."
             caption = words[:1].upper() + words[1:] + "."
             caption += " Bars are 95 % intervals." if y in BARS else ""
-            caption += " Dashed: dense; dotted: guessing." if y == "value" else ""
+            caption += " Dashed: dense; dotted: guessing." if y == "value" or _has_few(known) else ""
             yield Figure(name, task, metric, setting, y, label, title, alt, caption, known)
 
 
-def _charts(points: pd.DataFrame, metric: str) -> Iterator[tuple[str, str, str, str]]:
+def _has_few(points: pd.DataFrame) -> bool:
+    """Return whether the points have so few sparsities that lines would say little."""
+    return points.loc[points["sparsity"] > 0, "sparsity"].nunique() <= FEW
+
+
+def _charts(points: pd.DataFrame, metric: str, is_sampled: bool) -> Iterator[tuple[str, str, str, str]]:
     """Yield what the figures of one task show: the kind of each, its column, the label of the axis, and its words."""
+    if is_sampled:
+        yield DIVERGENCE, DIVERGENCE, "divergence from dense (nats per token)", "divergence from dense"
+        return
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
     yield metric, "value", label, label
     if metric != LOSS.name:
@@ -165,35 +182,78 @@ def lines_of(results: Results) -> pd.DataFrame:
 
 
 def drawing(chart: Figure) -> Drawing:
-    """Return a figure as it is drawn, with a row of panels per model, and a column per mode."""
-    points = chart.points
+    """Return a figure as it is drawn, with a row of panels per model. Lines have a column of panels per mode."""
+    points, has_rows = chart.points, _has_few(chart.points)
     rows, modes = points["model"].unique(), sorted(points["mode"].unique(), key=MODES.index)
-    figure = Drawing(figsize=(max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
+    columns, height, draw = [[mode] for mode in modes], 2.5, _draw_lines
+    if has_rows:
+        columns, height, draw = [modes], 0.5 + 0.45 * len(_pruned_names(points)), _draw_rows
+    figure = Drawing(figsize=(max(WIDTH, 2.6 * len(columns)), 1.7 + height * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
     for model, line in zip(rows, panels, strict=True):
-        for mode, axes in zip(modes, line, strict=True):
-            _draw_panel(axes, points[(points["model"] == model) & (points["mode"] == mode)], chart.y)
-            axes.set_title(mode if len(rows) == 1 else f"{model}\n{mode}", fontsize="small")
+        for own, axes in zip(columns, line, strict=True):
+            draw(axes, points[(points["model"] == model) & points["mode"].isin(own)], chart.y)
+            names = [model] * (len(rows) > 1) + ([] if has_rows else own)
+            axes.set_title("\n".join(names), fontsize="small")
             if chart.y.startswith(PERPLEXITIES):
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter(LogFormatter())
-                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+                axis = axes.xaxis if has_rows else axes.yaxis
+                (axes.set_xscale if has_rows else axes.set_yscale)("log")
+                axis.set_major_formatter(LogFormatter())
+                axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     for axes in panels[-1]:
-        axes.set_xlabel("sparsity reached (%)", fontsize="small")
+        axes.set_xlabel(chart.label if has_rows else "sparsity reached (%)", fontsize="small")
     title = chart.title + (f" ({rows[0]})" if len(rows) == 1 else "")
     figure.suptitle(fill(title, int(TITLE * figure.get_figwidth() / WIDTH)), fontsize="medium", fontweight="bold")
-    figure.supylabel(chart.label, fontsize="medium")
+    if not has_rows:
+        figure.supylabel(chart.label, fontsize="medium")
     # One legend for all panels.
     handles: dict[str, Artist] = {}
     for axes in panels.flat:
         drawn, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, drawn, strict=True))
-    columns = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+    width = 2 if max(map(len, handles), default=0) < TITLE / 2 else 1
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=width, frameon=False, fontsize="small")
     return figure
 
 
-def _draw_panel(axes: Axes, points: pd.DataFrame, column: str) -> None:
+def _draw_rows(axes: Axes, points: pd.DataFrame, column: str) -> None:
+    """Draw a row per method and sparsity with its value in each mode, and the levels of the dense models."""
+    modes, rows = sorted(points["mode"].unique(), key=MODES.index), _pruned_names(points)
+    levels: dict[float, str] = {}
+    for place, mode in enumerate(modes):
+        own = points[(points["mode"] == mode) & (points["sparsity"] > 0)]
+        heights = [rows.index(_row_name(row)) + APART * (place - (len(modes) - 1) / 2) for row in own.itertuples()]
+        look = {"color": _COLOURS[place], "marker": _MARKERS[place]}
+        dense = points[(points["mode"] == mode) & (points["sparsity"] == 0)]
+        axes.errorbar(
+            own[column], heights, xerr=_bars(own, column), label=when(mode), linestyle="none", capsize=2.5, **look
+        )
+        levels = dict(zip(dense[column], dense["dense_mode"].map(dense_name), strict=True)) | levels
+    levels |= {points["chance"].iloc[0]: "guessing"} if column == "value" else {}
+    for (level, name), dashes in zip(levels.items(), cycle(("--", "-.", ":"))):
+        if pd.notna(level):
+            axes.axvline(level, color="0.25", linestyle=dashes, linewidth=1.2, label=name)
+    axes.set_yticks(range(len(rows)), rows, fontsize="small")
+    axes.invert_yaxis()
+
+
+def _pruned_names(points: pd.DataFrame) -> list[str]:
+    """Return the names of the rows, in the order of the study."""
+    return [*dict.fromkeys(map(_row_name, points[points["sparsity"] > 0].itertuples()))]
+
+
+def _row_name(row: Any) -> str:
+    """Return the name of the row of a pruned cell."""
+    return f"{row.method} {percent(row)} %"
+
+
+def _bars(points: pd.DataFrame, column: str) -> list[pd.Series] | None:
+    """Return how far the interval of each point reaches below and above it; None without intervals."""
+    y = points[column]
+    return [y - points[f"{column}_low"], points[f"{column}_high"] - y] if column in BARS else None
+
+
+def _draw_lines(axes: Axes, points: pd.DataFrame, column: str) -> None:
     """Draw a line per method, and the levels of the dense model and of guessing."""
     lines = points.groupby("method", sort=False)
     step = SHIFT * points[X].max()
@@ -205,9 +265,7 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, column: str) -> None:
         extra = (len(lines) - 1 - number) * min(1.4, WIDEST / len(lines))
         look: dict[str, Any] = {"linewidth": LINE + extra, "markersize": MARKER + 2 * extra}
         look |= {"capsize": 2.5, "elinewidth": 1, **line[["color", "marker"]].iloc[0]}
-        y = line[column]
-        bars = [y - line[f"{column}_low"], line[f"{column}_high"] - y] if column in BARS else None
-        axes.errorbar(place, y, yerr=bars, label=method, **look)
+        axes.errorbar(place, line[column], yerr=_bars(line, column), label=method, **look)
     if column == "value" and len(points):
         dense = points["value"][points["sparsity"] == 0].max()
         for level, label, dashes in ((points["chance"].iloc[0], "guessing", ":"), (dense, "dense", "--")):

@@ -24,6 +24,7 @@ from sparseft.export.served import SAMPLED
 from sparseft.export.settings import FIRST_LAYERS, Wish
 from sparseft.export.ship_record import Served, ServedRecord
 from sparseft.grid import DENSE, Run
+from sparseft.methods import get_method
 from sparseft.modes import get_mode
 
 # The names of the dense model as it is, and trained on the same texts as the candidates.
@@ -37,7 +38,7 @@ def label(name: str, models: list[str]) -> str:
     run = Run.parse(name)
     if run.method == DENSE:
         return ALIKE if get_mode(run.mode).is_trained else AS_IS
-    units = "layers" if run.method.startswith("layers") else "channels"
+    units = get_method(run.method).pattern.removes
     before = "" if run.model == models[0] else f"{FIRST_LAYERS} % of the layers and "
     return f"{before}{run.sparsity} % of the {units}"
 

@@ -23,15 +23,17 @@ from sparseft.analysis.cells import CELL, probes_of
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
-    counted,
+    Ranking,
     dense_name,
     listed,
     measure_name,
     name_of,
     number,
     percent,
+    ranked_by,
     sentences,
-    speed_sentences,
+    speeds,
+    undecided,
     with_interval,
 )
 from sparseft.analysis.study import in_order
@@ -175,26 +177,21 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         setting, task, metric, model = place
         here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
         found = sentences(part, here, results.options.tolerance)
-        dense, modes = (here[here["question"] == question] for question in ("dense", "modes"))
-        notes = ["Brackets: 95 % intervals, each by itself."]
-        notes += [f"Verdicts: corrected for {dense['comparisons'].max()} comparisons."] if len(dense) else []
-        notes.append(counted(modes, "Modes against each other: "))
-        if results.options.wished_speedup:
-            family = rows[(rows[[*RESULT[:3], "original"]] == list(place)).all(axis=1)]
-            found += speed_sentences(family, results.comparisons, results.options)
+        dense = here[here["question"] == "dense"]
+        note = "Brackets: 95 % intervals, each by itself."
+        note += f" Verdicts: corrected for {dense['comparisons'].max()} comparisons." if len(dense) else ""
+        found += speeds(part)
         runs = results.runs
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
         toy = " (a generated toy task)" if is_toy(task) else ""
         if toy and (part["mode"] != NO_FINETUNE).any():
             found.append("A model that was trained on a toy task may answer nothing else; do not serve it.")
-        columns = {name: column for name, column in VERDICT_COLUMNS.items() if name != LOSS.name or metric != name}
-        if DIVERGENCE not in part or part[DIVERGENCE].isna().all():
-            del columns[DIVERGENCE]
+        found.append(undecided(part, here, results.options.tolerance))
         yield {
-            "title": f"{model}, {task}{toy}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
-            "table": _table(part.drop(columns=RESULT), columns),
+            "title": f"{model}, {task}{toy}: {Ranking.of(part).title}" + (f", {setting}" if setting else ""),
+            "table": _table(part.drop(columns=RESULT), _verdict_columns(part, metric)),
             "sentences": found,
-            "note": " ".join(filter(None, notes)),
+            "note": note,
             "figure": figure_of.pop((setting, task, metric), None),
         }
 
@@ -254,14 +251,23 @@ def _cell(row: Any) -> str:
     return ", ".join(filter(None, (*words, row.training)))
 
 
-VERDICT_COLUMNS: dict[str, Column] = {
-    "method": name_of,
-    "sparsity, %": percent,
-    "mode": _mode,
-    "value": partial(_judged, measure=VALUE, verdict="verdict"),
-    LOSS.name: partial(_judged, measure=EVAL_LOSS, verdict="eval_loss_verdict"),
-    DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict"),
-}
+def _verdict_columns(rows: pd.DataFrame, metric: str) -> dict[str, Column]:
+    """Return the columns of a verdict table. The measure of the ranking comes first.
+
+    A loss that is the value has no second column."""
+    measures: dict[str, Column] = {"value": partial(_judged, measure=VALUE, verdict="verdict")}
+    if metric == LOSS.name:
+        measures = {LOSS.name: measures["value"]}
+    else:
+        measures[LOSS.name] = partial(_judged, measure=EVAL_LOSS, verdict="eval_loss_verdict")
+    divergence: dict[str, Column] = {DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict")}
+    if ranked_by(rows) == DIVERGENCE:
+        measures = divergence | {"agree, %": lambda row: number(100 * row.same_top_tokens, ".0f")} | measures
+    elif DIVERGENCE in rows and rows[DIVERGENCE].notna().any():
+        measures |= divergence
+    return {"method": name_of, "sparsity, %": percent, "mode": _mode, **measures}
+
+
 COMPARISON_COLUMNS: dict[str, Column] = {
     "cell": _cell,
     "compared with": "compared_with",

@@ -1,34 +1,45 @@
-"""Answer what survives, which method is the best, and what fine-tuning wins back, from the frames of the tables only.
+"""Answer which method is the best, what fine-tuning wins back, and how near to dense it comes, from the frames of the
+tables only.
 
-There are at most four sentences per model and task. Each names the measure that decided: the first one with a verdict
-(comparisons.decided). The last says what intervals and verdicts are about.
+The ranking has a number per method, and the verdict of who leads is that of the first measure that tells two apart
+(comparisons.decided). What cannot be decided is one sentence, the last.
 
-If a speed is wished for, one more sentence per engine says which pruned model is the fastest within the tolerance of
-dense, and which is the best at this speed."""
+One more sentence per engine has the speeds that it measured."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from sparseft.analysis.cells import KEYS, comparable, gain
+from sparseft.analysis.cells import KEYS, gain
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
+from sparseft.data.settings import DIVERGENCE
 from sparseft.export.settings import ENGINES
 from sparseft.grid import DENSE, NO_FINETUNE
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
-from sparseft.study.config import Analysis
 from sparseft.tasks import get_metric
-from sparseft.tasks.metrics import LOSS, PERPLEXITIES
+from sparseft.tasks.metrics import LOSS
 
 # The text of a missing value.
 NONE = "-"
 # A sentence names at most this many single cases.
 NAMED = 3
+# A ranking has numbers, and a figure a row per method, if there are at most this many sparsities.
+FEW = 2
+# Two ways to compute one loss differ by less, in nats.
+ROUNDED = 1e-6
+# What the comparisons of a question are called.
+OPEN = {
+    "dense": "with dense",
+    "original": "with the original dense model",
+    "untuned": "of trained with untrained models",
+    "methods": "of methods",
+    "against": "with one method",
+    "modes": "of modes",
+}
 # What a verdict is about, whatever its metric.
 JUDGED = ["question", *(name for name in KEYS if name != "metric")]
 
@@ -78,95 +89,100 @@ def measure_name(row: Any) -> str:
     return row.metric if row.metric.startswith("probe_") else get_metric(row.metric).label
 
 
+def ranked_by(rows: pd.DataFrame) -> str:
+    """Return the column by which the models of one model and task are ranked.
+
+    It is the value, or the loss beside a dense model that only guesses. On windows that the dense model has sampled, a
+    loss is that of the dense model and the divergence, so the divergence ranks as the loss does."""
+    original = rows.loc[(rows["method"] == DENSE) & (rows["mode"] == NO_FINETUNE), "eval_loss"]
+    if DIVERGENCE in rows and len(original):
+        rest = rows["eval_loss"] - rows[DIVERGENCE] - original.iloc[0]
+        # A missing divergence makes it no number, which is not smaller.
+        if rest.abs().max(skipna=False) < ROUNDED:
+            return DIVERGENCE
+    return "eval_loss" if (rows["verdict"] == GUESS).any() else VALUE
+
+
+class Ranking(NamedTuple):
+    """Say by what models are ranked: the column, its name, 1 if more is better or else -1, the format, and what the
+    tables of the models are about."""
+
+    column: str
+    label: str
+    sign: int
+    form: str
+    title: str
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> "Ranking":
+        """Return the ranking of one model and task."""
+        column, metric = ranked_by(rows), rows["metric"].iloc[0]
+        label = get_metric(metric).label
+        if column == VALUE and metric != LOSS.name:
+            return cls(column, label, gain(metric), ".3f", label)
+        if column == DIVERGENCE:
+            return cls(column, "divergence from dense, nats per token", -1, ".2f", "divergence from dense")
+        return cls(column, LOSS.name, -1, ".2f", label)
+
+
 def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
-    """Return what one model and task show. `rows` is the verdict table, and `pairs` has what decided about each two
-    cells (comparisons.decided)."""
-    pruned, pairs = rows[rows["method"] != DENSE], pairs[pairs["method"] != DENSE]
-    dense, methods, untuned = (pairs[pairs["question"] == name] for name in ("dense", "methods", "untuned"))
-    won_back = counted(untuned, "Fine-tuned against not fine-tuned: ")
-    found = [_survived(rows, dense, tolerance), _best(pruned, methods, tolerance), won_back, _seeds(rows)]
-    return list(filter(None, found))
+    """Return what one model and task show: the ranking of the methods before and after training, and how near the best
+    is to dense. `rows` is the verdict table, and `pairs` has what decided about each two cells
+    (comparisons.decided)."""
+    ranking, pruned = Ranking.of(rows), rows[rows["method"] != DENSE]
+    found = []
+    for mode, of_mode in pruned.groupby("mode", sort=False):
+        places = []
+        for sparsity, here in of_mode.groupby("sparsity"):
+            judged = pairs[(pairs["mode"] == mode) & (pairs["sparsity"] == sparsity)]
+            texts = _ranked(here, judged, pruned[pruned["sparsity"] == sparsity], ranking)
+            # Of many sparsities, only the leaders are named.
+            places.append(f"at {sparsity} %, {'; '.join(texts[: None if of_mode['sparsity'].nunique() <= FEW else 1])}")
+        found.append(f"{when(mode).capitalize()} ({ranking.label}): {'. '.join(places)}.")
+    return list(filter(None, [*found, _nearest(rows, ranking, tolerance)]))
 
 
-def _seeds(rows: pd.DataFrame) -> str:
-    """Say what intervals and verdicts are about."""
-    if (rows["mode"] == NO_FINETUNE).all():
-        return "Nothing was trained: intervals and verdicts cover other examples."
-    if (seeds := rows["seeds"].max()) == 1:
-        return "One seed: intervals and verdicts are about these trained models; another seed may give others."
-    return f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks."
+def when(mode: str) -> str:
+    """Return a mode in the words of a ranking."""
+    return "untrained" if mode == NO_FINETUNE else f"after {mode}"
 
 
-def counted(pairs: pd.DataFrame, start: str) -> str:
-    """Count the pairs of cells by what decided about them; empty without a pair."""
-    words = [
-        # A pair whose value is not judged, and that has no verdict by another measure, is not told apart.
-        row.verdict.replace(GUESS, NOT_TOLD_APART)
-        if pd.isna(row.better)
-        else f"{'better' if row.better else 'worse'} by {measure_name(row)}"
-        for row in pairs.itertuples()
-    ]
-    return f"{start}{listed(f'{count} {word}' for word, count in sorted(Counter(words).items()))}." if words else ""
+def _ranked(here: pd.DataFrame, pairs: pd.DataFrame, pruned: pd.DataFrame, ranking: Ranking) -> list[str]:
+    """Return the methods at one sparsity and mode with their numbers, the leaders first, in one text.
+
+    Behind a trained one stands the number before its training, with the verdict if it is not better. `pairs` has what
+    decided about two cells here, and `pruned` the cells of this sparsity."""
+    methods, untuned = (pairs[pairs["question"] == name] for name in ("methods", "untuned"))
+    leaders, words = _outcome(methods, ranking) if len(methods) else ([], "")
+    before = pruned[pruned["mode"] == NO_FINETUNE].set_index("method")[ranking.column]
+    verdicts = {pair.method: _verdict(pair) for pair in untuned.itertuples()}
+    texts = {}
+    for row in here.sort_values(ranking.column, ascending=ranking.sign < 0, kind="stable").to_dict("records"):
+        name = row["method"]
+        from_ = [f"from {number(before[name], ranking.form)}"] if row["mode"] != NO_FINETUNE and name in before else []
+        from_ += [verdict for verdict in [verdicts.get(name, "better")] if verdict != "better"]
+        texts[name] = f"{name} {number(row[ranking.column], ranking.form)}" + (
+            f" ({', '.join(from_)})" if from_ else ""
+        )
+    led = [f"{listed(text for name, text in texts.items() if name in leaders)} {words}"] if leaders else []
+    unknown = " (not compared)" if len(texts) > 1 and not leaders else ""
+    return [*led, *(f"{text}{unknown}" for name, text in texts.items() if name not in leaders)]
 
 
-def _survived(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say at which largest sparsity a method is within the tolerance of dense; or count what decided about the pruned
-    models. No value is judged by a dense model that only guesses."""
-    near = rows[rows["verdict"].isin([WITHIN, HIGHER])]
-    guessing = listed(map(dense_name, rows["dense_mode"][rows["verdict"] == GUESS].unique()))
-    guess = f"No better than a guess: {guessing}. " if guessing else ""
-    is_share = rows["metric"].ne(LOSS.name).any()
-    if is_share and len(near):
-        largest = near[near["sparsity"] == near["sparsity"].max()]
-        or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
-        methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
-        return f"{guess}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
-    none_near = "" if guess or not is_share else f"No pruned model is shown to be within {tolerance:g} of dense. "
-    counts = counted(pairs, f"{none_near}Against dense, by the first measure that decides: ")
-    return guess + counts + _needed(pairs, tolerance)
+def _verdict(pair: Any) -> str:
+    """Return what decided about a pair of cells, in words.
+
+    A pair whose value is not judged, and that has no verdict by another measure, is not told apart."""
+    if pd.isna(pair.better):
+        return pair.verdict.replace(GUESS, NOT_TOLD_APART)
+    return "better" if pair.better else f"worse by {measure_name(pair)}"
 
 
-def _best(pruned: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say which method is better than every other at its sparsity and mode; or which are not told apart."""
-    count = pruned["method"].nunique()
-    if count < 2:
-        return ""
-    if pairs.empty:
-        return "No method is called the best, because no two were compared (analysis.compare, or faults in the memo)."
-    # What is said of the best methods, and where there is none -> mode -> sparsities.
-    best: dict[str, dict[str, list[str]]] = {}
-    ties: dict[str, dict[str, list[str]]] = {}
-    undecided = pairs[:0]
-    for (mode, sparsity), compared in pairs.groupby(["mode", "sparsity"], sort=False):
-        words, leaders = _outcome(compared)
-        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(mode, []).append(str(sparsity))
-        are_leaders = compared[["method", "against_method"]].isin(leaders).all(axis=1)
-        undecided = pd.concat([undecided, compared[are_leaders]])
-    parts = [f"{words} {_places(modes)}" for words, modes in ties.items()]
-    if len(parts) > 2:
-        parts = ["elsewhere no method is better than every other" if best else "No method is better than every other"]
-    if best:
-        parts.insert(0, f"Best of {count} methods: {'; '.join(f'{words} {_places(best[words])}' for words in best)}")
-    return "; ".join(parts) + _unequal(pruned) + "." + _needed(undecided, tolerance)
-
-
-def _needed(pairs: pd.DataFrame, tolerance: float) -> str:
-    """Say how many rows a difference of the tolerance needs in the pairs that are not told apart; empty if there are
-    enough."""
-    pairs = pairs[(pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
-    if pairs.empty:
-        return ""
-    row = pairs.loc[pairs["rows_needed"].idxmax()]
-    needed = float(f"{row['rows_needed']:.2g}")
-    what = f"A difference of {tolerance:g} in {measure_name(row)}"
-    return f" {what} needs about {needed:,.0f} rows; you have {row['examples']:,}."
-
-
-def _outcome(pairs: pd.DataFrame) -> tuple[str, list[str]]:
-    """Return which methods of one sparsity and mode may be the best, in words and by name.
+def _outcome(pairs: pd.DataFrame, ranking: Ranking) -> tuple[list[str], str]:
+    """Return which methods of one sparsity and mode lead, and what is said of them.
 
     A method is the best if it is better than every other by a comparison of its own. `pairs` has what decided about
-    each two."""
+    each two. The measures are named unless the ranking is by them."""
     # The better and the worse method -> the measure.
     beaten = {
         (pair.method, pair.against_method)[:: 1 if pair.better else -1]: measure_name(pair)
@@ -175,102 +191,91 @@ def _outcome(pairs: pd.DataFrame) -> tuple[str, list[str]]:
     compared = sorted({*pairs["method"], *pairs["against_method"]}, key=sort_key)
     unbeaten = [name for name in compared if name not in {worse for _, worse in beaten}]
     if not unbeaten:
-        return "each method is worse than another one by some measure", compared
+        return compared, "are each worse than another one by some measure"
     first, *others = unbeaten
     if others:
         verdicts = pairs["verdict"][pairs[["method", "against_method"]].isin(unbeaten).all(axis=1)]
-        return f"{listed(unbeaten)} are {EQUAL if set(verdicts) == {EQUAL} else NOT_TOLD_APART}", unbeaten
+        return unbeaten, f"lead and are {EQUAL if set(verdicts) == {EQUAL} else NOT_TOLD_APART}"
     if rivals := [other for other in compared if other != first and (first, other) not in beaten]:
-        return f"{first} is not told apart from {listed(rivals)}", [first, *rivals]
+        return unbeaten, f"leads and is not told apart from {listed(rivals)}"
     measures = dict.fromkeys(beaten[first, other] for other in compared if other != first)
-    return f"{first}, by {listed(measures)},", unbeaten
+    known = LOSS.name if ranking.column == DIVERGENCE else ranking.label
+    return unbeaten, "leads" if [*measures] == [known] else f"leads by {listed(measures)}"
 
 
-def _places(sparsities: Mapping[str, list[str]]) -> str:
-    """Return sparsities by mode in words. Modes of the same sparsities stand together."""
-    modes: dict[str, list[str]] = {}
-    for mode, own in sparsities.items():
-        modes.setdefault(listed(own), []).append(mode)
-    return "at " + listed(f"{text} % ({', '.join(own)})" for text, own in modes.items())
+def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
+    """Say at which largest sparsity a method is within the tolerance of dense, or else which pruned model is the
+    nearest. No value is judged by a dense model that only guesses."""
+    guessing = listed(map(dense_name, rows["dense_mode"][rows["verdict"] == GUESS].unique()))
+    start = f"No better than a guess: {guessing}. " if guessing else ""
+    near = rows[rows["verdict"].isin([WITHIN, HIGHER]) & (rows["metric"] != LOSS.name)]
+    if len(near):
+        largest = near[near["sparsity"] == near["sparsity"].max()]
+        or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
+        methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
+        return f"{start}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
+    pruned = rows[rows["method"] != DENSE].dropna(subset=ranking.column)
+    if pruned.empty:
+        return start.strip()
+    if not start and ranking.column == VALUE and ranking.label != LOSS.name:
+        start = f"No pruned model is shown to be within {tolerance:g} of dense. "
+    best = pruned.loc[(ranking.sign * pruned[ranking.column]).idxmax()]
+    dense = rows[(rows["method"] == DENSE) & (rows["mode"] == best["dense_mode"])]
+    measured = with_interval(best, ranking.column, ranking.form)
+    if ranking.column == DIVERGENCE:
+        agreeing = 100 * best["same_top_tokens"]
+        texts = [f"{measured} nats per token", f"{agreeing:.0f} of 100 tokens chosen as dense does"]
+    else:
+        texts = [f"{ranking.label} {measured}"]
+        texts += [f"{name_of(row)} {with_interval(row, ranking.column, ranking.form)}" for row in dense.itertuples()]
+    return f"{start}The nearest to dense: {best['method']} {percent(best)} % ({best['mode']}), {', '.join(texts)}."
 
 
-def _unequal(pruned: pd.DataFrame) -> str:
-    """Say which sparsities were not reached, because methods are compared at the requested one."""
-    missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]].drop_duplicates(["method", "sparsity"])
+def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
+    """Return in one sentence what the study cannot decide, and what its intervals and verdicts are about."""
+    pairs = pairs[pairs["method"] != DENSE]
+    is_open = pairs["better"].isna() & pairs["verdict"].isin([NOT_TOLD_APART, GUESS])
+    counts = is_open.groupby(pairs["question"], sort=False).agg(["sum", "count"])
+    texts = [f"{row.sum} of {row.count} comparisons {OPEN[row.Index]}" for row in counts.itertuples() if row.sum]
+    parts = [f"not told apart: {listed(texts)}"] if texts else []
+    few = pairs[is_open & (pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
+    if len(few):
+        row = few.loc[few["rows_needed"].idxmax()]
+        needed = float(f"{row['rows_needed']:.2g}")
+        what = f"a difference of {tolerance:g} in {measure_name(row)}"
+        parts.append(f"{what} needs about {needed:,.0f} rows, you have {row['examples']:,}")
+    # Methods are compared at the requested sparsity.
+    pruned = rows[rows["method"] != DENSE].drop_duplicates(["method", "sparsity"])
+    missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]]
     names = [f"{row.method} {percent(row)} %" for row in missed.itertuples()]
-    shown = names if len(names) <= NAMED else [*names[:NAMED], "others"]
-    return f"; reached sparsities differ: {listed(shown)}" if names else ""
+    names[NAMED:] = ["others"] * (len(names) > NAMED)
+    parts += [f"reached sparsities differ: {listed(names)}"] if names else []
+    seeds = rows["seeds"].max()
+    if (rows["mode"] == NO_FINETUNE).all():
+        parts.append("nothing was trained: intervals and verdicts cover other examples")
+    elif seeds == 1:
+        parts.append("one seed: intervals and verdicts are about these trained models; another seed may give others")
+    else:
+        parts.append(
+            f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks"
+        )
+    sentence = "; ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
-def speed_sentences(family: pd.DataFrame, comparisons: pd.DataFrame, options: Analysis) -> list[str]:
-    """Return a sentence per engine that measured a pruned model.
-
-    `family` has the verdict rows of a model on a task, and of the models that were made from it by pruning."""
-    is_original, is_dense = family["model"] == family["original"], family["method"] == DENSE
-    originals = family[is_original & is_dense]
-    pruned = family.assign(question=np.where(is_original, "dense", "original"))[comparable(family) & ~is_dense]
-    if pruned.empty or originals.empty:
-        return []
-    pruned = pruned.join(_nearness(comparisons, originals["metric"].iloc[0]), on=JUDGED)
-    measured = [engine for engine in ENGINES if pruned.get(f"{engine}_speedup", pd.Series()).notna().any()]
-    return [_speed(pruned, originals, engine, options) for engine in measured]
-
-
-def _nearness(comparisons: pd.DataFrame, metric: str) -> pd.Series:
-    """Return by cell 1 if it is within the tolerance of dense or higher, 0 if it is not shown to be.
-
-    The headline metric decides. If it is a loss, which has no tolerance, every probe must be within."""
-    comparisons = comparisons[comparisons["measure"] == VALUE]
-    is_fit = comparisons["metric"] == metric if metric != LOSS.name else comparisons["metric"].str.startswith("probe_")
-    near = comparisons["verdict"].isin([WITHIN, HIGHER]).astype(float)
-    return comparisons.assign(near=near)[is_fit].groupby(JUDGED, dropna=False)["near"].min()
-
-
-def _speed(pruned: pd.DataFrame, dense: pd.DataFrame, engine: str, options: Analysis) -> str:
-    """Return the sentence about the models whose speed an engine measured."""
-    pruned = pruned.rename(columns=lambda name: name.removeprefix(f"{engine}_")).sort_values("speedup")
-    rows = pruned.dropna(subset="speedup")
-    # A single measurement has no interval.
-    faster = rows[rows.get("speedup_low", rows["speedup"]).fillna(rows["speedup"]) > 1]
-    wish = options.wished_speedup or 1
-    missing = f" ({len(pruned) - len(rows)} more are not measured)" if len(rows) < len(pruned) else ""
-    models, near = f"of {len(rows)} pruned models{missing}", f"within {options.tolerance:g} of dense"
-    first = f"In {engine}, none {models} is shown to be faster and {near}"
-    if len(within := faster[faster["near"] == 1]):
-        first = f"In {engine}, the fastest {models} {near} is {_named(within.iloc[-1])}"
-    reached = faster[faster["speedup"] >= wish]
-    if reached.empty:
-        return f"{first}; none that is shown to be faster reaches x {wish:g}; the fastest is {_named(rows.iloc[-1])}."
-    best, quality = _best_quality(reached, dense)
-    return f"{first}; the best with x {wish:g} or faster is {_named(best)}, {quality}."
-
-
-def _named(row: Any) -> str:
-    """Return a model in words, with its speed."""
-    made = "" if row["model"] == row["original"] else f"{row['model']}, "
-    return f"{made}{name_of(row)} {percent(row)} % ({row['mode']}), x {with_interval(row, 'speedup', '.2f')}"
-
-
-def _best_quality(rows: pd.DataFrame, dense: pd.DataFrame) -> tuple[pd.Series, str]:
-    """Return the best of some models, and in words by what.
-
-    The headline decides if the interval of the best lies apart from the others, else a perplexity, else the loss. They
-    also judge a model that is alone."""
-    metric, sign = rows["metric"].iloc[0], gain(rows["metric"].iloc[0])
-    near, far = ("value_low", "value_high")[::sign]
-    ranked = rows.sort_values("value", key=lambda value: sign * value, kind="stable")
-    best, others = ranked.iloc[-1], ranked.iloc[:-1]
-    is_apart = len(others) and (sign * (best[near] - others[far]) > 0).all()
-    names = [*(name for name in rows if name.startswith(PERPLEXITIES)), "eval_loss"]
-    known = [name for name in names if rows[name].notna().all()]
-    column, label, reason = "value", metric, ""
-    if known and not is_apart:
-        column = label = known[0]
-        best, reason = rows.loc[rows[column].idxmin()], f"; the intervals of {metric} overlap" if len(others) else ""
-    # A training also lowers the perplexity of dense, so a trained model stands beside both.
-    beside = []
-    for mode in dict.fromkeys((NO_FINETUNE, best["dense_mode"])):
-        for row in dense[dense["mode"] == mode].to_dict("records"):
-            multiple = f", x {best[column] / row[column]:z.2f}" if column.startswith(PERPLEXITIES) else ""
-            beside.append(f"{dense_name(mode)} {number(row[column], '.3f')}{multiple}")
-    return best, f"{label} {with_interval(best, column)} ({', '.join(beside) or NONE}{reason})"
+def speeds(rows: pd.DataFrame) -> list[str]:
+    """Return a sentence per engine that measured pruned models: their speeds, the fastest first."""
+    sentences = []
+    for engine in ENGINES:
+        column = f"{engine}_speedup"
+        measured = rows[rows["method"] != DENSE].dropna(subset=column) if column in rows else rows[:0]
+        if measured.empty:
+            continue
+        fastest = measured.sort_values(column, ascending=False)
+        named = [
+            f"{row.method} {percent(row)} % ({row.mode}) x {with_interval(row, column, '.2f')}"
+            for row in fastest[: 2 * NAMED].itertuples()
+        ]
+        named += [f"{len(measured) - len(named)} more"] * (len(measured) > len(named))
+        sentences.append(f"Speed in {engine}, as a multiple of dense: {'; '.join(named)}.")
+    return sentences

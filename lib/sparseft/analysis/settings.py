@@ -46,7 +46,7 @@ def other_settings(own: Settings, config: Config, run: Run) -> list[str]:
     masks, training = {}, {}
     if run.method != DENSE:
         method = get_method(run.method)
-        masks = config.masks.used_by(method) | {"scope": config.masks.scope_of(method, [run.sparsity])}
+        masks = config.mask_settings(method, run.task) | {"scope": config.masks.scope_of(method, [run.sparsity])}
     if run.mode != NO_FINETUNE:
         training = dict(config.schedule_of(run.mode, run.task, run.training)) | {"backend": config.backend}
         # A backend may choose the size of the micro-batches, which decides only last bits.

@@ -67,9 +67,6 @@ def compute(frames: Frames, options: Analysis, configuration: Config | None = No
         )
     # statsmodels collects garbage in every correction, which takes long with a whole study in memory.
     gc.freeze()
-    if options.wished_speedup and not configuration:
-        what = "--wished_speedup needs the configuration of one study, which says what each model was made from"
-        raise InputError(what, "give --configuration to analyze_results.py, or leave it out")
     if options.against is not None and options.against not in set(cells["method"]) - {DENSE}:
         raise InputError(f"--against {options.against}: not a pruned method of the study", "name one of its methods")
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)

@@ -176,6 +176,8 @@ class CalibrationText(Section):
     """Seed that chooses the windows, or samples them."""
     temperature: float = Field(1.0, gt=0, le=100)
     """What the logits are divided by when the model samples a text. At 1, the text has the model's own distribution."""
+    together: Positive = TOGETHER
+    """Windows that the model samples together. More of them are faster and need more memory, and are other windows."""
     choice: Choice = SHUFFLED
     """`shuffled`: the documents come in random order, and each gives at most one window. `get_c4`: the windows of
     wanda's function of this name, which draws each document anew, for the same documents, tokens and seed."""
@@ -183,7 +185,8 @@ class CalibrationText(Section):
     def contradictions(self) -> Faults:
         """Return what may be wrong with the keys of a sampled text or of a mixture, and whether it is."""
         return {
-            f"temperature belongs to text: {SELF}": self.temperature != 1 and self.text != SELF,
+            f"temperature and together belong to text: {SELF}": self.text != SELF
+            and (self.temperature != 1 or self.together != TOGETHER),
             f"choice belongs to documents, and text: {SELF} has none": self.choice != SHUFFLED and self.text == SELF,
             "shares needs a number per part of the text": self.shares and len(self.shares) != len(self.parts),
             f"examples {self.examples} are too few: a part gets no window": 0 in self.windows_of_parts().values(),
@@ -226,8 +229,8 @@ class CalibrationText(Section):
         return {part: end - start for part, start, end in zip(self.parts, [0, *ends], ends, strict=False)}
 
 
-def held_out(windows: int) -> dict[str, CalibrationText]:
+def held_out(windows: int, length: int) -> dict[str, CalibrationText]:
     """Return by its name the text on which the divergence is measured, unless it has no window.
 
     It has the last seed, so that nothing calibrates on the same windows by accident."""
-    return {DIVERGENCE: CalibrationText(text=SELF, examples=windows, seed=SEEDS - 1)} if windows else {}
+    return {DIVERGENCE: CalibrationText(text=SELF, examples=windows, length=length, seed=SEEDS - 1)} if windows else {}

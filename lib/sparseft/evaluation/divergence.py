@@ -18,14 +18,11 @@ from operator import eq
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
 from sparseft.data.texts import MODEL, each_document, has_windows, recorded_source
 from sparseft.errors import InputError
-from sparseft.language_model.batches import Example
-from sparseft.language_model.sampling import score_windows
 from sparseft.storage.hashes import sha256
 from sparseft.tasks.task import WINDOW, Row
 
@@ -63,11 +60,10 @@ def _has_window(text: Path, rows: list[Row]) -> bool:
     return any(row["text"] in document for document in each_document(text) for row in rows)
 
 
-def measure_divergence(model: nn.Module, windows: list[Row]) -> dict:
+def divergence_of(windows: list[Row], scores: dict[str, np.ndarray]) -> dict:
     """Return the fields of evaluation.json on the divergence of a model from the dense one, which has sampled the
-    windows."""
+    windows. `scores` has what `score_windows` returned for the model."""
     log_p, top = (np.array([window[name] for window in windows]) for name in ("log_p", "top"))
-    scores = score_windows(model, [Example(window["ids"], window["answer_start"]) for window in windows])
     by_window = (log_p - scores["log_p"]).mean(axis=1)
     return {
         "divergence": float(by_window.mean()),

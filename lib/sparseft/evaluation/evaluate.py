@@ -23,17 +23,24 @@ from torch.nn import functional as F
 from sparseft.data.overlap import normal_form, texts_of
 from sparseft.errors import InputError
 from sparseft.evaluation import scoring
-from sparseft.evaluation.harness import StrictLM, run_harness
 from sparseft.language_model.batches import encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses, check_finite_evaluation, logits_by_rows
 from sparseft.language_model.placement import placement
+from sparseft.language_model.sampling import score_windows
 from sparseft.tasks.lm_eval import BY_LM_EVAL
 from sparseft.tasks.metrics import ACC_NORM, LOSS
-from sparseft.tasks.task import SplitRows, Task
+from sparseft.tasks.task import WINDOW, SplitRows, Task
 
 
-def evaluate(model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_size: int) -> dict:
+def evaluate(
+    model: nn.Module,
+    tokenizer,
+    task: Task,
+    rows: SplitRows,
+    batch_size: int,
+    scores_of_windows: dict[str, np.ndarray] | None = None,
+) -> dict:
     """Score a model on rows["validation"], and return the content of evaluation.json.
 
     The metrics put `few_shot` worked examples, taken from rows["train"], before every question. The loss uses none, so
@@ -47,6 +54,8 @@ def evaluate(model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_siz
         outcomes         the row's value of the headline metric: 1 if it counts the row as right, else 0
         losses           of the right answer, in nats, summed over its tokens
         answer_tokens    number of tokens of the right answer
+
+    `scores_of_windows` has what `score_windows` returned for the rows, if they are windows that were scored already.
 
     `generation_config` has what the model's generation_config.json sets, which acts on every generated text.
     `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. With
@@ -66,6 +75,10 @@ def evaluate(model: nn.Module, tokenizer, task: Task, rows: SplitRows, batch_siz
         pairs = zip(scores["log_likelihoods"], scores["labels"], strict=True)
         losses = np.array([-logs[label] for logs, label in pairs])
         tokens = np.array([len(example.ids) - example.answer_start for example in examples])
+    elif task.fields == WINDOW.fields and len({len(example.ids) for example in examples}) == 1:
+        # As the divergence scores them.
+        log_p = (scores_of_windows or score_windows(model, examples))["log_p"]
+        losses, tokens = -log_p.sum(axis=1), np.full(*log_p.shape)
     else:
         losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
     if is_by_loss:
@@ -95,6 +108,9 @@ def evaluate_probe(model: nn.Module, tokenizer, task: Task, rows: SplitRows, bat
     They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate`
     does."""
     task.check(rows)
+    # The import takes seconds, and a loss needs none of it.
+    from sparseft.evaluation.harness import StrictLM, run_harness
+
     # By default, lm-eval computes the logarithms in the model's dtype. In bfloat16, -10.03 nats would become -10.
     device = str(model.device)
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, softmax_dtype="float32")

@@ -4,18 +4,11 @@ lm-eval gets the functions of a built-in task as they are, and the definition of
 lm-eval applies the filters, and computes the metrics and the standard errors.
 """
 
-import os
 import random
 import sys
 from contextlib import redirect_stdout
 from itertools import groupby, takewhile
 from operator import attrgetter
-
-# These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and
-# lm-eval's bootstrap, which takes a second, starts no copies of this process.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
 import numpy as np
 import torch

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.rows import read_rows
@@ -19,12 +19,12 @@ from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.engines import Answer, ask, find_engines, weight_files
 from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.export.settings import FIRST_LAYERS, QUANTIZED, Export, Wish
+from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS, QUANTIZED, Export, Format, Wish
 from sparseft.export.shapes import Shapes, described, search, shapes_of, without_layers
 from sparseft.export.ship_record import Served, Speed, Trial
 from sparseft.grid import DENSE
 from sparseft.language_model.model import load_tokenizer
-from sparseft.patterns.layers import UNITS
+from sparseft.methods import get_method
 from sparseft.records.record_file import files_digest, read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
@@ -111,7 +111,8 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
 
     # The speed of the dense model in the first format is measured beside each, because a machine may become slower.
     with tempfile.TemporaryDirectory(prefix="shapes") as scratch, server.written(dense.folder, first) as reference:
-        shorter = _shorter(dense, Path(scratch, "shorter")) if "both" in wish.candidates else dense
+        needs_shorter = any(CANDIDATES[name][1] for name in wish.candidates)
+        shorter = _shorter(dense, Path(scratch, "shorter")) if needs_shorter else dense
         shapes = {candidate: shapes_of(candidate, dense, shorter) for candidate in wish.candidates}
         for kind in server.formats:
             start = trial(dense.folder, kind)
@@ -124,30 +125,33 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
                         of.write(percent, Path(folder))
                         return trial(Path(folder), kind, candidate, percent)
 
-                begin = start * (1 - (candidate == "both") * FIRST_LAYERS / 100 * prunable / weights)
+                begin = start * (1 - CANDIDATES[candidate][1] * FIRST_LAYERS / 100 * prunable / weights)
                 for _ in search(of.percents, begin, begin * prunable / weights / 100, limit, measure):
                     pass
     return trials
 
 
 def smallest(trials: list[Trial]) -> dict[str, list[int]]:
-    """Return by candidate the smallest share of each format that fulfils the wish, each once."""
-    least: dict[tuple[str, str], int] = {}
-    for trial in trials:
-        if trial.reached and trial.candidate != DENSE:
-            key = trial.candidate, trial.format
-            least[key] = min(trial.percent, least.get(key, trial.percent))
-    shares: dict[str, set[int]] = {}
-    for (candidate, _), percent in least.items():
-        shares.setdefault(candidate, set()).add(percent)
-    return {candidate: sorted(percents) for candidate, percents in shares.items()}
+    """Return by candidate the smallest share of each format that fulfils the wish, each once.
+
+    A format of fewer bits that needs no smaller share than one of more bits is left out, because it rounds more too."""
+    shares: dict[str, list[int]] = {}
+    bits = [OWN_FORMAT, *get_args(Format)]
+    reached = [trial for trial in trials if trial.reached and trial.candidate != DENSE]
+    for trial in sorted(reached, key=lambda trial: (bits.index(trial.format), trial.percent)):
+        known = shares.setdefault(trial.candidate, [])
+        if not known or trial.percent < known[-1]:
+            known.append(trial.percent)
+    return shares
 
 
 def _shorter(dense: Checkpoint, folder: Path) -> Checkpoint:
     """Write the dense model without its first layers. Raises InputError if it has too few."""
     folder.mkdir()
-    removed = UNITS.removed(described(dense), [FIRST_LAYERS])
-    return without_layers(dense, removed[FIRST_LAYERS], folder)
+    units = get_method(FIRST).pattern.units
+    assert units
+    removed = units.removed(described(dense), [FIRST_LAYERS])
+    return without_layers(dense, units, removed[FIRST_LAYERS], folder)
 
 
 class Window(NamedTuple):

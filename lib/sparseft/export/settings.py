@@ -15,9 +15,14 @@ QUANTIZED = {"q6_k": 256, "q5_k_m": 256, "q4_k_m": 256, "q4_0": 32}
 ADVICE = "name the Python of an environment that has the engine (docs/smaller_models.md)"
 # The GGUF formats, from the largest to the smallest.
 Format = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
-# What may leave a model that becomes smaller. `both` takes an eighth of the decoder layers first, then channels.
-Candidate = Literal["channels", "layers", "both"]
-CANDIDATES: list[Candidate] = ["channels", "layers", "both"]
+# What may leave a model that becomes smaller: its method, and whether some decoder layers leave first.
+CANDIDATES = {
+    "channels": ("structured_obs", False),
+    "layers": ("layers_block_influence", False),
+    "both": ("structured_obs", True),
+}
+# The method by which these layers leave.
+FIRST = CANDIDATES["layers"][0]
 # The share of the decoder layers that leaves before channels do, in percent. A whole number of 8,
 # 10, or 16 to 80 layers is near it (patterns/pattern.py).
 FIRST_LAYERS = 12
@@ -90,7 +95,7 @@ class Wish(Section):
     """Generated tokens per second, as a multiple of the dense model's in the first format."""
     bytes: float | None = Field(None, gt=0, examples=[100e6])
     """Largest size of the files with the weights."""
-    candidates: list[Candidate] = CANDIDATES
+    candidates: list[Literal[*CANDIDATES]] = Field(list(CANDIDATES))  # type: ignore[valid-type]  # computed from the table
     """What may leave the model: channels of the MLP, decoder layers, or an eighth of the layers and then channels. The
     share is searched. The dense model is always among the candidates. An empty list prunes nothing."""
     formats: list[Format] = Field([], examples=[["q8_0", "q4_k_m"]])

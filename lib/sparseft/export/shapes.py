@@ -20,8 +20,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.rewriting import Cut, write_smaller
 from sparseft.errors import InputError
+from sparseft.export.settings import CANDIDATES
+from sparseft.methods import get_method
 from sparseft.patterns.channels import channels_removed
-from sparseft.patterns.layers import UNITS
+from sparseft.patterns.pattern import Units
 from sparseft.pruning.compact import cuts_of
 from sparseft.pruning.smaller import unit_cut
 
@@ -36,9 +38,9 @@ def described(checkpoint: Checkpoint) -> PrunableModel:
     return PrunableModel(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), checkpoint.folder)
 
 
-def layers_by_percent(model: PrunableModel) -> dict[int, int]:
+def layers_by_percent(model: PrunableModel, units: Units) -> dict[int, int]:
     """Return the number of decoder layers that leave a model, by the nearest whole percent."""
-    number = UNITS.number(model)
+    number = units.number(model)
     percents = {round(100 * removed / number): removed for removed in range(1, number)}
     return {percent: removed for percent, removed in percents.items() if percent <= MOST}
 
@@ -61,11 +63,11 @@ def channels_by_percent(model: PrunableModel) -> dict[int, dict[str, int]]:
     return shapes
 
 
-def without_layers(checkpoint: Checkpoint, number: int, folder: Path) -> Checkpoint:
+def without_layers(checkpoint: Checkpoint, units: Units, number: int, folder: Path) -> Checkpoint:
     """Write a model without its first `number` decoder layers."""
-    kept = [list(range(number, UNITS.number(described(checkpoint))))]
-    changes = checkpoint.architecture.config_of_part(checkpoint.config, UNITS.key, kept[0])
-    return write_smaller(checkpoint, folder, changes, partial(unit_cut, checkpoint.architecture, UNITS, kept))
+    kept = [list(range(number, units.number(described(checkpoint))))]
+    changes = checkpoint.architecture.config_of_part(checkpoint.config, units.key, kept[0])
+    return write_smaller(checkpoint, folder, changes, partial(unit_cut, checkpoint.architecture, units, kept))
 
 
 def with_first_channels(checkpoint: Checkpoint, kept: dict[str, int], folder: Path) -> Checkpoint:
@@ -88,10 +90,11 @@ class Shapes:
 
 def shapes_of(candidate: str, dense: Checkpoint, shorter: Checkpoint) -> Shapes:
     """Return the shapes of channels, layers or both. `shorter` is the model that has lost some decoder layers."""
-    if candidate == "layers":
-        numbers = layers_by_percent(described(dense))
-        return Shapes(list(numbers), lambda percent, folder: without_layers(dense, numbers[percent], folder))
-    start = shorter if candidate == "both" else dense
+    method, is_shorter = CANDIDATES[candidate]
+    if units := get_method(method).pattern.units:
+        numbers = layers_by_percent(described(dense), units)
+        return Shapes(list(numbers), lambda percent, folder: without_layers(dense, units, numbers[percent], folder))
+    start = shorter if is_shorter else dense
     kept = channels_by_percent(described(start))
     return Shapes(list(kept), lambda percent, folder: with_first_channels(start, kept[percent], folder))
 

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from sparseft.data.rows import as_lines
-from sparseft.data.settings import TOGETHER, CalibrationText
+from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import write_source_text
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
@@ -42,7 +42,7 @@ def sample_windows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: C
         )
     first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     generator = torch.Generator(model.device).manual_seed(text.seed)
-    starts = torch.full((text.examples, 1), first, device=model.device).split(TOGETHER)
+    starts = torch.full((text.examples, 1), first, device=model.device).split(text.together)
     batches = show(starts, "batch of windows", len(starts))
     ids = torch.cat([_continued(model, start, text, generator) for start in batches])
     share = (ids[:, 1:] == end).float().mean().item()

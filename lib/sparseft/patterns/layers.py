@@ -2,13 +2,12 @@
 
 from sparseft.patterns.pattern import Pattern, Units
 
-UNITS = Units(key="num_hidden_layers", title="decoder layers", tensors=r"model\.layers\.(?P<unit>\d+)\.")
 LAYERS = Pattern(
     "layers",
     words="whole decoder layers",
     scope="global",
     removes="layers",
     has_exact_counts=False,
-    units=UNITS,
+    units=Units(key="num_hidden_layers", title="decoder layers", tensors=r"model\.layers\.(?P<unit>\d+)\."),
     is_reconstructed=False,
 )

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sparseft.data.settings import OWN_LENGTH, TOGETHER
 from sparseft.methods import get_method
 from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
 from sparseft.planning.sizes import Subject, calibration_lengths, perplexity_tokens, task_lengths
@@ -65,7 +64,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             return share * lengths.mean * lengths.rows[0] * (own(subject.layers) if own else 1 + sequential)
         case "sampling":
             text = config.texts[job.text]
-            return text.length * (text.examples + math.ceil(text.examples / TOGETHER) * reading)
+            return text.length * (text.examples + math.ceil(text.examples / text.together) * reading)
         case "reconstruction":
             section, lengths = config.reconstruction, calibration_lengths(config, job)
             # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
@@ -95,7 +94,7 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
         return lengths.rows[1] * (read + lengths.max_new_tokens * reading / config.evaluation_batch_size)
 
     tokens = sum(of_task(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
-    return tokens + perplexity_tokens(config) + OWN_LENGTH * config.divergence_windows
+    return tokens + perplexity_tokens(config) + config.divergence_length * config.divergence_windows
 
 
 def _served_tokens(config: Config, reading: float) -> float:

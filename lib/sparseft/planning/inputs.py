@@ -13,7 +13,7 @@ from sparseft.checkpoints.settings import local_source, pruned_base
 from sparseft.data.loading import own_task
 from sparseft.data.rows import each_row
 from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE
-from sparseft.data.settings import HUB, OWN_CONTEXT, OWN_LENGTH
+from sparseft.data.settings import HUB, OWN_CONTEXT
 from sparseft.data.task_files import task_files
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
@@ -125,7 +125,7 @@ def check_sources(config: Config) -> None:
             method.pattern.check_model(model, percents, config.masks.head_share)
         limit = subject.config.get("max_position_embeddings")
         windows = {"perplexity.context": config.perplexity.context if config.perplexity else 0}
-        windows["evaluation.divergence"] = OWN_LENGTH if config.divergence_windows else 0
+        windows["evaluation.divergence"] = config.divergence_length if config.divergence_windows else 0
         # Otherwise the first evaluation would find it, after hours.
         for key, window in windows.items():
             if limit and window != OWN_CONTEXT and window > limit:

@@ -11,7 +11,7 @@ from functools import cache, partial
 from itertools import product
 
 from sparseft.architectures.architecture import Shapes
-from sparseft.data.settings import OWN_CONTEXT, TOGETHER
+from sparseft.data.settings import OWN_CONTEXT
 from sparseft.errors import InputError
 from sparseft.limits import CUDA, CUDA_LIBRARIES
 from sparseft.methods import get_method
@@ -179,7 +179,8 @@ def _of_a_model(config: Config, job: JobKind, subject: Subject, card: float | No
         in_files = max(0, subject.bytes - config.resources.gpus * weights)
     scored = LOGITS * subject.config["vocab_size"]
     if job.kind == "sampling":
-        return weights + TOGETHER * (config.texts[job.text].length * subject.cached + scored), in_files
+        sampled = config.texts[job.text]
+        return weights + sampled.together * (sampled.length * subject.cached + scored), in_files
     context = config.perplexity.context if config.perplexity and job.kind == "evaluation" else 0
     text = subject.config.get("max_position_embeddings", 0) if context == OWN_CONTEXT else context
     batches = [_evaluated_bytes(config, subject, task) for task in config.evaluated_tasks(job.task)]

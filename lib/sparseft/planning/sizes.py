@@ -201,7 +201,7 @@ def calibration_lengths(config: Config, job: JobKind) -> Lengths:
     masks, name, examples = config.masks, config.reconstruction.calibration, config.reconstruction.examples
     if job.kind == "mask":
         method = get_method(job.method)
-        name, examples = method.calibration, masks.used_by(method)["calibration_examples"]
+        name, examples = method.calibration, config.mask_settings(method, job.task)["calibration_examples"]
     if name is None:
         return replace(task_lengths(config, job.task), rows=(examples, 0))
     # Windows of a part may be longer than those of its mixture.

@@ -59,7 +59,8 @@ def settings(config: Config, cell: Any) -> dict:
         examples = {"text": targets.text_path(config, method.calibration, cell.model, cell.task)}
     base = f"{grid.PRUNED_BASES.format(model=cell.model)}{cell.task_folder}" if method.has_pruned_base else None
     threads = config.resources.threads if method.uses_examples else None
-    return {"method": cell.method, **examples, "pruned_dir": base, "threads": threads, **config.masks.used_by(method)}
+    used = config.mask_settings(method, cell.task)
+    return {"method": cell.method, **examples, "pruned_dir": base, "threads": threads, **used}
 
 
 def effort(config: Config, cell: Any, sparsities: list[str], threads: int) -> dict:

@@ -221,16 +221,23 @@ def measure(
     batch_size: int,
 ) -> dict[str, Any]:
     """Return what the model scores on the task, the probes and the texts, as fields of the record."""
-    from sparseft.evaluation.divergence import measure_divergence
+    from sparseft.evaluation.divergence import divergence_of
     from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
+    from sparseft.language_model.batches import Example
+    from sparseft.language_model.sampling import score_windows
 
+    windows, scores, is_task = given.windows, None, False
+    if windows:
+        scores = score_windows(model, [Example(window["ids"], window["answer_start"]) for window in windows])
+        # The windows of the divergence may be the rows of the task, which are then not scored again.
+        is_task = [window["ids"] for window in windows] == [row.get("ids") for row in given.rows["validation"]]
     perplexity = {}
     if given.text is not None:
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
         name = perplexity_name(given.digests["wikitext2"], context)
         # The perplexity comes before the task, because it may be refused.
         perplexity[name] = token_perplexity(model, tokenizer, given.text, context)
-    content = evaluate(model, tokenizer, given.task, given.rows, batch_size)
+    content = evaluate(model, tokenizer, given.task, given.rows, batch_size, scores if is_task else None)
     content["metrics"] |= perplexity
     if given.probes:
         content["probes"] = {
@@ -240,7 +247,7 @@ def measure(
         }
     shares = {"overlap": given.shares.get(given.task.name), "perplexity_overlap": given.shares.get(TEXT)}
     content |= {name: share for name, share in shares.items() if share is not None}
-    return content | (measure_divergence(model, given.windows) if given.windows else {})
+    return content | (divergence_of(windows, scores) if windows and scores else {})
 
 
 def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, TaskRows]:

@@ -11,8 +11,10 @@ likeliest token in its place. FILE.jsonl.json beside it has the text's sha256, t
 from pathlib import Path
 from typing import Any
 
+from cyclopts.types import PositiveInt
+
 from sparseft.command import Threads
-from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, CalibrationText
+from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, TOGETHER, CalibrationText
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.methods import SELF
 from sparseft.section import parse_section
@@ -22,6 +24,9 @@ from sparseft.study.config import Config
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides a sampled text. Another number of threads changes the last bits."""
     text = config.texts[cell.text].model_dump(include={"examples", "length", "seed", "temperature"})
+    together = config.texts[cell.text].together
+    if together != TOGETHER:
+        text["together"] = together
     return {**text, "threads": config.resources.threads}
 
 
@@ -37,6 +42,7 @@ def run(
     length: int = OWN_LENGTH,
     seed: int = 0,
     temperature: float = 1.0,
+    together: PositiveInt = TOGETHER,
     threads: Threads = 1,
 ) -> None:
     """Load the model, sample the windows, and write both files together.
@@ -48,6 +54,7 @@ def run(
         length: tokens per window
         seed: seed of the samples
         temperature: what the logits are divided by; at 1, the text has the model's own distribution
+        together: windows that are sampled together; another number gives other windows
         threads: CPU threads; another number changes the last bits, and so may change the text
     """
     from sparseft.checkpoints.checkpoint import Checkpoint
@@ -57,6 +64,8 @@ def run(
     from sparseft.language_model.sampling import sample_windows, score_windows, write_windows
 
     settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature}
+    if together != TOGETHER:
+        settings["together"] = together
     text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")
     claim_text(output, [model_path])
     start(threads)

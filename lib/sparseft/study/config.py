@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 
 from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
-from sparseft.data.settings import CalibrationText, Perplexity, TaskData, held_out
+from sparseft.data.settings import DIVERGENCE, OWN_LENGTH, CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
 from sparseft.export.settings import Export, Ship
 from sparseft.grid import (
@@ -29,7 +29,7 @@ from sparseft.grid import (
     start_of,
 )
 from sparseft.masks.settings import Masks
-from sparseft.methods import DENSE, METHODS, SELF, TASK, get_method
+from sparseft.methods import DENSE, METHODS, SELF, TASK, Method, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
@@ -113,7 +113,8 @@ class Evaluation(Section):
     """Windows of 512 tokens that each dense model samples at temperature 1, on which the divergence of every merged
     model from it is measured. 0 means none. Null means 16 if every task of the grid has at least 200
     `validation_examples`, or is built in and takes all examples of its own data set, because their evaluation costs
-    more; else none."""
+    more; else none. A task with `text` sets another default: its `validation_examples` or 16, and windows as long as
+    those of its text."""
 
 
 class Analysis(Section):
@@ -128,10 +129,6 @@ class Analysis(Section):
     six pruned methods."""
     against: str | None = Field(None, examples=["unstructured_wanda"])
     """Method that the others are compared with. Null: `random`, if it is in the grid and not every pair is compared."""
-    wished_speedup: float | None = Field(None, gt=1, le=100, examples=[1.3])
-    """The speed that you want, as a multiple of the dense model's. One more sentence per engine of engines.json then
-    says which pruned model is the fastest within the tolerance, and which is the best at this speed or faster. Null
-    means no such sentence."""
 
 
 class Config(Section):
@@ -220,14 +217,12 @@ class Config(Section):
         unchanged = [method.name for method in methods if self.reconstructs and not method.pattern.is_reconstructed]
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         text, number = self.masks.texts.get(self.reconstruction.calibration or ""), self.reconstruction.examples
-        lacks_dense = self.analysis.wished_speedup and 0 not in self.grid.sparsities
         return faults | {
             f"grid.methods: {imported} prune one model: list one in grid.models": imported,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute"
             " what they did; leave out one or the other": unchanged,
             f"reconstruction.examples {number}: {self.reconstruction.calibration} has fewer windows; lower it, or raise"
             " its examples": text and text.has_own_windows and number > text.examples,
-            "analysis.wished_speedup is a multiple of the dense model's speed: list 0 in grid.sparsities": lacks_dense,
             f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
             "evaluation.divergence 1: one window has no standard error; set 2 or more, or 0": (
                 self.evaluation.divergence == 1
@@ -252,11 +247,6 @@ class Config(Section):
             )
             self.masks.check(method, [int(base["sparsity"])])
             seen.append(base["model"])
-        is_apart = name in self.grid.models and seen[-1] not in self.grid.models
-        fault = (
-            f"analysis.wished_speedup compares {name} with {seen[-1]}, from which it is made: list it in grid.models"
-        )
-        refuse({fault: self.analysis.wished_speedup and is_apart})
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
@@ -266,12 +256,13 @@ class Config(Section):
             raise InputError(what, f"set one (docs/tasks.md), or choose one of {', '.join(BY_NAME)} and set none")
         text = self.masks.texts.get(data.text or "")
         is_sampled = text and text.has_own_windows and TASK not in text.parts
+        is_read = data.text and name in self.grid.tasks
         refuse(
             {
                 f"tasks.{name}.text {data.text}: name a text under masks.calibration that the model samples, or"
-                f" {SELF}": data.text and not is_sampled,
+                f" {SELF}": is_read and not is_sampled,
                 f"tasks.{name}: its validation rows are the windows of the divergence; set evaluation.divergence to 2"
-                " or more": data.text and not self.divergence_windows,
+                " or more": is_read and is_sampled and not self.divergence_windows,
             }
         )
         for training in dict.fromkeys(["", *self.grid.trainings]):
@@ -348,6 +339,14 @@ class Config(Section):
         place = SAMPLED_DATA if self.task_data(task).text else DATA
         return place.format(task=task, model=self.original(model))
 
+    def mask_settings(self, method: Method, task: str) -> dict:
+        """Return the settings on which the masks of a method depend. A text that models sample may have fewer windows
+        than `masks.calibration_examples`."""
+        used = self.masks.used_by(method)
+        if method.uses_task and not method.calibration and (text := self.task_data(task).text):
+            used["calibration_examples"] = min(used["calibration_examples"], self.masks.texts[text].examples)
+        return used
+
     def pruned_source(self, model: str, method: str, percent: int) -> str | None:
         """Return the source of an imported checkpoint; None if it is the model's own, so that the model was pruned
         itself."""
@@ -390,26 +389,38 @@ class Config(Section):
         """Return the number of windows on which the divergence is measured; 0 if it is not."""
         if self.evaluation.divergence is not None:
             return self.evaluation.divergence
+        if sampled := self._sampled_tasks():
+            return sampled[0].validation_examples or DEFAULT_WINDOWS
         for name in self.grid.tasks:
             data = self.tasks[name]
-            takes_whole_data_set = data.text or (
-                name in BY_NAME and not (data.validation_examples or data.local or data.hub)
-            )
+            takes_whole_data_set = name in BY_NAME and not (data.validation_examples or data.local or data.hub)
             if not takes_whole_data_set and (data.validation_examples or 0) < MANY_EXAMPLES:
                 return 0
         return DEFAULT_WINDOWS
 
     @property
+    def divergence_length(self) -> int:
+        """Return the tokens of such a window: those of a window of a sampled task, or else 512."""
+        return next((self.masks.texts[data.text or ""].length for data in self._sampled_tasks()), OWN_LENGTH)
+
+    def _sampled_tasks(self) -> list[TaskData]:
+        """Return the tasks of the grid whose rows the dense model samples."""
+        return [self.tasks[name] for name in self.grid.tasks if self.tasks[name].text]
+
+    @property
     def texts(self) -> dict[str, CalibrationText]:
         """Return the texts that models read, by name: those on which masks can calibrate, and that of the
         divergence."""
-        return self.masks.texts | held_out(self.divergence_windows)
+        return self.masks.texts | held_out(self.divergence_windows, self.divergence_length)
 
     def texts_read(self) -> list[str]:
         """Return the names of the texts that the study reads, with the parts of mixtures.
 
         They are those of its methods, of its tasks, that of a reconstruction, and that of the divergence."""
-        names = {*held_out(self.divergence_windows), *(get_method(name).calibration for name in self.grid.methods)}
+        names = {
+            DIVERGENCE if self.divergence_windows else None,
+            *(get_method(name).calibration for name in self.grid.methods),
+        }
         names |= {self.tasks[name].text for name in self.grid.tasks}
         if self.reconstructs:
             names.add(self.reconstruction.calibration)

@@ -7,7 +7,7 @@ are searched while it runs (stages/find_shares.py).
 from typing import Any
 
 from sparseft.data.settings import SHIP
-from sparseft.export.settings import FIRST_LAYERS
+from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS
 from sparseft.grid import DENSE, Run
 from sparseft.methods import SELF
 from sparseft.modes import get_mode
@@ -16,11 +16,9 @@ from sparseft.modes import get_mode
 TASK = CALIBRATION = SHIP
 TRAINING, HELD_OUT = "shiptrain", "shiptest"
 TEXTS = (CALIBRATION, TRAINING, HELD_OUT)
-# What prunes each candidate: its method, and whether it starts from the model without an eighth of its decoder layers.
-CHANNELS, LAYERS = f"structured_obs_on_{CALIBRATION}", f"layers_block_influence_on_{CALIBRATION}"
-METHODS = {"channels": (CHANNELS, False), "layers": (LAYERS, False), "both": (CHANNELS, True)}
-# The windows of 512 tokens for the calibration and for the judgement, and those of the divergence.
-WINDOWS, DIVERGENCE_WINDOWS = 64, 32
+ON_TEXT = f"_on_{CALIBRATION}"
+# The windows of 512 tokens for the calibration, for the judgement, and of the divergence.
+CALIBRATION_WINDOWS, HELD_OUT_WINDOWS, DIVERGENCE_WINDOWS = 64, 32, 16
 # How each candidate, and the dense model, is trained (benchmarks/results/recovery.md).
 RECOVERY: dict[str, Any] = {
     "steps": 60,
@@ -42,14 +40,15 @@ def with_ship(values: dict[str, Any]) -> dict[str, Any]:
     model, candidates = ship["model"], ship["candidates"]
     models, tasks = dict(values["models"]), dict(values.get("tasks", {}))
     # A wrong name is refused with the grid.
-    if "both" in candidates and model in models:
-        source = f"pruned:{model}/sparsity{FIRST_LAYERS}_{LAYERS}"
+    is_shortened = any(CANDIDATES[name][1] for name in candidates)
+    if is_shortened and model in models:
+        source = f"pruned:{model}/sparsity{FIRST_LAYERS}_{FIRST}{ON_TEXT}"
         models[shorter(model)] = {"source": source, "dtype": dict(models[model]).get("dtype")}
     schedule = RECOVERY | dict(tasks.get(TASK, {}).get("training", {}))
     is_sampled = not (ship.get("texts") or ship.get("prompts"))
-    numbers = {CALIBRATION: WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
+    numbers = {CALIBRATION: CALIBRATION_WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
     if not is_sampled:
-        numbers[HELD_OUT] = WINDOWS
+        numbers[HELD_OUT] = HELD_OUT_WINDOWS
     texts = {
         name: {"text": SELF if is_sampled else SHIP, "examples": number, "length": 512, "seed": seed}
         for seed, (name, number) in enumerate(numbers.items())
@@ -63,9 +62,9 @@ def with_ship(values: dict[str, Any]) -> dict[str, Any]:
         "evaluation": {"divergence": DIVERGENCE_WINDOWS, "probes": [ship["task"]] if ship.get("task") else []},
         "export": _serving(values),
         "grid": {
-            "models": [model, *([shorter(model)] if "both" in candidates else [])],
+            "models": [model, *([shorter(model)] if is_shortened else [])],
             "tasks": [TASK],
-            "methods": list(dict.fromkeys(METHODS[name][0] for name in candidates)) or [CHANNELS],
+            "methods": list(dict.fromkeys(f"{CANDIDATES[name][0]}{ON_TEXT}" for name in candidates or CANDIDATES)),
             # A plan needs a share, before those of the candidates are known.
             "sparsities": [0, FIRST_LAYERS],
             "modes": [ship["mode"]],
@@ -83,7 +82,7 @@ def runs(model: str, mode: str, shares: dict[str, list[int]]) -> list[Run]:
     """Return the runs of the candidates with these shares, in percent, and the dense model that is trained alike."""
     runs = [Run(model, TASK, DENSE, 0, get_mode(mode).dense_training, 0)]
     for name, percents in shares.items():
-        method, is_shorter = METHODS[name]
+        method, is_shorter = CANDIDATES[name]
         start = shorter(model) if is_shorter else model
-        runs += [Run(start, TASK, method, percent, mode, 0) for percent in percents]
+        runs += [Run(start, TASK, f"{method}{ON_TEXT}", percent, mode, 0) for percent in percents]
     return runs
