@@ -19,7 +19,7 @@ TEXTS = (CALIBRATION, TRAINING, HELD_OUT)
 ON_TEXT = f"_on_{CALIBRATION}"
 # The windows of 512 tokens for the calibration, for the judgement, and of the divergence.
 CALIBRATION_WINDOWS, HELD_OUT_WINDOWS, DIVERGENCE_WINDOWS = 64, 32, 16
-# How each candidate, and the dense model, is trained (benchmarks/results/recovery.md).
+# How each candidate, and the dense model, is trained (benchmarks/results/recovered.md).
 RECOVERY: dict[str, Any] = {
     "steps": 60,
     "batch_size": 4,
