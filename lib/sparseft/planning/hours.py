@@ -79,10 +79,11 @@ def _passed_tokens(config: Config, job: JobKind, subject: Subject) -> float:
             # The dense model and the run.
             return 2 * config.export.repeats * (1 + len(config.export.engines)) * _served_tokens(config, reading)
         case "serving":
-            assert config.ship
             # Each candidate is measured about as often as the search measures shapes.
-            models = 2 + len(config.ship.candidates) + len(config.ship.siblings)
-            return models * config.export.repeats * max(1, len(config.ship.formats)) * _served_tokens(config, reading)
+            ship = config.ship
+            models = 2 + (len(ship.candidates) + len(ship.siblings) if ship else 0)
+            formats = max(1, len(ship.formats)) if ship else 1
+            return models * config.export.repeats * formats * _served_tokens(config, reading)
         case "throughput":
             measured = config.throughput
             examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)

@@ -38,7 +38,7 @@ def with_ship(values: dict[str, Any]) -> dict[str, Any]:
     """Return the sections of a configuration with those that the section `ship` decides."""
     ship = values["ship"]
     model, candidates = ship["model"], ship["candidates"]
-    models, tasks = dict(values["models"]), dict(values.get("tasks", {}))
+    models, tasks = dict(values.get("models", {})), dict(values.get("tasks", {}))
     # A wrong name is refused with the grid.
     is_shortened = any(CANDIDATES[name][1] for name in candidates)
     if is_shortened and model in models:
