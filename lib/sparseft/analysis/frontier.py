@@ -128,7 +128,7 @@ def described(row: dict[str, Any]) -> str:
     texts = [name.removesuffix("_ratio") for name in row if name.endswith("_ratio")]
     parts = [f"{row['bytes'] / 1e6:,.0f} MB", f"x {interval(row, 'speed')} of the speed of the dense model"]
     parts += [
-        f"x {interval(row, f'{text}_ratio', '.3f')} of the perplexity of dense trained alike on {text}"
+        f"x {interval(row, f'{text}_ratio', '.3f')} of the perplexity of the equally trained dense model on {text}"
         for text in texts
     ]
     parts.append(f"divergence {interval(row, 'divergence', '.3f')}")
