@@ -15,7 +15,10 @@ held_out_texts = [text_of(ship.HELD_OUT)] if ship.HELD_OUT in STUDY.texts else [
 def candidates_of(w):
     """Return the manifests of the models that are measured: the dense one, the runs, and the siblings."""
     record = read_record_file(Path(checkpoints.find_shares.get(model=w.model).output[0]), SharesRecord)
-    exports = [f"{grid.fill(PATHS.run, run)}/export/manifest.json" for run in ship.runs(w.model, STUDY.ship.mode, record.chosen)]
+    exports = [
+        f"{grid.fill(PATHS.run, run)}/export/manifest.json"
+        for run in ship.runs(w.model, STUDY.ship.mode, record.chosen)
+    ]
     siblings = [grid.MANIFEST.format(model=name) for name in STUDY.ship.siblings]
     return [grid.MANIFEST.format(model=w.model), *exports, *siblings]
 
