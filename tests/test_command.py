@@ -157,7 +157,8 @@ from sparseft.storage.locks import end_with_parent
 
 def main():
     with ProcessPoolExecutor(2, initializer=end_with_parent) as pool:
-        pool.submit(time.sleep, 0).result()
+        # Then each process has begun to work.
+        list(pool.map(time.sleep, [0.5, 0.5]))
         later = [pool.submit(time.sleep, 300) for _ in range(9)]
         print("works", flush=True)
         later[0].result()

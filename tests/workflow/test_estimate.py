@@ -12,7 +12,8 @@ from scipy.stats import norm
 from sparseft.grid import Run
 from sparseft.planning import estimate
 from sparseft.planning.estimate import disk, examples, hours, needs, study_jobs
-from sparseft.planning.hours import TYPICAL
+from sparseft.planning.hours import TYPICAL, job_seconds
+from sparseft.planning.job_kind import JobKind
 from sparseft.planning.probe import this_machine
 from sparseft.planning.requests import Requests
 from sparseft.study.targets import runs
@@ -147,9 +148,14 @@ def test_equal_jobs_that_ran_here_give_their_mean(tmp_path, monkeypatch):
     assert "estimated" in hours(Requests(laid_over({"results": "results/other"})), jobs)
 
 
-def test_what_is_not_known_yet_is_counted_and_not_guessed():
-    engines = [("engines", vars(RUN), ""), ("export", vars(RUN), "")]
-    assert "(1 job estimated, 1 job of unknown time, from " in hours(Requests(laid_over({})), engines)
+def test_the_hours_of_a_check_of_engines_grow_with_its_repeats_and_its_engines():
+    def seconds(**export: object) -> float:
+        requests = Requests(laid_over({"export": export}))
+        return job_seconds(requests.config, JobKind.of("engines", vars(RUN)), requests.subject("smollm2"))
+
+    one, two, three = (seconds(repeats=repeats) for repeats in (1, 2, 3))
+    assert two - one == pytest.approx(three - two) and two > one
+    assert seconds(repeats=1, engines=["vllm:python3"]) == pytest.approx(two)
 
 
 def test_a_study_that_cannot_be_estimated_is_one_line(tmp_path, monkeypatch):
