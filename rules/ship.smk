@@ -36,7 +36,6 @@ use rule run_script as split_texts with:
         output=[text_of(name) for name in ship.TEXTS],
     pathvars:
         job="split_texts/{model}",
-    threads: STUDY.resources.threads
     params:
         **running("split_texts", kind="serving", sources=ship_sources),
 

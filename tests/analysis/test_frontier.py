@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 from sparseft.analysis.frontier import frontier, sentences
+from sparseft.export.engine_record import EngineUse, LoadSpeed
 from sparseft.export.settings import Wish
-from sparseft.export.ship_record import Served, ServedRecord, Speed
+from sparseft.export.ship_record import Served, ServedRecord
 
 RUN = "m-ship-structured_obs_on_ship-sparsity{}-full_sparse_to_sparse-seed0"
 DENSE = "m-ship-dense-sparsity00-full_sparse_to_sparse-seed0"
@@ -32,14 +33,13 @@ def record() -> ServedRecord:
         of_text = {
             text: (-TOKENS * (loss + easy + draw.normal(0, 0.01, WINDOWS))).tolist() for text in ("sampled", "own")
         }
-        speeds = [
-            Speed(tokens_per_second=speed * own, prompt_tokens_per_second=speed, decode_tokens_per_second=speed)
+        load = LoadSpeed(at_once=1, prompt_tokens_per_second=speed, decode_tokens_per_second=speed)
+        uses = [
+            EngineUse(tokens_per_second=speed * own, first_token_seconds=1.0, loads=[load], clock="CPU", cpu_share=1.0,
+                      peak_memory_bytes=1, peak_memory_kind="resident")
             for own in draw.normal(1, 0.01, 3)
-        ]
-        models.append(
-            Served(name=name, format=kind, bytes=size, digest="x", peak_memory_bytes=1, speeds=speeds,
-                   log_likelihoods=of_text)
-        )  # fmt: skip
+        ]  # fmt: skip
+        models.append(Served(name=name, format=kind, bytes=size, digest="x", uses=uses, log_likelihoods=of_text))
     return ServedRecord(
         engine="llama_cpp", version="1", threads=1, device="CPU", models=models,
         tokens=dict.fromkeys(("sampled", "own"), [TOKENS] * WINDOWS), dense_log_p=models[0].log_likelihoods["sampled"],
@@ -68,7 +68,7 @@ def test_a_ratio_is_paired_over_windows_and_a_speed_over_repeats(record):
     half = stats.t.ppf(0.975, WINDOWS - 1) * apart.std(ddof=1) / WINDOWS**0.5
     expected = np.exp([apart.mean(), apart.mean() - half, apart.mean() + half])
     assert row[["own_ratio", "own_ratio_low", "own_ratio_high"]].astype(float).to_numpy() == pytest.approx(expected)
-    speeds = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours.speeds, dense.speeds, strict=True)]
+    speeds = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours.uses, dense.uses, strict=True)]
     assert row.speed == pytest.approx(np.mean(speeds))
     assert row.divergence == pytest.approx(
         np.mean(np.array(record.dense_log_p) - ours.log_likelihoods["sampled"]) / TOKENS

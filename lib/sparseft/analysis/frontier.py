@@ -28,18 +28,18 @@ from sparseft.methods import get_method
 from sparseft.modes import get_mode
 
 # The names of the dense model as it is, and trained on the same texts as the candidates.
-AS_IS, ALIKE = "dense", "dense, trained on the same texts"
+AS_IS, TRAINED = "dense", "dense, trained on the same texts"
 
 
-def label(name: str, models: list[str]) -> str:
-    """Return a candidate in words. `models` are the dense model and those that were pruned before."""
+def label(name: str, model: str) -> str:
+    """Return a candidate in words. `model` is the dense model."""
     if "-" not in name:
-        return AS_IS if name == models[0] else name
+        return AS_IS if name == model else name
     run = Run.parse(name)
     if run.method == DENSE:
-        return ALIKE if get_mode(run.mode).is_trained else AS_IS
+        return TRAINED if get_mode(run.mode).is_trained else AS_IS
     units = get_method(run.method).pattern.removes
-    before = "" if run.model == models[0] else f"{FIRST_LAYERS} % of the layers and "
+    before = "" if run.model == model else f"{FIRST_LAYERS} % of the layers and "
     return f"{before}{run.sparsity} % of the {units}"
 
 
@@ -48,22 +48,23 @@ def frontier(record: ServedRecord, wish: Wish, model: str) -> pd.DataFrame:
 
     A speed is a multiple of that of the dense model in the first format, repeat by repeat. A ratio is of the perplexity
     of the dense model that was trained on the same texts, in the first format."""
-    first, models = record.models[0].format, [model]
-    labels = {served.name: label(served.name, models) for served in record.models}
+    first = record.models[0].format
+    labels = {served.name: label(served.name, model) for served in record.models}
     at = {(labels[served.name], served.format): served for served in record.models}
-    dense, alike = at[AS_IS, first], at[ALIKE, first]
+    dense, trained = at[AS_IS, first], at[TRAINED, first]
     tokens = {name: np.array(counts) for name, counts in record.tokens.items()}
     texts = [name for name in tokens if name != SAMPLED]
     rows = []
     for served in record.models:
         row: dict[str, Any] = {"candidate": labels[served.name], "format": served.format, "name": served.name}
-        row |= {"bytes": served.bytes, "peak_memory_bytes": served.peak_memory_bytes}
-        for kind in ("", "prompt_", "decode_"):
-            row |= mean_columns(f"{kind}speed", _ratios(served, dense, f"{kind}tokens_per_second"))
+        row |= {"bytes": served.bytes, "peak_memory_bytes": max(use.peak_memory_bytes for use in served.uses)}
+        own, theirs = _speeds(served), _speeds(dense)
+        for kind in own:
+            row |= mean_columns(kind, own[kind] / theirs[kind])
         apart = (np.array(record.dense_log_p) - served.log_likelihoods[SAMPLED]) / tokens[SAMPLED]
         row |= mean_columns("divergence", apart)
         for text in texts:
-            own, theirs = (np.array(one.log_likelihoods[text]) / tokens[text] for one in (served, alike))
+            own, theirs = (np.array(one.log_likelihoods[text]) / tokens[text] for one in (served, trained))
             ratio = mean_columns(f"{text}_ratio", theirs - own)
             row |= {f"{text}_perplexity": float(np.exp(-own.mean()))} | {key: np.exp(of) for key, of in ratio.items()}
         ratios = [np.log(row[f"{text}_ratio"]) for text in texts]
@@ -78,10 +79,15 @@ def frontier(record: ServedRecord, wish: Wish, model: str) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _ratios(served: Served, dense: Served, name: str) -> list[float]:
-    """Return a speed in each repeat as a multiple of the dense model's; NaN where one took too short a time."""
-    pairs = zip(served.speeds, dense.speeds, strict=True)
-    return [(getattr(own, name) or np.nan) / (getattr(theirs, name) or np.nan) for own, theirs in pairs]
+def _speeds(served: Served) -> dict[str, np.ndarray]:
+    """Return the speeds of each repeat by column: of generated tokens with the prompt, of prompts, and of later tokens;
+    NaN where these took too short a time."""
+    single = [use.loads[0] for use in served.uses]
+    return {
+        "speed": np.array([use.tokens_per_second for use in served.uses]),
+        "prompt_speed": np.array([one.prompt_tokens_per_second for one in single]),
+        "decode_speed": np.array([one.decode_tokens_per_second or np.nan for one in single]),
+    }
 
 
 def losses(record: ServedRecord, name: str, kind: str) -> np.ndarray:
@@ -102,9 +108,9 @@ def sentences(table: pd.DataFrame, record: ServedRecord, wish: Wish) -> list[str
         if low <= 0 <= high:
             close.append(f"{titled(row)} ({described(row)})")
     worse = [row for row in others if all((row["bytes"] >= first["bytes"], row["speed"] <= first["speed"]))]
-    worse = [row for row in worse if row["loss"] > first["loss"] and row["candidate"] not in (AS_IS, ALIKE)]
+    worse = [row for row in worse if row["loss"] > first["loss"] and row["candidate"] not in (AS_IS, TRAINED)]
     wished = f"x {wish.speed:g} of the dense model's speed" if wish.speed else f"{wish.bytes:,.0f} bytes"
-    begin = "Take" if first["candidate"] not in (AS_IS, ALIKE) else "Do not prune: take"
+    begin = "Take" if first["candidate"] not in (AS_IS, TRAINED) else "Do not prune: take"
     if not first["reaches"]:
         begin = f"No candidate reaches {wished}. The nearest is"
     return [

@@ -18,7 +18,7 @@ Choice = Literal["shuffled", "get_c4"]
 SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
-# The text of a user, of which `snakemake ship` reads a part (data/split.py).
+# A part of the user's texts, for `snakemake ship` (language_model/windows.py).
 SHIP = "ship"
 TEXT = rf"^({SELF}|{SHIP}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
 IN_WORDS[TEXT] = 'write a .jsonl file with {"text": ...} on each line, a .txt file, hub:ORG/NAME or self'

@@ -5,8 +5,8 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
@@ -17,11 +17,12 @@ from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
+from sparseft.export.engine_record import EngineUse
 from sparseft.export.engines import Answer, ask, find_engines, weight_files
 from sparseft.export.gguf_file import GGUF, write_gguf
 from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS, QUANTIZED, Export, Format, Wish
 from sparseft.export.shapes import Shapes, described, search, shapes_of, without_layers
-from sparseft.export.ship_record import Served, Speed, Trial
+from sparseft.export.ship_record import Served, Trial
 from sparseft.grid import DENSE
 from sparseft.language_model.model import load_tokenizer
 from sparseft.methods import get_method
@@ -173,30 +174,36 @@ def read_windows(divergence: Path, held_out: Path | None) -> dict[str, list[Wind
 
 def measure_served(candidates: list[Path], windows: dict[str, list[Window]], server: Server) -> list[Served]:
     """Return what each candidate costs and says of the windows, in each format. Each repeat measures all of them."""
-    ids = _token_ids(candidates, windows)
-    answers: dict[tuple[str, Path], list[Answer]] = {}
-    places: dict[tuple[str, Path], tuple[int, str]] = {}
-    for repeat, kind, folder in product(range(server.export.repeats), server.formats, candidates):
-        with server.written(folder, kind, name_of(folder)) as place:
+    ids, fields = _token_ids(candidates, windows), set(EngineUse.model_fields)
+    answers: dict[tuple[str, Path], list[Answer]] = {key: [] for key in product(server.formats, candidates)}
+    with ExitStack() as stack:
+        places = {
+            (kind, folder): stack.enter_context(server.written(folder, kind, name_of(folder)))
+            for kind, folder in answers
+        }
+        for repeat, (key, place) in product(range(server.export.repeats), places.items()):
             # What it says of a text is the same in each repeat.
-            scored = [] if repeat else [one for of_text in ids[folder].values() for one in of_text]
-            answers.setdefault((kind, folder), []).append(server.answer(place, scored))
-            if not repeat:
-                digest = files_digest({file.name: sha256(file) for file in weight_files(place)})
-                places[kind, folder] = size(place), str(digest)
-    return [
-        Served(
-            name=name_of(folder),
-            format=kind,
-            bytes=places[kind, folder][0],
-            digest=places[kind, folder][1],
-            peak_memory_bytes=max(answer.peak_memory_bytes for answer in of),
-            speeds=[_speed(answer) for answer in of],
-            log_likelihoods=_by_text(ids[folder], of[0].scored),
-            task=_task_value(folder),
-        )
-        for (kind, folder), of in answers.items()
-    ]
+            scored = [] if repeat else [one for of_text in ids[key[1]].values() for one in of_text]
+            answers[key].append(server.answer(place, scored))
+        return [
+            Served(
+                name=name_of(folder),
+                format=kind,
+                bytes=size(place),
+                digest=weights_digest(weight_files(place)),
+                uses=[
+                    EngineUse(**one.model_dump(include=set(EngineUse.model_fields))) for one in answers[kind, folder]
+                ],
+                log_likelihoods=_by_text(ids[folder], answers[kind, folder][0].scored),
+                task=_task_value(folder),
+            )
+            for (kind, folder), place in places.items()
+        ]
+
+
+def weights_digest(files: Iterable[Path]) -> str:
+    """Return one sha256 of the files with the weights of a model."""
+    return str(files_digest({file.name: sha256(file) for file in files}))
 
 
 def name_of(folder: Path) -> str:
@@ -216,7 +223,7 @@ def copy_chosen(folder: Path, output: Path, export: Export, kind: str) -> str:
     if kind:
         files = [output / GGUF]
         write_gguf(export.model_copy(update={"gguf": kind}), folder, files[0], name_of(folder))
-    return str(files_digest({file.name: sha256(file) for file in files}))
+    return weights_digest(files)
 
 
 def _token_ids(candidates: list[Path], windows: dict[str, list[Window]]) -> dict[Path, dict[str, list[list[int]]]]:
@@ -231,16 +238,6 @@ def _token_ids(candidates: list[Path], windows: dict[str, list[Window]]) -> dict
             for name, of_text in windows.items()
         }
     return ids
-
-
-def _speed(answer: Answer) -> Speed:
-    """Return the speeds of an answer with one request at a time."""
-    one = answer.loads[0]
-    return Speed(
-        tokens_per_second=answer.tokens_per_second,
-        prompt_tokens_per_second=one.prompt_tokens_per_second,
-        decode_tokens_per_second=one.decode_tokens_per_second,
-    )
 
 
 def _by_text(ids: dict[str, list[list[int]]], scored: list[float]) -> dict[str, list[float]]:

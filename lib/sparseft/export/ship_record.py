@@ -3,6 +3,7 @@ candidate costs and says of the texts when it is served."""
 
 from typing import ClassVar, Literal
 
+from sparseft.export.engine_record import EngineUse
 from sparseft.records import Fraction, Positive, PositiveCount, field, setting
 from sparseft.records.record_file import RecordFile, RecordPart, kind
 
@@ -38,16 +39,6 @@ class SharesRecord(ServingRecord):
     chosen: dict[str, list[int]] = field("The shares that fulfil the wish, by candidate. Each is pruned and trained.")
 
 
-class Speed(RecordPart):
-    """Hold the speeds of one repeat, with one request at a time."""
-
-    tokens_per_second: Positive = field("Generated tokens per second, with the time of the prompt.", "tokens/s")
-    prompt_tokens_per_second: Positive = field("Tokens of prompts that are read per second.", "tokens/s")
-    decode_tokens_per_second: Positive | None = field(
-        "Tokens after the first that are generated per second. Null if they took too short a time.", "tokens/s"
-    )
-
-
 class Served(RecordPart):
     """Hold a candidate in one format."""
 
@@ -55,8 +46,7 @@ class Served(RecordPart):
     format: str = field("The GGUF format. Empty for the model's own.")
     bytes: PositiveCount = field("The size of the files with the weights.", "bytes")
     digest: str = field("The sha256 of the weights as served.")
-    peak_memory_bytes: PositiveCount = field("The largest memory of the engine's process.", "bytes")
-    speeds: list[Speed] = field("The speeds of each repeat.", min_length=1)
+    uses: list[EngineUse] = field("The speeds and the memory of each repeat.", min_length=1)
     log_likelihoods: dict[str, list[float]] = field("Of each window, by text.", "nats")
     task: Fraction | None = field("The metric of the user's task. Null without one.", default=None)
 

@@ -22,8 +22,8 @@ from sparseft.study.config import Config
 CARD = """
 ## As it is served
 
-Measured with {engine} {version} on {device}, {threads} CPU threads. Speeds are multiples of that of the dense model as
-it is. Ratios of perplexities are to the dense model after the same training. The texts were held out.
+Measured with {engine} {version} on {device}. Speeds are multiples of that of the dense model as it is. Ratios of
+perplexities are to the dense model after the same training. The texts were held out.
 
 {table}
 
@@ -81,7 +81,7 @@ def run(
             raise InputError(f"{folder}: not the model that {served} measured", f"remove {served} and repeat")
         shown = table[[*COLUMNS, *table.filter(regex="_(perplexity|ratio)$")]].to_markdown(index=False, floatfmt=".4g")
         words = {"engine": record.engine, "version": record.version, "device": record.device}
-        card = CARD.format(**words, threads=record.threads, table=shown, sentences="\n".join(said))
+        card = CARD.format(**words, table=shown, sentences="\n".join(said))
         with open(chosen / "README.md", "a", encoding="utf-8") as file:
             file.write(card)
         write_json(chosen / "ship.json", {"chosen": best["name"], "format": best["format"], "sha256": digest})

@@ -168,7 +168,7 @@ class Config(Section):
     you choose. So several studies share models, data and masks, and each has its own results."""
     cerebras: Cerebras = Cerebras()
     ship: Ship | None = Field(None, examples=[{"model": "smollm2", "speed": 1.3}])
-    """What `snakemake ship` decides. It makes the grid, its texts and its task. Null: there is no such wish."""
+    """What `snakemake ship` decides. It makes the grid, its texts and its task. Null: nothing is wished."""
 
     @model_validator(mode="before")
     @classmethod

@@ -79,7 +79,7 @@ def _serving(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def runs(model: str, mode: str, shares: dict[str, list[int]]) -> list[Run]:
-    """Return the runs of the candidates with these shares, in percent, and the dense model that is trained alike."""
+    """Return the runs of the candidates with these shares, in percent, and the dense model, trained in the same way."""
     runs = [Run(model, TASK, DENSE, 0, get_mode(mode).dense_training, 0)]
     for name, percents in shares.items():
         method, is_shorter = CANDIDATES[name]
