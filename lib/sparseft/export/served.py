@@ -191,9 +191,7 @@ def measure_served(candidates: list[Path], windows: dict[str, list[Window]], ser
                 format=kind,
                 bytes=size(place),
                 digest=weights_digest(weight_files(place)),
-                uses=[
-                    EngineUse(**one.model_dump(include=set(EngineUse.model_fields))) for one in answers[kind, folder]
-                ],
+                uses=[EngineUse(**one.model_dump(include=fields)) for one in answers[kind, folder]],
                 log_likelihoods=_by_text(ids[folder], answers[kind, folder][0].scored),
                 task=_task_value(folder),
             )
