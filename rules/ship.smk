@@ -26,18 +26,20 @@ def candidates_of(w):
 ship_sources = own_files(lambda w: [*STUDY.ship.texts, *filter(None, [STUDY.ship.prompts])])
 
 
-# Divide the user's texts into windows for the calibration, for the training, and for the judgement.
-use rule run_script as split_texts with:
-    input:
-        ship_sources,
-        model_path=grid.MANIFEST,
-    output:
-        [f"{text_of(name)}.json" for name in ship.TEXTS],
-        output=[text_of(name) for name in ship.TEXTS],
-    pathvars:
-        job="split_texts/{model}",
-    params:
-        **running("split_texts", kind="serving", sources=ship_sources),
+if held_out_texts:
+
+    # Divide the user's texts into windows for the calibration, for the training, and for the judgement.
+    use rule run_script as split_texts with:
+        input:
+            ship_sources,
+            model_path=grid.MANIFEST,
+        output:
+            [f"{text_of(name)}.json" for name in ship.TEXTS],
+            output=[text_of(name) for name in ship.TEXTS],
+        pathvars:
+            job="split_texts/{model}",
+        params:
+            **running("split_texts", kind="serving", sources=ship_sources),
 
 
 # Find how much must leave the model for the wish. The runs that are made follow from it.

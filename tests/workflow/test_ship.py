@@ -72,6 +72,13 @@ def test_the_card_has_both_dense_models_and_the_findings(study):
     assert findings.startswith("- Take ") and len(findings.splitlines()) == 3
 
 
+def test_without_a_text_the_model_samples_those_of_the_calibration_and_of_the_training(tmp_path, tiny_models):
+    ship = {"model": "tiny", "speed": 1.3, "candidates": ["channels"]}
+    study = Study(tmp_path).configure({"tiny": tiny_models["llama"]}, ship=ship)
+    texts = [f"data/calibration_{name}-tiny.jsonl" for name in ("ship", "shiptrain", "divergence")]
+    assert study.planned(*texts) == {"prepare_model": 1, "sample_text": 3}
+
+
 @pytest.mark.parametrize(("ship", "words"), [
     ({"model": "tiny", "speed": 1.3, "bytes": 1e6}, "speed and bytes are two wishes; set one"),
     ({"model": "tiny"}, "nothing is wished; set speed or bytes"),
