@@ -9,7 +9,7 @@ from sparseft.errors import InputError, message
 from sparseft.jobs import Jobs, cell_of, files
 from sparseft.language_model.gpus import smallest_gpu, visible_gpus
 from sparseft.planning.inputs import check_inputs
-from sparseft.planning.requests import Requests
+from sparseft.requests import Requests
 from sparseft.section import flags, parse_section
 from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
@@ -68,8 +68,8 @@ if workflow.is_main_process:
 REQUESTS = Requests(STUDY, CARD)
 JOBS = Jobs(STUDY, HASHES, REQUESTS)
 running = JOBS.running
-kind_of = lambda rulename, w: workflow.get_rule(rulename).params.kind(w)
-requested = JOBS.requested(kind_of)
+job_of = lambda rulename, w: workflow.get_rule(rulename).params.job(w)
+requested = JOBS.requested(job_of)
 
 
 wildcard_constraints:

@@ -25,7 +25,7 @@ use rule run_script as evaluate_run with:
     # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
     params:
-        **running("evaluate", kind="evaluation", everything=True),
+        **running("evaluate", everything=True),
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among them.
@@ -44,7 +44,7 @@ use rule run_script as evaluate_selection with:
         training=f"-{grid.TRAINING}",
     priority: 2
     params:
-        **running("evaluate", kind="selection", split="selection"),
+        **running("evaluate", split="selection"),
 
 
 # Evaluate the model before the merge, on the same examples, for the train-merge gap.
@@ -59,4 +59,4 @@ use rule run_script as evaluate_adapter with:
     pathvars:
         job=f"evaluate_adapter/{grid.RUN_ID}",
     params:
-        **running("evaluate", kind="evaluation"),
+        **running("evaluate"),

@@ -17,7 +17,7 @@ use rule run_script as export_run with:
     pathvars:
         job=f"export_run/{grid.RUN_ID}",
     params:
-        **running("export_run", kind="export"),
+        **running("export_run"),
 
 
 # Compare and measure the engines on the exported run and on its dense model. A difference (exit code 1) is a result.
@@ -32,4 +32,4 @@ use rule run_script as check_engines with:
     pathvars:
         job=f"check_engines/{grid.RUN_ID}",
     params:
-        **running("check_engines", kind="engines"),
+        **running("check_engines"),

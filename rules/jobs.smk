@@ -17,14 +17,13 @@ rule run_script:
         job="run_script",
     conda:
         ROOT / "envs/sparseft.yaml"
-    threads: JOBS.threads(kind_of)
+    threads: lambda wildcards, rulename: REQUESTS.threads(job_of(rulename, wildcards))
     resources:
         **requested,
     params:
         # What starts the script.
         command="python",
         script="",
-        kind=lambda w: "",
         settings="",
         files=files,
         effort="",

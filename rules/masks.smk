@@ -39,7 +39,7 @@ use rule run_script as compute_masks with:
     wildcard_constraints:
         method=f"(?!(?:{'|'.join(OWN)})(?![a-z0-9_]))(?:{grid.MASKING_METHOD})",
     params:
-        **running("compute_masks", kind="mask", effort=in_pass),
+        **running("compute_masks", effort=in_pass),
 
 
 # A sparsity that was added later, and the mask of the dense runs, which every method shares: sparsity 00, all ones.
@@ -55,7 +55,7 @@ use rule run_script as compute_one_mask with:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
         sparsity="|".join(["00", *ADDED, *(f"{percent:02d}" for percents in OWN.values() for percent in percents)]),
     params:
-        **running("compute_masks", kind="mask", effort=in_pass),
+        **running("compute_masks", effort=in_pass),
 
 
 ruleorder: compute_masks > compute_one_mask
@@ -73,7 +73,7 @@ use rule run_script as prune with:
     wildcard_constraints:
         method=grid.PRUNING_METHOD,
     params:
-        **running("compute_masks", kind="mask", effort=in_pass),
+        **running("compute_masks", effort=in_pass),
 
 
 imported_sources = own_files(lambda w: model_files(STUDY.pruned_source(w.model, w.method, int(w.sparsity)) or ""))
@@ -91,4 +91,4 @@ use rule run_script as import_pruned with:
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
     params:
-        **running("import_pruned", kind="import", sources=imported_sources),
+        **running("import_pruned", sources=imported_sources),

@@ -19,7 +19,7 @@ use rule run_script as merge_adapter with:
         # A cluster's profile limits them, because a group of jobs holds this until its evaluation ends.
         merged_models=1,
     params:
-        **running("merge", kind="merge"),
+        **running("merge"),
 
 
 # A merged model for a user who asks for it. No other job reads it, so it stays, and no other job runs again.
@@ -34,7 +34,7 @@ use rule run_script as merge_to_keep with:
     pathvars:
         job=f"merge_to_keep/{grid.RUN_ID}",
     params:
-        **running("merge", kind="merge"),
+        **running("merge"),
 
 
 # Compare every weight with its mask. A failed proof (exit code 1) is a result.
@@ -50,4 +50,4 @@ use rule run_script as validate_sparsity with:
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
     params:
-        **running("validate_sparsity", kind="proof"),
+        **running("validate_sparsity"),

@@ -20,7 +20,7 @@ use rule run_script as prepare_model with:
     pathvars:
         job="prepare_model/{model}",
     params:
-        **running("prepare_model", kind="prepare", sources=model_sources),
+        **running("prepare_model", sources=model_sources),
 
 
 # The training rows of a task, and its definition.
@@ -108,7 +108,7 @@ use rule run_script as sample_text with:
     wildcard_constraints:
         text=named_texts(lambda text: text.text == SELF),
     params:
-        **running("sample_text", kind="sampling"),
+        **running("sample_text"),
 
 
 # Windows of several texts, as token ids of a model. If the task's examples are among them, it is one per task.

@@ -39,7 +39,7 @@ if held_out_texts:
         pathvars:
             job="split_texts/{model}",
         params:
-            **running("split_texts", kind="serving", sources=ship_sources),
+            **running("split_texts", sources=ship_sources),
 
 
 # Find how much must leave the model for the wish. The runs that are made follow from it.
@@ -52,7 +52,7 @@ use rule run_script as find_shares with:
         job="find_shares/{model}",
     threads: ALONE
     params:
-        **running("find_shares", kind="serving"),
+        **running("find_shares"),
 
 
 workflow.get_rule("find_shares").is_checkpoint = True
@@ -71,7 +71,7 @@ use rule run_script as measure_candidates with:
         job="measure_candidates/{model}",
     threads: ALONE
     params:
-        **running("measure_candidates", kind="serving"),
+        **running("measure_candidates"),
 
 
 # Choose, and write the chosen model with its card. A wish that nothing reaches (exit code 1) is a result.
@@ -86,4 +86,4 @@ use rule run_script as ship_model with:
     pathvars:
         job="ship_model/{model}",
     params:
-        **running("ship", kind="export"),
+        **running("ship"),

@@ -8,7 +8,7 @@ import time
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.planning.estimate import check_disk, needs
+from sparseft.estimate import check_disk, needs
 from sparseft.planning.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
@@ -66,8 +66,8 @@ def planned():
 
 
 def in_plan(job):
-    """Return the kind, the wildcards and the rule of a job, as the estimate takes it."""
-    return job.params.get("kind", ""), vars(cell_of(job.wildcards)), job.rule.name
+    """Return a job with its rule, as the estimate takes it."""
+    return job.params.job, job.rule.name
 
 
 def replaced():

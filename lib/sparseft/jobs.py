@@ -15,9 +15,8 @@ from typing import Any
 from sparseft.architectures import ARCHITECTURES
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.job_kind import RUN_THE_MODEL, JobKind
-from sparseft.planning.requests import Requests
 from sparseft.planning.sizes import architectures
+from sparseft.requests import Job, Requests
 from sparseft.section import flags
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study.config import Config
@@ -53,7 +52,6 @@ class Jobs:
     def running(
         self,
         name: str,
-        kind: str = "",
         sources: Callable | None = None,
         effort: Callable[[int], dict] | None = None,
         command: object = "python",
@@ -61,7 +59,6 @@ class Jobs:
     ) -> dict[str, Any]:
         """Return the params of a job that runs the stage `name`.
 
-        kind: the kind of the job, which decides what it needs (planning/job_kind.py)
         sources: the input function of the user's own files
         effort: threads -> what the stage's `effort` takes in place of the options
         command: what starts the script
@@ -77,8 +74,7 @@ class Jobs:
         return {
             "script": f"{name}.py",
             "command": command,
-            # A function, because the linter takes a text with which an output begins for its path.
-            "kind": lambda wildcards: kind,
+            "job": lambda wildcards: Job.of(name, {**options, **vars(cell_of(wildcards))}),
             "version": lambda wildcards: self.versions(
                 stage.VERSION, cell_of(wildcards), bool(options.get("everything"))
             ),
@@ -91,36 +87,16 @@ class Jobs:
             **({"content": lambda wildcards: self.hashes.joint(sources(wildcards))} if sources else {}),
         }
 
-    def requested(self, kind_of: Callable[[str, Any], str]) -> dict[str, Callable | int]:
-        """Return the MB, minutes and GPUs that the jobs of a rule request. `kind_of` returns the kind of a rule's
-        job."""
-
-        def kind(wildcards: Any, rulename: str) -> JobKind:
-            return JobKind.of(kind_of(rulename, wildcards), vars(cell_of(wildcards)))
-
-        of, gpus = self.requests.of, self.requests.gpus
+    def requested(self, job_of: Callable[[str, Any], Job]) -> dict[str, Callable | int]:
+        """Return the MB, minutes and GPUs that the jobs of a rule request. `job_of` returns the job of a rule."""
+        requests = self.requests
         return {
-            "mem_mb": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[0],
-            "runtime": lambda wildcards, attempt, rulename: of(kind(wildcards, rulename), attempt)[1],
-            "gpu": lambda wildcards, rulename: gpus(kind(wildcards, rulename)),
+            "mem_mb": lambda wildcards, attempt, rulename: requests.of(job_of(rulename, wildcards), attempt)[0],
+            "runtime": lambda wildcards, attempt, rulename: requests.of(job_of(rulename, wildcards), attempt)[1],
+            "gpu": lambda wildcards, rulename: requests.gpus(job_of(rulename, wildcards)),
             # Otherwise Slurm may take the GPUs from several machines.
             "nodes": 1,
         }
-
-    def threads(self, kind_of: Callable[[str, Any], str]) -> Callable:
-        """Return the function that gives the CPU threads of a rule's job. `kind_of` is as in `requested`."""
-
-        def threads(wildcards: Any, rulename: str) -> int:
-            kind, resources = kind_of(rulename, wildcards), self.config.resources
-            if kind == "mask" and not get_method(wildcards.method).uses_examples:
-                # One layer is read while another is counted.
-                return 2
-            if kind == "training":
-                return resources.threads * resources.processes
-            # A merge has as many as an evaluation. With fewer, merges would run ahead and fill the disk.
-            return resources.threads if kind in (*RUN_THE_MODEL, "merge") else 1
-
-        return threads
 
     def versions(self, stage: int, cell: SimpleNamespace, has_probes: bool = False) -> str:
         """Return the versions that decide the result of a job: that of its stage, and those of the values of the axes

@@ -8,7 +8,7 @@ BESIDE = {}
 include: "appliance.smk"
 
 
-TRAINING = running("train_cerebras", kind="training", command=on_csx)
+TRAINING = running("train_cerebras", command=on_csx)
 
 
 include: "training.smk"
@@ -30,7 +30,7 @@ use rule run_script as measure_batch with:
     resources:
         **requested | ON_APPLIANCE,
     params:
-        **running("measure_cerebras", kind="throughput", command=on_csx),
+        **running("measure_cerebras", command=on_csx),
 
 
 # Join the repeats of a cell into the file that the analysis reads.

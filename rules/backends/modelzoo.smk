@@ -6,7 +6,7 @@ BESIDE = {"exported": lambda w: grid.exported(w.method)}
 include: "appliance.smk"
 
 
-TRAINING = running("train_modelzoo", kind="training", command=on_csx)
+TRAINING = running("train_modelzoo", command=on_csx)
 
 
 include: "training.smk"
@@ -24,4 +24,4 @@ use rule run_script as export_checkpoint with:
     wildcard_constraints:
         method=f"{grid.DENSE}|{grid.MASKING_METHOD}",
     params:
-        **running("export_modelzoo", kind="export"),
+        **running("export_modelzoo"),

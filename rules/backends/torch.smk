@@ -4,7 +4,7 @@
 PYTHON = "python"
 if STUDY.resources.processes > 1:
     PYTHON += f" -m sparseft.training.processes --standalone --nproc_per_node={STUDY.resources.processes}"
-TRAINING = running("train", kind="training", command=PYTHON)
+TRAINING = running("train", command=PYTHON)
 ADAPTER_MODES = [mode for mode in grid.TASK_MODES if mode not in grid.FULL_MODES]
 BESIDE, ON_APPLIANCE, PRIORITY, RETRIES = {}, {}, 0, None
 
@@ -26,7 +26,7 @@ use rule run_script as reconstruct_adapter with:
     pathvars:
         job=f"reconstruct_adapter/{grid.RUN_ID}",
     params:
-        **running("reconstruct", kind="reconstruction"),
+        **running("reconstruct"),
 
 
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
@@ -46,4 +46,4 @@ use rule run_script as measure_throughput with:
         **requested | ({} if STUDY.resources.gpus else {"mem_mb": STUDY.throughput.memory_mb + 1000}),
         slurm_extra="--exclusive",
     params:
-        **running("measure_throughput", kind="throughput"),
+        **running("measure_throughput"),

@@ -1,9 +1,9 @@
 """Estimate what a study needs before anything runs: its disk space, and the memory of its jobs.
 
-The stage is in sparseft/stages/estimate.py."""
+It is in sparseft/estimate.py."""
 
+from sparseft import estimate
 from sparseft.command import run
-from sparseft.stages import estimate
 
 if __name__ == "__main__":
     run(estimate.run)

@@ -20,7 +20,7 @@ from sparseft.errors import InputError
 from sparseft.grid import CALIBRATION, MANIFEST, WIKITEXT2, base_manifest
 from sparseft.methods import get_method
 from sparseft.patterns.channels import heads_removed
-from sparseft.planning.sizes import Subject, known_rows, known_subject
+from sparseft.planning.sizes import ModelSizes, known_rows, known_sizes
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
@@ -117,13 +117,13 @@ def check_sources(config: Config) -> None:
     # The client of the hub takes a tenth of a plan's time to import.
     if places := {key: source.removeprefix(HUB) for key, source in unprepared.items() if source.startswith(HUB)}:
         check_access(places)
-    for name, subject in _known_subjects(config).items():
-        config.training_backend.check_architecture(subject.architecture, f"models.{name}")
+    for name, sizes in _known_sizes(config).items():
+        config.training_backend.check_architecture(sizes.architecture, f"models.{name}")
         for method in map(get_method, config.grid.methods):
             percents, of_method = config.grid.percents(method.name), f"{method.name}, models.{name}"
-            model = PrunableModel(subject.architecture, subject.config, subject.prunable, of_method)
+            model = PrunableModel(sizes.architecture, sizes.config, sizes.prunable, of_method)
             method.pattern.check_model(model, percents, config.masks.head_share)
-        limit = subject.config.get("max_position_embeddings")
+        limit = sizes.config.get("max_position_embeddings")
         windows = {"perplexity.context": config.perplexity.context if config.perplexity else 0}
         windows["evaluation.divergence"] = config.divergence_length if config.divergence_windows else 0
         # Otherwise the first evaluation would find it, after hours.
@@ -133,10 +133,10 @@ def check_sources(config: Config) -> None:
                 raise InputError(what, "lower it, or measure none")
 
 
-def _known_subjects(config: Config) -> dict[str, Subject]:
+def _known_sizes(config: Config) -> dict[str, ModelSizes]:
     """Return the models of the study whose config.json is known, by name."""
-    subjects = {name: known_subject(name, config.models) for name in config.grid.models}
-    return {name: subject for name, subject in subjects.items() if subject}
+    known = {name: known_sizes(name, config.models) for name in config.grid.models}
+    return {name: sizes for name, sizes in known.items() if sizes}
 
 
 def _sources(config: Config, unprepared: dict[str, str]) -> list[tuple[str, str]]:
@@ -177,8 +177,8 @@ def rounded_heads(config: Config) -> list[str]:
     methods = [name for name in config.grid.methods if "head_share" in get_method(name).settings]
     # The first of several percents is left.
     percents = sorted({percent for name in methods for percent in config.grid.percents(name)}, reverse=True)
-    for (name, subject), percent in product(_known_subjects(config).items() if share else (), percents):
-        number = attention_heads(subject.config).key_value
+    for (name, sizes), percent in product(_known_sizes(config).items() if share else (), percents):
+        number = attention_heads(sizes.config).key_value
         count, asked = heads_removed(number, percent, share), share * percent
         if abs(100 * count / number - asked) > FAR:
             notes[name] = (

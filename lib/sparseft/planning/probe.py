@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
 from timeit import repeat
+from typing import NamedTuple
 
-from sparseft.planning.hours import TYPICAL, Speeds
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_json
 
@@ -27,6 +28,17 @@ PRODUCTS, FILES, FILE_BYTES = 30, 4, 1 << 27
 # What a job does beside its products takes one thread as long as products at this speed, in FLOP per second: an AMD
 # EPYC (Zen 4) has 98e9 and 400e9 in products in float32 and bfloat16, and TYPICAL in whole jobs.
 OTHER_WORK = 400e9
+
+
+class Speeds(NamedTuple):
+    """Hold the FLOP per second of a CPU thread by the bytes of a weight, and the bytes per second of a disk."""
+
+    thread: Mapping[int, float]
+    disk: float
+
+
+# An AMD EPYC (Zen 4), from whole jobs (benchmarks/results).
+TYPICAL = Speeds({4: 80e9, 2: 200e9}, disk=1e9)
 
 
 def this_machine() -> tuple[Speeds, str]:

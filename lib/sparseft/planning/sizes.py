@@ -17,8 +17,6 @@ from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
 from sparseft.data.settings import TaskData
 from sparseft.errors import InputError
 from sparseft.grid import DATA, MODEL, WIKITEXT2
-from sparseft.methods import TASK, get_method
-from sparseft.planning.job_kind import JobKind
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME, KINDS
@@ -52,7 +50,7 @@ def _unpinned(source: str) -> str:
     return source.partition("@")[0].partition("==")[0]
 
 
-class Subject:
+class ModelSizes:
     """Describe a model of the study by its config.json.
 
     width               bytes of a weight
@@ -97,19 +95,19 @@ class Subject:
         return settings.lora_r * sum(sides)
 
 
-def described(name: str, models: Mapping[str, Model]) -> Subject:
+def described(name: str, models: Mapping[str, Model]) -> ModelSizes:
     """Return one of the models of a study, on the disk or not. Raises InputError if its sizes are unknown."""
-    if subject := known_subject(name, models):
-        return subject
+    if sizes := known_sizes(name, models):
+        return sizes
     advice = f"prepare it (snakemake models/{name}/manifest.json), or put only its config.json into models/{name}/"
     raise InputError(f"models.{name}: the sizes of {models[name].source} are not known", advice)
 
 
-def known_subject(name: str, models: Mapping[str, Model]) -> Subject | None:
+def known_sizes(name: str, models: Mapping[str, Model]) -> ModelSizes | None:
     """Return one of the models of a study; None if its config.json is not known. Raises InputError for an unknown
     architecture."""
     config = _known_config(name, models)
-    return None if config is None else Subject(name, config, 4 if models[name].dtype == "float32" else 2)
+    return None if config is None else ModelSizes(name, config, 4 if models[name].dtype == "float32" else 2)
 
 
 def _known_config(name: str, models: Mapping[str, Model]) -> dict | None:
@@ -193,18 +191,3 @@ def perplexity_tokens(config: Config) -> int:
     file = Path(config.perplexity.local or WIKITEXT2)
     # The test split of WikiText-2 has about 350,000.
     return file.stat().st_size // CHARACTERS_PER_TOKEN if file.exists() else 350_000
-
-
-def calibration_lengths(config: Config, job: JobKind) -> Lengths:
-    """Return the lengths of the examples with which a job computes masks or reconstructs. `rows` starts with their
-    number."""
-    masks, name, examples = config.masks, config.reconstruction.calibration, config.reconstruction.examples
-    if job.kind == "mask":
-        method = get_method(job.method)
-        name, examples = method.calibration, config.mask_settings(method, job.task)["calibration_examples"]
-    if name is None:
-        return replace(task_lengths(config, job.task), rows=(examples, 0))
-    # Windows of a part may be longer than those of its mixture.
-    parts = (name, *masks.texts[name].parts)
-    length = max(task_lengths(config, job.task).long if part == TASK else masks.texts[part].length for part in parts)
-    return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)

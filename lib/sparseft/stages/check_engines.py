@@ -19,6 +19,7 @@ from sparseft.errors import InputError
 from sparseft.export.engine_record import EnginesRecord
 from sparseft.export.settings import Export
 from sparseft.grid import RUN_ID, Run
+from sparseft.planning.needs import Models, Needs, evaluated_bytes, served_tokens
 from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
@@ -43,6 +44,19 @@ def effort(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what a check needs: the model that was pruned first, a batch of an evaluation, and a whole GPU."""
+    model, export = models(config.original(cell.model)), config.export
+    batch = max(evaluated_bytes(config, model, task) for task in config.evaluated_tasks(cell.task))
+    return Needs(
+        model,
+        device=model.bytes + batch,
+        # The dense model and the run.
+        tokens=2 * export.repeats * (1 + len(export.engines)) * served_tokens(config),
+        gpus=config.resources.jobs_per_gpu,
+    )
 
 
 def run(

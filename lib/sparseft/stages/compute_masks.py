@@ -21,6 +21,7 @@ a checkpoint of its own:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ from sparseft.grid import pass_files
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import ON, SELF, Method, get_method
+from sparseft.planning.needs import Models, Needs, calibration_lengths, logit_bytes, matrix_by_matrix
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 from sparseft.study import targets
@@ -76,6 +78,64 @@ def effort(config: Config, cell: Any, sparsities: list[str], threads: int) -> di
 
 # Raise it when the results change.
 VERSION = 1
+# Bytes per square of the inputs in an update of weights beside the Hessian: three matrices for the widest layer of a
+# decoder layer (pruning/obs.py; pruning/sparsegpt.py needs two).
+FACTORS = 12
+# Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is
+# (pruning/calibration.py).
+KEPT = 1 << 31
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what masks need: a matrix at a time, or with examples one decoder layer at a time."""
+    method, model = get_method(cell.method), models(cell.model)
+    percents = config.grid.percents(cell.method)
+    # One per method for all sparsities, or one per sparsity.
+    number = 1 if cell.sparsity is not None or cell.method == grid.DENSE else len(percents)
+    pruned = model.bytes if method.has_pruned_base else 0
+    disk = {"kept": {"masks": number * (model.prunable_weights // 8), "pruned": pruned}, "temporary": model.bytes}
+    if not method.uses_examples:
+        # One layer is read while another is counted.
+        return matrix_by_matrix(model, threads=2, **disk)
+    examples = config.mask_settings(method, cell.task)["calibration_examples"]
+    lengths = calibration_lengths(config, method.calibration, cell.task, examples)
+    of_gradients = any(statistic.of_gradients for statistic in method.statistics)
+    states = model.state * lengths.rows[0] * lengths.mean
+    # The totals of a decoder layer, nearly all in fp32.
+    shapes = [statistic.shape(*layer) for statistic in method.statistics for layer in model.prunable.values()]
+    totals = sum(4 * math.prod(shape) for shape in shapes) // model.layers
+    device = (
+        model.layer_and_outside + lengths.long * model.activation_bytes + logit_bytes(model, lengths.answer) + totals
+    )
+    if of_gradients:
+        # A gradient, which a CPU without 16-bit instructions computes in fp32.
+        device += (model.width + 4) * model.largest_prunable
+        is_global = config.masks.scope_of(method, percents) == "global"
+        scores = 4 * model.prunable_weights // (1 if is_global else model.layers)
+        # With the gradients of a layer's outputs.
+        machine = states + kept_bytes(model.layers, states, model.bytes) + scores
+    else:
+        # What removes units keeps what entered the one that is left out. In fp32: a matrix, its magnitudes and its
+        # scores.
+        machine = 2 * states + 3 * 4 * model.largest_prunable
+        if method.algorithm:
+            device += FACTORS * max(cols**2 for _, cols in model.prunable.values())
+    # Three forwards with statistics of inputs, five with a backward by segments, six with updates of weights.
+    share = 6 if method.algorithm else 5 if of_gradients else 3
+    own = method.importance and method.importance.passes
+    sequential = config.masks.is_sequential(method) * len([*filter(None, percents)])
+    passes = share * (own(model.layers) if own else 1 + sequential)
+    return Needs(model, device=device, machine=machine, tokens=passes * lengths.mean * lengths.rows[0], **disk)
+
+
+def kept_bytes(layers: int, states: int, weights: int) -> int:
+    """Return a bound of what a backward by segments keeps of the inputs of the decoder layers, in bytes.
+
+    states: those of one decoder layer
+    weights: those of the model
+
+    They are all of them if they fit, or the first one of each segment and one whole segment."""
+    return min(layers * states, max(weights, KEPT, (2 * math.isqrt(layers) + 1) * states))
 
 
 class MaskFlags(Masks):

@@ -8,11 +8,19 @@ config.json, the tokenizer, and export.json with the hashes of inputs and output
 """
 
 from pathlib import Path
+from typing import Any
 
+from sparseft.planning.needs import Models, Needs, matrix_by_matrix
 from sparseft.storage.outputs import claim
+from sparseft.study.config import Config
 
 # Raise it when the results change.
 VERSION = 1
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what an export needs."""
+    return matrix_by_matrix(models(cell.model))
 
 
 def run(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:

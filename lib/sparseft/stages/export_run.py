@@ -15,6 +15,7 @@ from sparseft.command import Flags
 from sparseft.export.manifest import ExportManifest
 from sparseft.export.settings import Export
 from sparseft.grid import RUN_ID, Run
+from sparseft.planning.needs import Models, Needs, matrix_by_matrix
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 
@@ -33,6 +34,11 @@ def effort(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what an export needs."""
+    return matrix_by_matrix(models(cell.model))
 
 
 def run(

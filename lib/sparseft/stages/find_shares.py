@@ -13,6 +13,7 @@ from sparseft.command import Flags, Threads
 from sparseft.errors import InputError
 from sparseft.export.settings import Export, Wish
 from sparseft.export.ship_record import SharesRecord
+from sparseft.planning.needs import Models, Needs, served_tokens
 from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
@@ -32,6 +33,20 @@ def settings(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what a job needs that measures served models: the search, or each candidate about as often."""
+    assert config.ship
+    model, wish = models(cell.model), config.ship
+    measured = (2 + len(wish.candidates) + len(wish.siblings)) * max(1, len(wish.formats))
+    return Needs(
+        model,
+        # The model, and its GGUF file while it is written.
+        device=2 * model.bytes,
+        tokens=measured * config.export.repeats * served_tokens(config),
+        gpus=config.resources.jobs_per_gpu,
+    )
 
 
 def run(

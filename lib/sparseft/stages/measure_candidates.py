@@ -14,7 +14,7 @@ from sparseft.command import Flags, Threads
 from sparseft.export.settings import Export, Wish
 from sparseft.export.ship_record import ServedRecord
 from sparseft.records.record_file import write
-from sparseft.stages.find_shares import serving
+from sparseft.stages.find_shares import needs, serving  # noqa: F401
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
 

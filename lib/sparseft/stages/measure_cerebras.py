@@ -18,6 +18,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.throughput_record import MeasurementRecord
 from sparseft.grid import RUN_ID, Cell, training_name
 from sparseft.records.record_file import write
+from sparseft.stages.measure_throughput import needs  # noqa: F401
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
 from sparseft.trainers.backends.cerebras import LEAST_TIMED_STEPS, CerebrasJob

@@ -9,6 +9,7 @@ else run meanwhile. """
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
 from sparseft.evaluation.throughput_record import ThroughputRecord
 from sparseft.grid import CELL_ID, TASK_MODES, Cell, training_name
+from sparseft.planning.needs import Models, Needs
+from sparseft.planning.sizes import task_lengths
 from sparseft.records.record_file import write
 from sparseft.section import Section
+from sparseft.stages import train
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
 from sparseft.trainers.backends import TORCH
@@ -46,6 +50,21 @@ _KEYS = {name: key for name, key in Training.model_fields.items() if name in TRA
 _KEYS |= {name: key for name, key in Throughput.model_fields.items() if name in THROUGHPUT}
 # The keys of both sections that a measurement reads.
 Settings = create_model("Settings", __base__=Section, **{name: (key.annotation, key) for name, key in _KEYS.items()})
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what a measurement needs: the memory of the training, and a whole GPU."""
+    measured = config.throughput
+    examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)
+    return replace(
+        train.needs(config, cell, models),
+        tokens=3 * (measured.sequence_length or task_lengths(config, cell.task).mean) * examples,
+        reads=measured.repeats * len(measured.batch_sizes),
+        processes=1,
+        gpus=config.resources.jobs_per_gpu,
+        kept={},
+        temporary=0,
+    )
 
 
 def run(

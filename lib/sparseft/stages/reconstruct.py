@@ -24,6 +24,7 @@ from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text
 from sparseft.grid import RECONSTRUCTING_MODES
 from sparseft.masks.settings import Masks
+from sparseft.planning.needs import Models, Needs, adapter_bytes, calibration_lengths
 from sparseft.stages import train
 from sparseft.storage.locks import hold
 from sparseft.study.config import Config
@@ -63,6 +64,24 @@ class TargetFlags:
     calibration_length: int | None = None
     calibration_seed: NonNegativeInt = Masks.model_fields["calibration_seed"].default
     calibration_choice: Choice | None = None
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what a reconstruction of one decoder layer after the other needs."""
+    section, model = config.reconstruction, models(cell.model)
+    settings = config.training_of(cell.task, cell.training)
+    lengths = calibration_lengths(config, section.calibration, cell.task, section.examples)
+    batch = section.batch_size * lengths.long * model.activation_bytes
+    return Needs(
+        model,
+        device=adapter_bytes(config, settings, model) + model.layer_and_outside + batch,
+        # What enters the decoder layers of the dense and of the pruned model.
+        machine=2 * model.state * lengths.rows[0] * lengths.mean,
+        # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
+        tokens=3 * lengths.mean * (section.steps * section.batch_size + section.examples),
+        kept={"adapters": 4 * model.trained_numbers(settings)},
+        temporary=model.bytes,
+    )
 
 
 def run(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -> None:

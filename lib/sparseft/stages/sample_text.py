@@ -8,6 +8,7 @@ Of each token but the first, `log_p` has the model's log-probability, in nats at
 likeliest token in its place. FILE.jsonl.json beside it has the text's sha256, the model's digest and the settings.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sparseft.command import Threads
 from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, TOGETHER, CalibrationText
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.methods import SELF
+from sparseft.planning.needs import LOGITS, Models, Needs, reading
 from sparseft.section import parse_section
 from sparseft.study.config import Config
 
@@ -32,6 +34,18 @@ def settings(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what a sampling needs: the weights, and the cached keys and values and the logits of some windows."""
+    text, model = config.texts[cell.text], models(cell.model)
+    window = text.length * model.cached + LOGITS * model.config["vocab_size"]
+    return Needs(
+        model,
+        device=text.together * window,
+        placed=model.bytes,
+        tokens=text.length * (text.examples + math.ceil(text.examples / text.together) * reading(config)),
+    )
 
 
 def run(

@@ -14,6 +14,7 @@ from sparseft.command import Flags, Threads
 from sparseft.errors import InputError
 from sparseft.export.settings import Export, Wish
 from sparseft.export.ship_record import ServedRecord
+from sparseft.planning.needs import Models, Needs, matrix_by_matrix
 from sparseft.records.record_file import read_record_file
 from sparseft.stages.find_shares import serving
 from sparseft.storage.outputs import claim
@@ -42,6 +43,11 @@ def settings(config: Config, cell: Any) -> dict:
 # Raise it when the results change.
 VERSION = 1
 KNOWN_BY = '"chosen": "'
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what writing the chosen model needs."""
+    return matrix_by_matrix(models(cell.model))
 
 
 def run(

@@ -17,6 +17,7 @@ from sparseft.command import Threads
 from sparseft.data.settings import OWN_LENGTH
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.errors import InputError
+from sparseft.stages.find_shares import needs  # noqa: F401
 from sparseft.study.config import Config
 from sparseft.study.ship import CALIBRATION, HELD_OUT, TRAINING
 

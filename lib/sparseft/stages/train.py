@@ -9,11 +9,16 @@ dense model, or from any model with the same tokens.
 With `python -m sparseft.training.processes --nproc_per_node N` several processes share every step.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
+from sparseft.architectures.architecture import Shapes
 from sparseft.command import Flags
 from sparseft.grid import RUN_ID, TASK_MODES, training_name
+from sparseft.modes import get_mode
+from sparseft.planning.needs import ADAM, Models, Needs, adapter_bytes, logit_bytes, loss_bytes
+from sparseft.planning.sizes import ModelSizes, task_lengths
 from sparseft.study.config import Config
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import Effort, Training
@@ -41,6 +46,85 @@ def effort(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
+# Bytes per trained weight: as ADAM, with its mask, the rounded weight and a part of a gradient (counted for two decoder
+# layers of a 7B: 20).
+FULL = 20
+# The same of a divided weight, without what FSDP2 gathers; and bytes per weight of a part whose gradients FSDP2 sums in
+# fp32: what is sent and what comes back (foreach_reduce in its _fsdp_collectives.py).
+DIVIDED, REDUCED = 17, 8
+# How many times the logits a distillation has at most; counted (tests/planning/test_counted_memory.py).
+DISTILLED = 3
+
+
+def needs(config: Config, cell: Any, models: Models) -> Needs:
+    """Return what a training with any backend needs. Its steps are those of its task."""
+    settings, lengths = config.training_of(cell.task, cell.training), task_lengths(config, cell.task)
+    is_full, resources = get_mode(cell.mode).is_full, config.resources
+    base = models(cell.model)
+    # A teacher is the model from which this one was pruned.
+    model = models(config.original(cell.model)) if settings.distillation else base
+    device, machine = _trained_bytes(config, settings, model, is_full)
+    if settings.cache_weights:
+        device += model.width * model.prunable_weights
+    if settings.distillation:
+        # The decoder layers of the teacher of a divided model stay in their files, which all processes share.
+        device += model.layer_and_outside if settings.shard_model else model.bytes
+    activations = model.layers * model.activation_bytes
+    if settings.gradient_checkpointing:
+        # Every layer keeps its input, and one layer at a time computes its activations again.
+        activations = model.layers * model.state + model.activation_bytes
+    rows = settings.micro_batch_size * (lengths.long if settings.train_on_inputs else lengths.answer)
+    # The activations of the teacher are gone when those of the training come.
+    logits = (DISTILLED if settings.distillation else 1) * logit_bytes(model, rows)
+    batch = settings.micro_batch_size * lengths.long * activations + logits
+    losses = 0
+    if settings.eval_every:
+        batch, losses = max(batch, loss_bytes(config, model, lengths)), settings.steps // settings.eval_every
+    # A forward and a backward. The teacher has no backward.
+    passes = 4 if settings.distillation else 3
+    on_threads = is_full and settings.shard_model and resources.gpus == 1
+    return Needs(
+        model,
+        device=device + batch,
+        machine=machine,
+        tokens=(passes * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.mean,
+        updates=settings.steps * model.trained_numbers(settings, is_full=True) if on_threads else 0,
+        processes=resources.processes,
+        kept={"trained weights": base.bytes} if is_full else {"adapters": 4 * base.trained_numbers(settings)},
+        # The merged model, or the state from which a killed training continues.
+        temporary=max(base.bytes, ADAM * base.weights) if is_full else base.bytes,
+        appliance=config.training_backend.appliance,
+    )
+
+
+def _trained_bytes(config: Config, settings: Training, model: ModelSizes, is_full: bool) -> tuple[int, int]:
+    """Return the bytes of the model, of what is trained and of W' and a gradient of a layer: on a device, and in the
+    machine for a device."""
+    numbers = model.trained_numbers(settings, is_full=is_full)
+    trained = adapter_bytes(config, settings, model)
+    if is_full:
+        trained = FULL * numbers + 3 * model.width * model.largest_prunable
+    if not settings.shard_model:
+        return trained + model.bytes, 0
+    divided, pinned = model.bytes, _pinned(model.width, model.shapes)
+    if is_full:
+        # A decoder layer, or what is trained outside of the prunable layers.
+        part = max(model.prunable_weights // model.layers, numbers - model.prunable_weights)
+        trained = (model.width + REDUCED) * part
+        # The weights that are not trained are in fp32 too.
+        divided = DIVIDED * numbers + 4 * (model.weights - numbers)
+        # The moments and the mask are not pinned.
+        pinned = _pinned(4, model.shapes) + _pinned(4, model.trained_shapes(settings)) + (DIVIDED - 8) * numbers
+    # What is gathered is there twice: as it was received, and as tensors.
+    gathered = 2 * model.layer_and_outside
+    if config.resources.gpus == 1:
+        return trained + gathered, pinned
+    return trained + gathered + divided // config.resources.processes, 0
+
+
+def _pinned(width: int, shapes: Shapes) -> int:
+    """Return the bytes of tensors in pinned memory. torch rounds each up to a power of two (CachingHostAllocator.h)."""
+    return sum(1 << (width * math.prod(shape) - 1).bit_length() for shape in shapes.values())
 
 
 def run(

@@ -15,6 +15,7 @@ from typing import Any
 
 from sparseft.command import Flags
 from sparseft.stages import train
+from sparseft.stages.train import needs  # noqa: F401
 from sparseft.storage.locks import hold
 from sparseft.study.config import Config
 from sparseft.trainers.backends.cerebras import CerebrasJob

@@ -12,7 +12,7 @@ in RUN_FOLDER/modelzoo.
 from pathlib import Path
 
 from sparseft.command import Flags
-from sparseft.stages.train_cerebras import effort, settings  # noqa: F401
+from sparseft.stages.train_cerebras import effort, needs, settings  # noqa: F401
 from sparseft.storage.locks import hold
 from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags

@@ -1,13 +1,18 @@
 """Estimate what a study needs before anything runs: its disk space, the memory of its jobs, and its hours.
 
+    estimate.py --configfile config/sweep.yaml
+
+Reads the configuration as Snakemake does, laid over config/config.yaml, and prints the estimate. The models need not be
+on the disk.
+
 The bytes of models, masks and adapters are exact but for the headers of their files. The rest depends on the data and
 the machine. Of a model only config.json is read, and torch is not imported.
 """
 
 import math
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,27 +20,27 @@ from statistics import mean
 
 from psutil import virtual_memory
 
+from sparseft.data.selection_rows import SELECTION
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, NO_FINETUNE, base_folder, fill, mask_folder, training_name
+from sparseft.grid import NO_FINETUNE, base_folder, fill, mask_folder
+from sparseft.language_model.gpus import smallest_gpu
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
-from sparseft.planning.hours import START, job_seconds
-from sparseft.planning.job_kind import JobKind
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
-from sparseft.planning.requests import ADAM, Requests
 from sparseft.planning.sizes import task_lengths
+from sparseft.requests import Job, Requests, seconds
 from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
+from sparseft.study.configfiles import read_configuration
 
-# A job's kind, its wildcards, and its rule; "" if what earlier jobs took does not count.
-Job = tuple[str, Mapping[str, str], str]
+# A job and its rule; "" if what earlier jobs took does not count.
+Planned = tuple[Job, str]
 # The benchmarks of a rule's job, and of those that differ only in method, sparsity and seed.
 EQUAL = "{model}-{task}-*-{mode}{training}-seed*.tsv"
-# The record of a run that says how much a job had to do, by its kind. Other jobs have the same to do in every study.
-TRAINED, EVALUATED = "train.json", "evaluation.json"
-RECORDS = {"training": TRAINED, "reconstruction": TRAINED, "evaluation": EVALUATED, "selection": EVALUATED}
+# The record of a run that says how much a job had to do, by its stage. Other jobs have the same to do in every study.
+RECORDS = {"train": "train.json", "reconstruct": "train.json", "evaluate": "evaluation.json"}
 # A difference of two accuracies, and the share of the answers in which the two models differ: that of
 # benchmarks/intervals.py.
 DIFFERENCE, DIFFERING = 0.05, 0.2
@@ -55,6 +60,16 @@ CHANGES: list[tuple[str, int]] = [
 SHARED = ("models", "masks", "pruned")
 
 
+def run(*, configfile: tuple[Path, ...] = (), config: tuple[str, ...] = ()) -> None:
+    """Print the estimate.
+
+    Args:
+        configfile: configuration files, laid over config/config.yaml in this order
+        config: KEY=VALUE, laid over the files, with the value in YAML
+    """
+    print(report(read_configuration(configfile, config), smallest_gpu()))
+
+
 def report(config: Config, card: int | None) -> str:
     """Return the estimate as text, for GPUs of `card` bytes as in `Requests`. Raises InputError for a model whose sizes
     are not known yet."""
@@ -66,28 +81,33 @@ def report(config: Config, card: int | None) -> str:
     return "\n".join([title, *examples(config), needs(requests, jobs, has_all=True)])
 
 
-def study_jobs(config: Config) -> Iterator[Job]:
+def study_jobs(config: Config) -> Iterator[Planned]:
     """Yield each job of the whole study that reads or runs a model."""
-    yield from (("prepare", {"model": model}, "") for model in config.grid.models)
+    yield from ((Job("prepare_model", model), "") for model in config.grid.models)
     sampled = [name for name in config.texts_read() if config.texts[name].text == SELF]
     originals = sorted(set(map(config.original, config.grid.models)))
-    yield from (("sampling", {"model": model, "text": text}, "") for model in originals for text in sampled)
+    yield from ((Job("sample_text", model, text=text), "") for model in originals for text in sampled)
     passes = {}
     for run in targets.runs(config):
         # One per method for all sparsities, or one per sparsity if it has a pruned base.
         has_base = get_method(run.method).has_pruned_base
         folder = fill((base_folder if has_base else mask_folder)(run.method), run)
-        passes[folder, run.method] = {key: value for key, value in vars(run).items() if has_base or key != "sparsity"}
-    yield from (("mask", wildcards, "") for wildcards in passes.values())
+        job = Job.of("compute_masks", vars(run))
+        passes[folder, run.method] = job if has_base else replace(job, sparsity=None)
+    yield from ((job, "") for job in passes.values())
     for run in targets.runs(config):
-        kinds = ["merge", "proof", "evaluation", *["selection"] * bool(run.training)]
+        jobs = [Job.of(stage, vars(run)) for stage in ("merge", "validate_sparsity", "evaluate")]
+        if run.training:
+            jobs.append(replace(jobs[-1], split=SELECTION))
         if run.mode != NO_FINETUNE:
-            kinds += ["evaluation", "reconstruction" if get_mode(run.mode).reconstructs else "training"]
-        yield from ((kind, vars(run), "") for kind in kinds)
+            # Before the merge.
+            stages = ("evaluate", "reconstruct" if get_mode(run.mode).reconstructs else "train")
+            jobs += [Job.of(stage, vars(run)) for stage in stages]
+        yield from ((job, "") for job in jobs)
 
     if config.ship:
         # The search and the measurement.
-        yield from (("serving", {"model": config.ship.model}, "") for _ in range(2))
+        yield from ((Job(stage, config.ship.model), "") for stage in ("find_shares", "measure_candidates"))
 
 
 def examples(config: Config) -> list[str]:
@@ -102,7 +122,7 @@ def examples(config: Config) -> list[str]:
     ]
 
 
-def needs(requests: Requests, jobs: Iterable[Job], *, has_all: bool = False) -> str:
+def needs(requests: Requests, jobs: Iterable[Planned], *, has_all: bool = False) -> str:
     """Return a sentence on the hours of some jobs, and on what they write if their models are known.
 
     A line follows for each model and kind of job that needs more memory than there is, or for each if `has_all`."""
@@ -117,37 +137,18 @@ def needs(requests: Requests, jobs: Iterable[Job], *, has_all: bool = False) -> 
     return "\n".join([f"{hours(requests, jobs)}; disk: {', '.join(space)}", *lines])
 
 
-def disk(requests: Requests, jobs: Iterable[Job]) -> tuple[Counter[str], int]:
+def disk(requests: Requests, jobs: Iterable[Planned]) -> tuple[Counter[str], int]:
     """Return the bytes of the files that jobs leave, by what they are, and what a running one needs in addition."""
-    config = requests.config
     kept: Counter[str] = Counter()
     running = 0
-    for kind, wildcards, _ in jobs:
-        if kind not in ("prepare", "mask", "import", "training", "reconstruction", "merge"):
-            continue
-        model = requests.subject(wildcards["model"])
-        # A merged model or a masked checkpoint.
-        running = max(running, model.bytes)
-        if kind == "prepare":
-            kept["models"] += model.bytes
-        elif kind == "merge":
-            kept["merged models"] += config.keep_merged * model.bytes
-        elif kind in ("mask", "import"):
-            method = wildcards["method"]
-            number = 1 if "sparsity" in wildcards or method == DENSE else len(config.grid.percents(method))
-            kept["masks"] += number * (model.prunable_weights // 8)
-            kept["pruned"] += get_method(method).has_pruned_base * model.bytes
-        elif get_mode(wildcards["mode"]).is_full:
-            kept["trained weights"] += model.bytes
-            # The state from which a killed training continues.
-            running = max(running, ADAM * model.weights)
-        else:
-            settings = config.training_of(wildcards["task"], training_name(wildcards["training"]))
-            kept["adapters"] += 4 * model.trained_numbers(settings)
+    for job, _ in jobs:
+        needs = requests.needs(job)
+        kept.update(needs.kept)
+        running = max(running, needs.temporary)
     return +kept, running
 
 
-def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
+def check_disk(requests: Requests, jobs: Iterable[Planned]) -> None:
     """Raise InputError if what jobs write does not fit on the disk. Nothing is known before a model's size is.
 
     A folder that is a link is on the disk that it links to."""
@@ -166,16 +167,17 @@ def check_disk(requests: Requests, jobs: Iterable[Job]) -> None:
             raise InputError(what, f"free some, or let one of {', '.join(SHARED)} be a link to another disk")
 
 
-def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
+def memory(requests: Requests, jobs: Iterable[Planned], has_all: bool) -> list[str]:
     """Return a line for each model and kind of job whose largest job needs more memory than there is, with a change
     that helps.
 
     With `has_all`, there is a line for each. A GPU of unknown size has CARD. Without resources.memory_mb, a job may use
     the memory of this machine."""
-    kinds = dict.fromkeys(JobKind.of(kind, wildcards) for kind, wildcards, _ in jobs if "model" in wildcards)
-    by_size = sorted(kinds, key=lambda job: sum(requests.bytes_of(job)))
-    # They stand where the first of their kind does.
-    largest = {(job.model, job.kind): job for job in (*kinds, *by_size)}
+    read = dict.fromkeys(job for job, _ in jobs if job.model)
+    by_size = sorted(read, key=lambda job: sum(requests.bytes_of(job)))
+    # They stand where the first of their kind does. A method without examples does not run the model.
+    runs = {job: requests.needs(job).tokens > 0 for job in read}
+    largest = {(job.model, job.stage, job.split, runs[job]): job for job in (*read, *by_size)}
     shares = requests.config.resources.jobs_per_gpu
     limits = {
         "on a GPU" if shares == 1 else f"on one of {shares} shares of a GPU": requests.card or CARD / shares,
@@ -186,7 +188,8 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
         sizes = dict(zip(limits, requests.bytes_of(job), strict=True))
         missing = [f"{limit / GB:.0f} GB {place}" for place, limit in limits.items() if sizes[place] > limit]
         advice = f", more than {' and '.join(missing)}; {_advice(requests, job, limits.values())}" if missing else ""
-        what = f"{job.model}: {' on '.join(filter(None, (job.kind, job.task)))}"
+        on_task = f" on {job.task}" if runs[job] and job.task else ""
+        what = f"{job.model}: {job.split or job.stage}{on_task}"
         if missing or has_all:
             parts = " and ".join(f"{size / GB:.2f} GB {place}" for place, size in sizes.items() if size)
             lines.append(f"{what} needs {parts}{advice}")
@@ -195,21 +198,20 @@ def memory(requests: Requests, jobs: Iterable[Job], has_all: bool) -> list[str]:
     return lines
 
 
-def _larger_micro_batch(requests: Requests, job: JobKind, limits: Iterable[float]) -> object | None:
+def _larger_micro_batch(requests: Requests, job: Job, limits: Iterable[float]) -> object | None:
     """Return the largest micro-batch of SIZES with which a training fits on a GPU; None if it is not larger than its
     own."""
     config = requests.config
-    if job.kind != "training" or not config.resources.gpus:
+    if job.stage != "train" or not config.resources.gpus:
         return None
     own = config.training_of(job.task, job.training).micro_batch_size
     # A task or a training of the grid may have its own.
     sizes = [size for size in SIZES if size > own] if own == config.training.micro_batch_size else []
-    return (_first_fitting(requests, job, limits, [("training.micro_batch_size", size) for size in sizes]) or [None])[
-        -1
-    ]
+    changes = [("training.micro_batch_size", size) for size in sizes]
+    return (_first_fitting(requests, job, limits, changes) or [None])[-1]
 
 
-def _advice(requests: Requests, job: JobKind, limits: Iterable[float]) -> str:
+def _advice(requests: Requests, job: Job, limits: Iterable[float]) -> str:
     """Return in words the first of CHANGES with which a job fits into the limits."""
     if change := _first_fitting(requests, job, limits, CHANGES):
         return f"set {change[0]} to {str(change[1]).lower()}"
@@ -217,7 +219,7 @@ def _advice(requests: Requests, job: JobKind, limits: Iterable[float]) -> str:
 
 
 def _first_fitting(
-    requests: Requests, job: JobKind, limits: Iterable[float], changes: Iterable[tuple[str, object]]
+    requests: Requests, job: Job, limits: Iterable[float], changes: Iterable[tuple[str, object]]
 ) -> tuple[str, object] | None:
     """Return the first key with its value with which a job fits into the limits; None if there is none."""
     config = requests.config
@@ -230,13 +232,13 @@ def _first_fitting(
         with suppress(ValueError):
             tried = Requests(Config.model_validate(vars(config) | changed), card)
             # A large model takes long to describe, and stays the same.
-            tried.subject = requests.subject
+            tried.model = requests.model
             if all(size <= limit for size, limit in zip(tried.bytes_of(job), limits, strict=True)):
                 return key, value
     return None
 
 
-def hours(requests: Requests, jobs: Iterable[Job]) -> str:
+def hours(requests: Requests, jobs: Iterable[Planned]) -> str:
     """Return a sentence on how long jobs take on one machine, one at a time, and on what this rests.
 
     A job of a run takes as long as the equal jobs that Snakemake measured in this results folder, scaled to its rows
@@ -245,16 +247,21 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     speeds, rests = this_machine()
     # By source, the number of jobs and their seconds.
     sources, taken = Counter[str](), Counter[str]()
-    equal = Counter((JobKind.of(kind, own), rule, EQUAL.format_map(defaultdict(str, own))) for kind, own, rule in jobs)
-    for (job, rule, benchmarks), number in equal.items():
-        if measured := _measured(requests, job, Path(requests.config.paths.benchmarks, rule).glob(benchmarks)):
-            source, seconds = "measured here before", mean(measured)
-        elif job.appliance(requests.config):
-            source, seconds = "of unknown time", 0
+    equal: Counter[tuple[Job, str, float | None]] = Counter()
+    for job, rule in jobs:
+        needs = requests.needs(job)
+        model = requests.model(job.model) if job.model else None
+        estimated = None if needs.appliance else seconds(requests.resources, needs, model, speeds)
+        # Jobs that differ only in method and sparsity take equally long.
+        equal[replace(job, method="", sparsity=None), rule, estimated] += 1
+    for (job, rule, estimated), number in equal.items():
+        training = job.training and f"-{job.training}"
+        files = EQUAL.format(model=job.model, task=job.task, mode=job.mode, training=training)
+        if measured := _measured(requests, job, Path(requests.config.paths.benchmarks, rule).glob(files)):
+            source, lasts = "measured here before", mean(measured)
         else:
-            source = "estimated"
-            seconds = job_seconds(requests.config, job, requests.subject(job.model), speeds) if job.model else START
-        taken[source] += round(number * seconds)
+            source, lasts = "of unknown time" if estimated is None else "estimated", estimated or 0
+        taken[source] += round(number * lasts)
         sources[source] += number
     total, doubt = taken.total() / 3600, taken["estimated"] / 3600
     factor, unit, digits = (60, "minutes", 0) if total < 2 else (1, "hours", 1)
@@ -266,26 +273,27 @@ def hours(requests: Requests, jobs: Iterable[Job]) -> str:
     return f"about {time} {unit} on one machine, one job at a time ({', '.join(counts)})"
 
 
-def _measured(requests: Requests, job: JobKind, benchmarks: Iterable[Path]) -> list[float]:
+def _measured(requests: Requests, job: Job, benchmarks: Iterable[Path]) -> list[float]:
     """Return the seconds of a job by each benchmark that Snakemake has written to its end, and whose run has its
     record."""
-    seconds = []
+    measured = []
     for file in benchmarks:
         with suppress(ValueError, IndexError, KeyError):
-            measured = float(file.read_text().splitlines()[-1].split()[0])
-            seconds.append(measured * _growth(requests, job, Path(requests.config.paths.runs, file.stem)))
-    return seconds
+            taken = float(file.read_text().splitlines()[-1].split()[0])
+            measured.append(taken * _growth(requests, job, Path(requests.config.paths.runs, file.stem)))
+    return measured
 
 
-def _growth(requests: Requests, job: JobKind, run: Path) -> float:
+def _growth(requests: Requests, job: Job, run: Path) -> float:
     """Return how many times as long as that of a run a job takes, which had other rows or other steps."""
-    if job.kind not in RECORDS:
+    if job.stage not in RECORDS:
         return 1
-    config, record = requests.config, read_json(run / RECORDS[job.kind])
-    data, subject = config.task_data(job.task), requests.subject(job.model)
+    config, record = requests.config, read_json(run / RECORDS[job.stage])
+    data, model = config.task_data(job.task), requests.model(job.model)
     schedule = {key: record[key] for key in ("steps", "batch_size", "micro_batch_size") if key in record}
     of_run = {"training": schedule, "validation_examples": record.get("examples", data.validation_examples)}
     tasks = config.tasks | {job.task: data.model_copy(update=of_run)}
     reconstruction = config.reconstruction.model_copy(update=schedule)
     then = config.model_copy(update={"tasks": tasks, "reconstruction": reconstruction})
-    return job_seconds(config, job, subject) / job_seconds(then, replace(job, training=""), subject)
+    needed = replace(job, training="").needs(then, requests.model)
+    return seconds(config.resources, requests.needs(job), model) / seconds(config.resources, needed, model)

