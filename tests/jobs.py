@@ -23,7 +23,7 @@ IMPORTED = (
     "jinja2 pandas snakemake.cli snakemake.report snakemake.workflow transformers.models.llama.modeling_llama"
     " sparseft.analysis.figures sparseft.analysis.pages sparseft.trainers.torch sparseft.command"
     " sparseft.evaluation.evaluate sparseft.lora.merge sparseft.masks.validation sparseft.planning.inputs"
-    " sparseft.planning.requests sparseft.pruning.mask_generator sparseft.study.targets"
+    " sparseft.requests sparseft.pruning.mask_generator sparseft.study.targets"
 ).split()
 
 

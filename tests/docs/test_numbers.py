@@ -6,8 +6,7 @@ import pytest
 from pages import ROOT, rows_of, section
 from project import laid_over
 from sparseft.data.settings import DIVERGENCE
-from sparseft.planning.job_kind import JobKind
-from sparseft.planning.requests import Requests
+from sparseft.requests import Job, Requests
 from statsmodels.stats.power import TTestPower
 
 RESULTS = ROOT / "benchmarks/results"
@@ -21,9 +20,9 @@ TASKS = {"texts of 2,048 tokens": {"kind": "text", "hub": "a/b", "length": 2048}
 SHARE, SIZES = 0.95, (1, 2, 4, 8, 16, 32)
 
 
-def gigabytes(model: str, text: str, kind: str, method: str = "unstructured", **training: object) -> list[float]:
+def gigabytes(model: str, text: str, stage: str, method: str = "unstructured", **training: object) -> list[float]:
     """Return what a job of the section on cards needs on its GPU and in the machine, in GB."""
-    mode = "reconstruct" if kind == "reconstruction" else "sparse_to_sparse"
+    mode = "reconstruct" if stage == "reconstruct" else "sparse_to_sparse"
     task = "t" if TASKS[text] else "hellaswag"
     config = laid_over({
         "models": {"m": {"source": SOURCES[model], "dtype": "bfloat16"}},
@@ -35,7 +34,7 @@ def gigabytes(model: str, text: str, kind: str, method: str = "unstructured", **
         "evaluation": {"divergence": 64},
         "resources": {"gpus": 1},
     })  # fmt: skip
-    job = JobKind(kind, "m", task, method if kind == "mask" else "", text=DIVERGENCE)
+    job = Job(stage, "m", task, method, mode=mode, text=DIVERGENCE)
     return [size / 1e9 for size in Requests(config).bytes_of(job)]
 
 
@@ -47,29 +46,29 @@ def test_the_micro_batches_of_a_card_are_the_largest_that_the_estimate_allows(te
     for card, cell in zip((24, 48, 80), cells, strict=True):
         largest = []
         for checkpointing in (False, True):
-            settings = {"kind": "training", "gradient_checkpointing": checkpointing}
+            settings = {"stage": "train", "gradient_checkpointing": checkpointing}
             needed = {size: gigabytes(model, text, micro_batch_size=size, **settings)[0] for size in SIZES}
             largest.append(str(max((size for size in SIZES if needed[size] <= SHARE * card), default="-")))
         assert cell == ", ".join(largest), card
 
 
 STAGES = {
-    "masks of `wanda`": {"kind": "mask", "method": "unstructured_wanda_on_c4"},
-    "masks of `taylor`": {"kind": "mask", "method": "unstructured_taylor_on_c4"},
-    "masks of `sparsegpt`": {"kind": "mask", "method": "unstructured_sparsegpt_on_c4"},
-    "masks of `structured_obs`": {"kind": "mask", "method": "structured_obs_on_c4"},
-    "`reconstruct`": {"kind": "reconstruction"},
+    "masks of `wanda`": {"stage": "compute_masks", "method": "unstructured_wanda_on_c4"},
+    "masks of `taylor`": {"stage": "compute_masks", "method": "unstructured_taylor_on_c4"},
+    "masks of `sparsegpt`": {"stage": "compute_masks", "method": "unstructured_sparsegpt_on_c4"},
+    "masks of `structured_obs`": {"stage": "compute_masks", "method": "structured_obs_on_c4"},
+    "`reconstruct`": {"stage": "reconstruct"},
     "training with `shard_model`":
-        {"kind": "training", "micro_batch_size": 8, "gradient_checkpointing": True, "shard_model": True},
-    "`sample_text`": {"kind": "sampling"},
-    "evaluation": {"kind": "evaluation"},
+        {"stage": "train", "micro_batch_size": 8, "gradient_checkpointing": True, "shard_model": True},
+    "`sample_text`": {"stage": "sample_text"},
+    "evaluation": {"stage": "evaluate"},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_memory_of_the_other_stages_is_the_estimate(stage):
-    (row,) = [row[1:] for row in CARDS if row[0] == stage]
-    sizes = [gigabytes(model, "texts of 2,048 tokens", **STAGES[stage]) for model in SOURCES]
+@pytest.mark.parametrize("name", STAGES)
+def test_the_memory_of_the_other_stages_is_the_estimate(name):
+    (row,) = [row[1:] for row in CARDS if row[0] == name]
+    sizes = [gigabytes(model, "texts of 2,048 tokens", **STAGES[name]) for model in SOURCES]
     assert row == [*(f"{on_gpu:.1f}" for on_gpu, _ in sizes), f"{max(size for _, size in sizes):.0f}"]
     assert max(on_gpu for on_gpu, _ in sizes) <= SHARE * 24
 

@@ -19,8 +19,7 @@ from sparseft.language_model.weights import unfuse_experts
 from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.merge import merge
-from sparseft.planning.job_kind import JobKind
-from sparseft.planning.requests import CUDA, Requests
+from sparseft.requests import CUDA, Job, Requests
 from sparseft.tasks import BY_NAME
 from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train
@@ -127,14 +126,14 @@ def test_every_stage_runs_at_the_width_of_an_8b_model_within_its_plan(tmp_path, 
     rows = [row for row in study.table() if row["mode"] in (NEW, "reconstruct")]
     monkeypatch.chdir(study.folder)
     requests = Requests(laid_over(yaml.safe_load((study.folder / "study.yaml").read_text())))
-    for row, (kind, record) in product(rows, {"training": "train", "evaluation": "evaluation"}.items()):
+    for row, (stage, record) in product(rows, {"train": "train", "evaluate": "evaluation"}.items()):
         run = Run.parse(row["run_id"])
-        kind = "reconstruction" if kind == "training" and run.mode == "reconstruct" else kind
-        on_gpu, in_machine = requests.bytes_of(JobKind.of(kind, vars(run)))
+        stage = "reconstruct" if stage == "train" and run.mode == "reconstruct" else stage
+        on_gpu, in_machine = requests.bytes_of(Job.of(stage, vars(run)))
         # torch counts what it allocated, and not what CUDA takes besides.
         planned = on_gpu - CUDA if is_gpu else in_machine
         peak = study.json(f"results/runs/{row['run_id']}/{record}.json")["peak_memory_bytes"]
-        note(f"{kind}, {run.method}, {run.mode}: {peak / 1e9:.2f} GB, planned {planned / 1e9:.2f}")
+        note(f"{stage}, {run.method}, {run.mode}: {peak / 1e9:.2f} GB, planned {planned / 1e9:.2f}")
         assert not is_gpu or peak <= planned
 
 

@@ -13,12 +13,13 @@ from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, Cross
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
-from sparseft.planning import requests
-from sparseft.planning.job_kind import JobKind
-from sparseft.planning.requests import CUDA, DISTILLED, FACTORS, FP32_LOGITS, Requests
+from sparseft.planning.needs import FP32_LOGITS, MOST_RANKS, PARTS
 from sparseft.planning.sizes import NAMED, described
 from sparseft.pruning.hessian import inverse, solve_damped
 from sparseft.pruning.obs import choose_units, refit
+from sparseft.requests import CUDA, Job, Requests
+from sparseft.stages.compute_masks import FACTORS
+from sparseft.stages.train import DISTILLED
 from sparseft.training.settings import Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import MODELS
@@ -99,7 +100,7 @@ def test_a_gradient_is_read_at_most_twice_and_its_parts_are_planned(r, reads, mo
         triton_weights.add_gradients(dA, dB, G, W, A, B)
     assert [grid[2] for grid in grids] == [reads] * bool(reads)
     # Beside the copies of A and B and of the sum.
-    planned = requests.PARTS * min(r, requests.MOST_RANKS) * G.numel()
+    planned = PARTS * min(r, MOST_RANKS) * G.numel()
     assert peak.peak - before == pytest.approx(planned, abs=dA.nbytes + dB.nbytes + A.nbytes) or not reads
 
 
@@ -118,7 +119,7 @@ def test_the_estimate_of_an_8b_model_on_texts_is_what_torch_counts_or_up_to_twic
     tasks = {"own": {"kind": "text", "hub": "a/b", "length": 2048}}
     models = {"llama": {"source": f"path:{tmp_path}"}}
     config = laid_over({"models": models, "tasks": tasks, "training": settings, "resources": {"gpus": 1}})
-    estimated, _ = Requests(config).bytes_of(JobKind("training", "llama", "own"))
+    estimated, _ = Requests(config).bytes_of(Job("train", "llama", "own", mode="sparse_to_sparse"))
     peaks = counted(monkeypatch, sizes, Training(**settings), 2048, config.evaluation_batch_size)
     assert peaks[stage] == max(peaks.values())
     assert peaks[stage] <= estimated - CUDA <= 2 * peaks[stage]

@@ -21,10 +21,10 @@ from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.weights import memory_path
-from sparseft.planning.requests import kept_bytes
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples, choose_windows, text_examples
+from sparseft.stages.compute_masks import kept_bytes
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, SIZES, edited, save_tiny, stock
 from torch import Tensor

@@ -16,7 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.batches import encode_splits
 from sparseft.language_model.hardware import limit_threads
 from sparseft.modes import get_mode
-from sparseft.planning.requests import REDUCED
+from sparseft.stages.train import REDUCED
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.torch import train

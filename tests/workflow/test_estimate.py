@@ -9,13 +9,11 @@ import yaml
 from project import ROOT, laid_over, refused, succeed, tiny_grid
 from safetensors.torch import load_file
 from scipy.stats import norm
+from sparseft import estimate
+from sparseft.estimate import disk, examples, hours, needs, study_jobs
 from sparseft.grid import Run
-from sparseft.planning import estimate
-from sparseft.planning.estimate import disk, examples, hours, needs, study_jobs
-from sparseft.planning.hours import TYPICAL, job_seconds
-from sparseft.planning.job_kind import JobKind
-from sparseft.planning.probe import this_machine
-from sparseft.planning.requests import Requests
+from sparseft.planning.probe import TYPICAL, this_machine
+from sparseft.requests import Job, Requests, seconds
 from sparseft.study.targets import runs
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
@@ -52,25 +50,25 @@ MANY = {"batch_size": 32, "gradient_checkpointing": True}
 # Texts of 2,048 tokens are on a GPU of unknown size, and on a machine of 32 GB unless there is a size.
 @pytest.mark.parametrize(("card", "task", "sections", "lines"), [
     (0, "own", {"training": MANY | {"micro_batch_size": 8, "gradient_checkpointing": False}},
-     [r"training on own needs 1\d\d\S+ GB on a GPU .*, more than 80 GB on a GPU; "]),
+     [r"train on own needs 1\d\d\S+ GB on a GPU .*, more than 80 GB on a GPU; "]),
     (0, "own", {"training": MANY | {"micro_batch_size": 8}},
-     ["training on own also fits with training.micro_batch_size 32, which may be faster"]),
+     ["train on own also fits with training.micro_batch_size 32, which may be faster"]),
     (0, "own", {"resources": {"gpus": 1, "jobs_per_gpu": 2, "gpu_memory_mb": 24000},
                 "training": MANY | {"micro_batch_size": 1}},
-     ["evaluation on own needs .*",
-      r"training on own needs 1\d\S+ GB on one of 2 shares of a GPU and .*, more than 12 GB on one of 2 shares"]),
+     ["evaluate on own needs .*",
+      r"train on own needs 1\d\S+ GB on one of 2 shares of a GPU and .*, more than 12 GB on one of 2 shares"]),
     (0, "own", {"resources": {"memory_mb": 24_000}, "training": MANY | {"micro_batch_size": 1, "cache_weights": True}},
-     ["evaluation on own", r"training on own needs 2\d\S+ GB in the machine, more than 24 GB .*"]),
+     ["evaluate on own", r"train on own needs 2\d\S+ GB in the machine, more than 24 GB .*"]),
     # The advice is the first single change with which the job fits.
-    (24, "gsm8k", {}, ["evaluation on gsm8k needs .*GPU; set evaluation_batch_size to 8$"]),
+    (24, "gsm8k", {}, ["evaluate on gsm8k needs .*GPU; set evaluation_batch_size to 8$"]),
     # An evaluation of choices has logits only of the answers, and fits.
-    (24, "boolq", {}, ["training on boolq needs .*GPU; set training.gradient_checkpointing to true$"]),
+    (24, "boolq", {}, ["train on boolq needs .*GPU; set training.gradient_checkpointing to true$"]),
     (16, "boolq", {"training": {"batch_size": 16, "micro_batch_size": 16}},
-     ["evaluation on boolq needs .*GPU; set evaluation_batch_size to 16$",
-      "training on boolq needs .*GPU; no single key makes it fit; use a larger machine$"]),
+     ["evaluate on boolq needs .*GPU; set evaluation_batch_size to 16$",
+      "train on boolq needs .*GPU; no single key makes it fit; use a larger machine$"]),
     # A reconstruction refuses shard_model, which is tried before the size of an evaluation.
     (24, "gsm8k", {"grid": {"modes": ["reconstruct"]}},
-     ["evaluation on gsm8k needs .*GPU; set evaluation_batch_size to 8$"]),
+     ["evaluate on gsm8k needs .*GPU; set evaluation_batch_size to 8$"]),
 ])  # fmt: skip
 def test_a_job_that_needs_more_memory_than_there_is_is_said_with_what_helps(monkeypatch, card, task, sections, lines):
     monkeypatch.setattr(estimate, "virtual_memory", lambda: SimpleNamespace(total=32 * 10**9))
@@ -134,7 +132,7 @@ def test_equal_jobs_that_ran_here_give_their_mean(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "results/benchmarks/train_adapter"
     folder.mkdir(parents=True)
-    jobs = [("training", vars(RUN), "train_adapter")] * 3
+    jobs = [(Job.of("train", vars(RUN)), "train_adapter")] * 3
     assert "(3 jobs estimated, from " in hours(Requests(laid_over({})), jobs)
     schedule = laid_over({}).training_of(RUN.task).model_dump()
     for method, text in (("random", "s\n3600"), ("structured", "s\n7200"), ("unstructured", "s\n-"), ("dense", "")):
@@ -149,13 +147,14 @@ def test_equal_jobs_that_ran_here_give_their_mean(tmp_path, monkeypatch):
 
 
 def test_the_hours_of_a_check_of_engines_grow_with_its_repeats_and_its_engines():
-    def seconds(**export: object) -> float:
+    def lasts(**export: object) -> float:
         requests = Requests(laid_over({"export": export}))
-        return job_seconds(requests.config, JobKind.of("engines", vars(RUN)), requests.subject("smollm2"))
+        needed = requests.needs(Job.of("check_engines", vars(RUN)))
+        return seconds(requests.resources, needed, requests.model("smollm2"))
 
-    one, two, three = (seconds(repeats=repeats) for repeats in (1, 2, 3))
+    one, two, three = (lasts(repeats=repeats) for repeats in (1, 2, 3))
     assert two - one == pytest.approx(three - two) and two > one
-    assert seconds(repeats=1, engines=["vllm:python3"]) == pytest.approx(two)
+    assert lasts(repeats=1, engines=["vllm:python3"]) == pytest.approx(two)
 
 
 def test_a_study_that_cannot_be_estimated_is_one_line(tmp_path, monkeypatch):
