@@ -179,7 +179,7 @@ def measure_served(places: Places, windows: list[Row], server: Server) -> list[S
             format=kind,
             bytes=size(place),
             digest=str(files_digest(hash_files(weight_files(place)))),
-            uses=answers[kind, folder],
+            uses=[*answers[kind, folder]],
             log_likelihoods=by_text(windows, answers[kind, folder][0].scored),
             task=task_value(folder),
         )
