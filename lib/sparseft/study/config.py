@@ -174,9 +174,7 @@ class Config(Section):
     @classmethod
     def _has_candidates(cls, values: dict) -> dict:
         """Return the sections with those that `ship` decides."""
-        if not values.get("ship"):
-            return values
-        return with_ship(values | {"ship": Ship.model_validate(values["ship"]).model_dump()})
+        return with_ship(values, Ship.model_validate(values["ship"])) if values.get("ship") else values
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
