@@ -54,7 +54,7 @@ def record() -> ServedRecord:
 ])  # fmt: skip
 def test_the_best_that_fulfils_the_wish_is_chosen_or_the_nearest(record, wish, name, kind, begin):
     table = frontier(record, wish, "m")
-    assert (table.name[0], table.format[0]) == (name, kind)
+    assert (table.name.iloc[0], table.format.iloc[0]) == (name, kind)
     said = sentences(table, record, wish)
     assert said[0].startswith(begin) and len(said) == 3
 

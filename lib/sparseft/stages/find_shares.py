@@ -18,16 +18,12 @@ from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
 
 
-def serving(config: Config) -> dict:
-    """Return what decides the speeds of served models."""
-    exclude = {"license", "limit_seconds", "repeats", "load"}
-    return {"threads": config.resources.threads, **config.export.model_dump(exclude=exclude)}
-
-
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the shares: the wish, and how models are served."""
     assert config.ship
-    return {**serving(config), **config.ship.model_dump(include=set(Wish.model_fields))}
+    exclude = {"license", "limit_seconds", "repeats", "load"}
+    served = {"threads": config.resources.threads, **config.export.model_dump(exclude=exclude)}
+    return {**served, **config.ship.model_dump(include=set(Wish.model_fields))}
 
 
 # Raise it when the results change.
@@ -54,7 +50,6 @@ def run(
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.export.served import Server, find_shares, smallest
     from sparseft.grid import DENSE
-    from sparseft.language_model.hardware import choose_device, device_name, start
 
     wish.check()
     claim_record(output, "shares", [model_path])
@@ -62,12 +57,8 @@ def run(
     # Speed does not depend on what is read.
     tokens = np.random.default_rng(0).integers(dense.config["vocab_size"], size=(export.prompts, export.prompt_tokens))
     server = Server(export, wish.formats, threads, tokens.tolist())
-    start(threads)
-    device = device_name(choose_device())
-    server.check_formats(model_path)
     trials = find_shares(dense, wish, server)
-    chosen = smallest(trials)
-    if not chosen and not any(trial.reached for trial in trials):
+    if not any(trial.reached for trial in trials):
         key = "ship.speed" if wish.speed else "ship.bytes"
         tried = [
             f"{trial.candidate} {trial.percent} % {trial.format} has"
@@ -76,7 +67,4 @@ def run(
             if trial.candidate != DENSE or len(trials) == 1
         ]
         raise InputError(f"{key}: no candidate reaches it: {', '.join(tried)}", f"change {key}, or name more formats")
-    record = SharesRecord(
-        engine=server.engine, version=server.version, threads=threads, device=device, trials=trials, chosen=chosen
-    )
-    write(output, record)
+    write(output, SharesRecord(**server.described, trials=trials, chosen=smallest(trials)))

@@ -40,7 +40,7 @@ VERSION = 1
 def run(
     *,
     model_path: Path,
-    output: list[Path],
+    output: tuple[Path, Path, Path],
     texts: tuple[Path, ...] = (),
     prompts: Path | None = None,
     calibration: PositiveInt,
@@ -75,15 +75,13 @@ def run(
     from sparseft.language_model.sampling import write_windows
     from sparseft.language_model.windows import divided
 
-    if len(output) != 3:
-        raise InputError(f"--output: {len(output)} files", "give three: calibration, training, held out")
     for path in output:
         claim_text(path, [model_path, *texts, prompts])
     checkpoint = Checkpoint(model_path)
     tokenizer = load_tokenizer(model_path)
     documents, digests = {}, {}
     for path in texts:
-        documents[path.stem], digests[str(path.name)] = read_documents(path)
+        documents[path.stem], digests[path.name] = read_documents(path)
     if len(documents) < len(texts):
         raise InputError("--texts: two texts have one name", "rename one of the files")
     if prompts:

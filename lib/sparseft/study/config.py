@@ -20,7 +20,6 @@ from sparseft.grid import (
     MODES,
     NAMED_METHOD,
     RESULTS,
-    SAMPLED_DATA,
     TRAINING,
     WILDCARDS,
     ResultPaths,
@@ -174,9 +173,7 @@ class Config(Section):
     @classmethod
     def _has_candidates(cls, values: dict) -> dict:
         """Return the sections with those that `ship` decides."""
-        if not values.get("ship"):
-            return values
-        return with_ship(values | {"ship": Ship.model_validate(values["ship"]).model_dump()})
+        return with_ship(values, Ship.model_validate(values["ship"])) if values.get("ship") else values
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -337,8 +334,8 @@ class Config(Section):
 
     def data_folder(self, task: str, model: str) -> str:
         """Return the folder of a task's rows. If models sample them, there is one per model that was not pruned."""
-        place = SAMPLED_DATA if self.task_data(task).text else DATA
-        return place.format(task=task, model=self.original(model))
+        sampler = f"-{self.original(model)}" if self.task_data(task).text else ""
+        return DATA.format(task=task) + sampler
 
     def mask_settings(self, method: Method, task: str) -> dict:
         """Return the settings on which the masks of a method depend. A text that models sample may have fewer windows
