@@ -12,11 +12,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
+from scipy import stats
 
 from sparseft.analysis.figures import MARK, SETTINGS
-from sparseft.analysis.statistics import mean_columns, mean_interval
-from sparseft.export.served import SAMPLED
-from sparseft.export.settings import FIRST_LAYERS, Wish
+from sparseft.analysis.statistics import mean_columns
+from sparseft.export.settings import FIRST_LAYERS, SAMPLED, Wish
 from sparseft.export.ship_record import Served, ServedRecord
 from sparseft.grid import DENSE, Run
 from sparseft.methods import get_method
@@ -34,8 +34,8 @@ def label(name: str, model: str) -> str:
     if run.method == DENSE:
         return TRAINED if get_mode(run.mode).is_trained else AS_IS
     units = get_method(run.method).pattern.removes
-    before = "" if run.model == model else f"{FIRST_LAYERS} % of the layers and "
-    return f"{before}{run.sparsity} % of the {units}"
+    before = "" if run.model == model else f"{FIRST_LAYERS} % (layers) and "
+    return f"pruned by {before}{run.sparsity} % ({units})"
 
 
 def frontier(record: ServedRecord, wish: Wish, model: str) -> pd.DataFrame:
@@ -83,35 +83,40 @@ def _said(record: ServedRecord, place: int) -> dict[str, np.ndarray]:
     return {text: np.array(log_likelihoods[text]) / tokens for text, tokens in record.tokens.items()}
 
 
-def _deciding(record: ServedRecord, place: int) -> np.ndarray:
-    """Return the log-likelihood per token of each window that decides."""
-    said = _said(record, place)
-    return np.concatenate([said[text] for text in said if text != SAMPLED] or [said[SAMPLED]])
+def _is_close(record: ServedRecord, place: int, other: int) -> bool:
+    """Return whether 0 is in the 95 % interval of the difference of two models by what decides: the mean over texts of
+    the log-likelihood per token. The degrees of freedom are those of the text with the fewest windows."""
+    ours, theirs = _said(record, place), _said(record, other)
+    texts = [text for text in ours if text != SAMPLED] or [SAMPLED]
+    apart = [ours[text] - theirs[text] for text in texts]
+    difference = np.mean([of_text.mean() for of_text in apart])
+    error = np.sqrt(sum(of_text.var(ddof=1) / len(of_text) for of_text in apart)) / len(texts)
+    return bool(abs(difference) <= stats.t.ppf(0.975, min(map(len, apart)) - 1) * error)
 
 
 def sentences(table: pd.DataFrame, record: ServedRecord, wish: Wish) -> list[str]:
     """Return what to take, what was close, and what was not worth it."""
     first, *others = table.to_dict("records")
-    own, close, worse = _deciding(record, table.index[0]), [], []
+    close, worse = [], []
     for place, row in zip(table.index[1:], others, strict=True):
-        low, high = mean_interval(own - _deciding(record, place))
-        if row["reaches"] and low <= 0 <= high:
-            close.append(f"{titled(row)} ({described(row)})")
         is_larger = row["bytes"] >= first["bytes"] and row["speed"] <= first["speed"] and row["loss"] > first["loss"]
-        if is_larger and row["candidate"] not in (AS_IS, TRAINED):
+        if row["reaches"] and _is_close(record, table.index[0], place):
+            close.append(f"{titled(row)} ({described(row)})")
+        elif is_larger and row["candidate"] not in (AS_IS, TRAINED):
             worse.append(titled(row))
     wished = f"x {wish.speed:g} of the dense model's speed" if wish.speed else f"{wish.bytes:,.0f} bytes"
-    begin = "Take" if first["candidate"] not in (AS_IS, TRAINED) else "Do not prune: take"
+    begin = "Take the model" if first["candidate"] not in (AS_IS, TRAINED) else "Do not prune: take"
     if not first["reaches"]:
         begin = f"No candidate reaches {wished}. The nearest is"
+    second = f"Close, without a significant difference on these windows: {'; '.join(close)}."
+    if not close:
+        next_best = [f"; the next is {titled(row)}, {described(row)}" for row in others[:1] if row["reaches"]]
+        second = f"Nothing else that reaches {wished} is as good{''.join(next_best)}."
+    third = f"Not worth it, because larger, slower and worse: {'; '.join(worse)}."
     return [
         f"{begin} {titled(first)}: {described(first)}.",
-        f"Close, and not told apart on these windows: {'; '.join(close)}."
-        if close
-        else f"Nothing else that reaches {wished} is as good.",
-        f"Not worth it, because larger, slower and worse: {'; '.join(worse)}."
-        if worse
-        else "No pruned candidate is larger, slower and worse.",
+        *[second] * bool(first["reaches"]),
+        third if worse else "No pruned candidate is larger, slower and worse.",
     ]
 
 

@@ -226,7 +226,8 @@ def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
     else:
         texts = [f"{ranking.label} {measured}"]
         texts += [f"{name_of(row)} {with_interval(row, ranking.column, ranking.form)}" for row in dense.itertuples()]
-    return f"{start}Nearest to dense by its number: {best['method']} {percent(best)} % ({best['mode']}), {', '.join(texts)}."
+    name = f"{best['method']} {percent(best)} % ({best['mode']})"
+    return f"{start}Nearest to dense by its number: {name}, {', '.join(texts)}."
 
 
 def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:

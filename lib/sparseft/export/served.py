@@ -20,8 +20,8 @@ from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.engines import Answer, ask, find_engines, weight_files
 from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.export.settings import CANDIDATES, FIRST_LAYERS, QUANTIZED, Export, Format, Wish
-from sparseft.export.shapes import described, search, shapes_of
+from sparseft.export.settings import CANDIDATES, FIRST_LAYERS, QUANTIZED, SAMPLED, Export, Format, Wish
+from sparseft.export.shapes import FURTHER, described, search, shapes_of
 from sparseft.export.ship_record import Served, Trial
 from sparseft.grid import DENSE
 from sparseft.language_model.hardware import choose_device, device_name, start
@@ -33,8 +33,6 @@ from sparseft.tasks.task import WINDOW, Row
 
 # A window with the name of its text.
 HELD_OUT = replace(WINDOW, name="window of a text", fields={**WINDOW.fields, "origin": str})
-# The text that the dense model has sampled.
-SAMPLED = "sampled"
 
 # The format of a model that no converter has written.
 OWN_FORMAT = ""
@@ -43,11 +41,11 @@ Places = dict[tuple[str, Path], Path]
 
 
 class Server:
-    """Run one engine on models, with the same prompts and threads."""
+    """Run one engine on models, with the same threads."""
 
-    def __init__(self, export: Export, formats: Sequence[str], threads: int, prompts: list[list[int]]) -> None:
+    def __init__(self, export: Export, formats: Sequence[str], threads: int) -> None:
         """`export` names the engine; without one it is transformers. Raises InputError if it is not there."""
-        self.export, self.formats, self.threads, self.prompts = export, list(formats) or [OWN_FORMAT], threads, prompts
+        self.export, self.formats, self.threads = export, list(formats) or [OWN_FORMAT], threads
         self.engine, (self.python, version) = list(find_engines(export).items())[-1]
         start(threads)
         # It locks the GPU that the engine uses. These are the fields of a record.
@@ -84,13 +82,9 @@ class Server:
                     self.formats.remove(kind)
             yield places
 
-    def answer(self, place: Path, scored: Sequence[list[int]] = ()) -> Answer:
+    def answer(self, place: Path, prompts: list[list[int]], scored: Sequence[list[int]] = ()) -> Answer:
         """Return what the engine answers with the model in `place`, a folder or a GGUF file."""
-        return ask(self.engine, self.python, place, self.prompts, self.export, self.threads, scored=scored)
-
-    def speed(self, place: Path) -> float:
-        """Return the generated tokens per second of a model with one request at a time."""
-        return self.answer(place).tokens_per_second
+        return ask(self.engine, self.python, place, prompts, self.export, self.threads, scored=scored)
 
 
 def size(place: Path) -> int:
@@ -98,7 +92,7 @@ def size(place: Path) -> int:
     return sum(file.stat().st_size for file in weight_files(place))
 
 
-def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
+def find_shares(dense: Checkpoint, wish: Wish, server: Server, prompts: list[list[int]]) -> list[Trial]:
     """Return the shapes that were measured for a wish.
 
     In each format, each candidate has the smallest share that fulfils the wish, unless the dense model does so."""
@@ -113,7 +107,8 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
         def measure(place: Path, kind: str, candidate: str = DENSE, percent: int = 0) -> float:
             """Measure a model, and return its cost: its bytes, or its time as a multiple of the dense model's."""
             # The dense model is measured beside each, because a machine may become slower.
-            speed = server.speed(place) / server.speed(reference) if wish.speed else None
+            ours, theirs = ([server.answer(one, prompts) for one in (place, reference)]) if wish.speed else (None, None)
+            speed = ours.tokens_per_second / theirs.tokens_per_second if ours and theirs else None
             cost = 1 / speed if speed else float(size(place))
             reached = cost <= limit
             trials.append(
@@ -134,7 +129,8 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server) -> list[Trial]:
             for candidate in shapes if dense_cost > limit else ():
                 begin = dense_cost * (1 - CANDIDATES[candidate][1] * FIRST_LAYERS / 100 * prunable)
                 slope = begin * prunable / 100
-                search(list(shapes[candidate]), begin, slope, limit, partial(measure_shape, candidate, kind))
+                aim = limit * FURTHER if wish.speed else limit
+                search(list(shapes[candidate]), begin, slope, aim, partial(measure_shape, candidate, kind))
     return trials
 
 
@@ -171,8 +167,10 @@ def measure_served(places: Places, windows: list[Row], server: Server) -> list[S
     (_, dense), *_ = places
     answers: dict[tuple[str, Path], list[Answer]] = {key: [] for key in places}
     for repeat, (key, place) in product(range(server.export.repeats), places.items()):
+        ids = token_ids(key[1], windows, dense)
+        prompts = [of_window[: server.export.prompt_tokens] for of_window in ids[: server.export.prompts]]
         # What it says of a text is the same in each repeat.
-        answers[key].append(server.answer(place, [] if repeat else token_ids(key[1], windows, dense)))
+        answers[key].append(server.answer(place, prompts, [] if repeat else ids))
     return [
         Served(
             name=name_of(folder),
@@ -192,8 +190,9 @@ def token_ids(folder: Path, windows: list[Row], dense: Path) -> list[list[int]]:
     anew."""
     if (folder / "tokenizer.json").read_bytes() == (dense / "tokenizer.json").read_bytes():
         return [window["ids"] for window in windows]
-    tokenizer = load_tokenizer(folder)
-    return [tokenizer.encode(window["text"]) for window in windows]
+    ours, theirs = load_tokenizer(folder), load_tokenizer(dense)
+    # A special token of one is a text to the other.
+    return [ours.encode(theirs.decode(window["ids"], skip_special_tokens=True)) for window in windows]
 
 
 def task_value(folder: Path) -> float | None:

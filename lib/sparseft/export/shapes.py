@@ -107,11 +107,16 @@ def search(
     start: the cost without pruning
     slope: by how much the cost is expected to fall per percent"""
     costs: dict[int, float] = {}
-    while len(costs) < TRIALS:
-        percent = next((percent for percent in percents if start - slope * percent <= FURTHER * target), percents[-1])
-        if percent in costs:
-            break
+    missed, cost, left = 0, start, percents
+    while left and len(costs) < TRIALS:
+        # The nearest miss and the slope say where the target is.
+        percent = next((percent for percent in left if cost - slope * (percent - missed) <= target), left[-1])
         costs[percent] = measure(percent)
-        # A measured time may also be longer than that of the dense model.
-        slope = max((start - costs[percent]) / percent, slope / 10)
+        if costs[percent] > target:
+            # A measured time may also be longer than that of the dense model.
+            slope = max((start - costs[percent]) / percent, slope / 10)
+            missed, cost, left = percent, costs[percent], [other for other in left if other > percent]
+        else:
+            slope = (cost - costs[percent]) / (percent - missed)
+            left = [other for other in left if other < percent]
     return costs

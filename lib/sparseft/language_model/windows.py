@@ -27,13 +27,14 @@ def divided(
 
     `numbers` are the windows of each part, of all texts together. Each text gives an equal number to each part. A short
     text gives a fifth of its windows to the calibration and a fifth to those that are held out, and the windows of the
-    other two parts come again until there are enough. The last windows are held out, so that their documents are in no
-    other part. Raises InputError if a text is too short for LEAST windows in each part."""
+    other two parts come again until there are enough. The last windows are held out: only the document in which they
+    begin is also in another part. Raises InputError if a text is too short for LEAST windows in each part."""
     generator = random.Random(seed)
     # The windows of each part, by text.
     parts: dict[str, list[list[Named]]] = {part: [] for part in ("calibration", "training", "held_out")}
     for name, texts in documents.items():
-        ids = tokenizer.encode(DOCUMENT_BREAK.join(texts), verbose=False)
+        # A document that comes twice would be in two parts.
+        ids = tokenizer.encode(DOCUMENT_BREAK.join(dict.fromkeys(texts)), verbose=False)
         starts = range(0, len(ids) - length + 1, length)
         windows = [(name, Example(ids[start : start + length], 1)) for start in starts]
         fifth = len(windows) // 5

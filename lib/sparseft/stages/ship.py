@@ -26,7 +26,7 @@ CARD = """
 ## As it is served
 
 Measured with {engine} {version} on {device}. Speeds are multiples of that of the dense model as it is. Ratios of
-perplexities are to the dense model after the same training. The texts were held out.
+perplexities are to the dense model after the same training. No candidate has seen the texts in training.
 
 {table}
 
@@ -38,7 +38,7 @@ COLUMNS = ("candidate", "format", "bytes", "speed", "divergence")
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides the measurements, the choice, and the chosen file."""
-    return {**find_shares.settings(config, cell), "repeats": config.export.repeats}
+    return {**find_shares.serving(config), "repeats": config.export.repeats}
 
 
 # Raise it when the results change.
@@ -69,7 +69,8 @@ def run(
     """
     from sparseft.analysis.frontier import draw, frontier, sentences
     from sparseft.analysis.tables import write_csv
-    from sparseft.export.served import SAMPLED, Server, by_text, copy_served, measure_served, read_windows
+    from sparseft.export.served import Server, by_text, copy_served, measure_served, read_windows
+    from sparseft.export.settings import SAMPLED
     from sparseft.storage.atomic import atomic_file, atomic_folder, write_json
 
     wish.check()
@@ -78,8 +79,7 @@ def run(
     claim(output_dir, output_dir / "ship.json", KNOWN_BY, inputs)
     windows = read_windows(divergence, held_out)
     sampled = by_text(windows, windows)[SAMPLED]
-    prompts = [window["ids"][: export.prompt_tokens] for window in sampled[: export.prompts]]
-    server = Server(export, wish.formats, threads, prompts)
+    server = Server(export, wish.formats, threads)
     with server.serving(models) as places:
         record = ServedRecord(
             **server.described,

@@ -17,6 +17,7 @@ from sparseft.command import Threads
 from sparseft.data.settings import OWN_LENGTH
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.errors import InputError
+from sparseft.export.settings import ANSWERS, SAMPLED
 from sparseft.study.config import Config
 from sparseft.study.ship import CALIBRATION, HELD_OUT, TRAINING
 
@@ -82,13 +83,15 @@ def run(
     documents, digests = {}, {}
     for path in texts:
         documents[path.stem], digests[path.name] = read_documents(path)
-    if len(documents) < len(texts):
-        raise InputError("--texts: two texts have one name", "rename one of the files")
+    if len({*documents, SAMPLED, ANSWERS}) < len(texts) + 2:
+        raise InputError(
+            f"--texts: two texts have one name, or one is named {SAMPLED} or {ANSWERS}", "rename one of the files"
+        )
     if prompts:
         start(threads)
         asked, digests[prompts.name] = read_documents(prompts)
-        model, _ = load_model(checkpoint, choose_device(), available_memory(checkpoint))
-        documents["answers"] = answers(model, tokenizer, asked, seed)
+        model, _ = load_model(model_path, choose_device(), available_memory(checkpoint))
+        documents[ANSWERS] = answers(model, tokenizer, asked, seed)
     numbers = {"calibration": calibration, "training": training, "held_out": held_out}
     parts = divided(documents, tokenizer, numbers, length, seed)
     source = {MODEL: checkpoint.digest, "texts": digests, "length": length, "seed": seed}

@@ -36,19 +36,19 @@ def shorter(model: str) -> str:
 
 def with_ship(values: dict[str, Any], ship: Ship) -> dict[str, Any]:
     """Return the sections of a configuration with those that the section `ship` decides."""
-    models, tasks, masks, export = (dict(values.get(name, {})) for name in ("models", "tasks", "masks", "export"))
+    models, tasks, masks, export = (dict(values.get(name) or {}) for name in ("models", "tasks", "masks", "export"))
     pruned = [ship.model]
     # A wrong name is refused with the grid.
     if any(CANDIDATES[name][1] for name in ship.candidates) and ship.model in models:
         pruned.append(shorter(ship.model))
         source = f"pruned:{ship.model}/sparsity{FIRST_LAYERS}_{FIRST}{ON_TEXT}"
-        models[pruned[1]] = {"source": source, "dtype": dict(models[ship.model]).get("dtype")}
-    schedule = RECOVERY | dict(tasks.get(TASK, {}).get("training", {}))
+        models[pruned[1]] = {"source": source, "dtype": dict(models[ship.model] or {}).get("dtype")}
+    schedule = RECOVERY | dict((tasks.get(TASK) or {}).get("training") or {})
     tasks[TASK] = {"kind": "text", "text": TRAINING, "training": schedule}
     source, numbers = SELF, {CALIBRATION: CALIBRATION_WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
     if ship.texts or ship.prompts:
         source, numbers[HELD_OUT] = SHIP, HELD_OUT_WINDOWS
-    masks["calibration"] = dict(masks.get("calibration", {})) | {
+    masks["calibration"] = dict(masks.get("calibration") or {}) | {
         name: {"text": source, "examples": number, "length": 512, "seed": seed}
         for seed, (name, number) in enumerate(numbers.items())
     }
@@ -63,7 +63,7 @@ def with_ship(values: dict[str, Any], ship: Ship) -> dict[str, Any]:
         "grid": {
             "models": pruned,
             "tasks": [TASK],
-            "methods": list({f"{CANDIDATES[name][0]}{ON_TEXT}": None for name in ship.candidates or CANDIDATES}),
+            "methods": list({f"{CANDIDATES[name][0]}{ON_TEXT}": None for name in ship.candidates or ["channels"]}),
             # A plan needs a share, before those of the candidates are known.
             "sparsities": [0, FIRST_LAYERS],
             "modes": [ship.mode],
