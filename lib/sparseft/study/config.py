@@ -173,7 +173,10 @@ class Config(Section):
     @classmethod
     def _has_candidates(cls, values: dict) -> dict:
         """Return the sections with those that `ship` decides."""
-        return with_ship(values, Ship.model_validate(values["ship"])) if values.get("ship") else values
+        # Sections that are parsed already have them.
+        if not values.get("ship") or isinstance(values["ship"], Ship):
+            return values
+        return with_ship(values, Ship.model_validate(values["ship"]))
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -42,7 +42,8 @@ def with_ship(values: dict[str, Any], ship: Ship) -> dict[str, Any]:
     if any(CANDIDATES[name][1] for name in ship.candidates) and ship.model in models:
         pruned.append(shorter(ship.model))
         source = f"pruned:{ship.model}/sparsity{FIRST_LAYERS}_{FIRST}{ON_TEXT}"
-        models[pruned[1]] = {"source": source, "dtype": dict(models[ship.model] or {}).get("dtype")}
+        width = {key: value for key, value in dict(models[ship.model] or {}).items() if key == "dtype"}
+        models[pruned[1]] = {"source": source, **width}
     schedule = RECOVERY | dict((tasks.get(TASK) or {}).get("training") or {})
     tasks[TASK] = {"kind": "text", "text": TRAINING, "training": schedule}
     source, numbers = SELF, {CALIBRATION: CALIBRATION_WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
