@@ -51,7 +51,7 @@ STAGES = {
     "validate": lambda: targets.run_targets(STUDY, "validation_report.json"),
     # With the selection, because the merged model is deleted after its last reader.
     "evaluate": lambda: targets.run_targets(STUDY, "evaluation.json") + targets.selection_targets(STUDY),
-    "ship": lambda: targets.ship_target(STUDY),
+    "ship": lambda: targets.ship_targets(STUDY),
     "throughput": lambda: PATHS.throughput_table,
     # An untrained run has the shape of the trained ones, and so their speed.
     "engines": lambda: targets.run_targets(STUDY, "engines.json", trained_only=bool(STUDY.trained_modes)),

@@ -1,6 +1,5 @@
 # The file to serve, from a wish:
 #   snakemake ship --configfile my.yaml
-from sparseft.data.settings import SHIP
 from sparseft.export.ship_record import SharesRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.study import ship
@@ -59,31 +58,19 @@ workflow.get_rule("find_shares").is_checkpoint = True
 checkpoints.register(workflow.get_rule("find_shares"))
 
 
-# Measure all candidates as they are served.
-use rule run_script as measure_candidates with:
+# Measure all candidates as they are served, choose, and write the chosen model with its card. A wish that nothing
+# reaches (exit code 1) is a result.
+use rule run_script as ship_model with:
     input:
         models=candidates_of,
         divergence=text_of(DIVERGENCE),
         held_out=held_out_texts,
     output:
-        output=f"{PATHS.ship}/served.json",
-    pathvars:
-        job="measure_candidates/{model}",
-    threads: ALONE
-    params:
-        **running("measure_candidates"),
-
-
-# Choose, and write the chosen model with its card. A wish that nothing reaches (exit code 1) is a result.
-use rule run_script as ship_model with:
-    input:
-        model_path=grid.MANIFEST,
-        models=candidates_of,
-        served=rules.measure_candidates.output.output,
-    output:
         [f"{PATHS.ship}/{name}" for name in ("frontier.csv", "frontier.png", "findings.txt")],
+        output=f"{PATHS.ship}/served.json",
         output_dir=update(f"{PATHS.ship}/chosen/ship.json"),
     pathvars:
         job="ship_model/{model}",
+    threads: ALONE
     params:
         **running("ship"),

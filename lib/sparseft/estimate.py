@@ -104,10 +104,9 @@ def study_jobs(config: Config) -> Iterator[Planned]:
             stages = ("evaluate", "reconstruct" if get_mode(run.mode).reconstructs else "train")
             jobs += [Job.of(stage, vars(run)) for stage in stages]
         yield from ((job, "") for job in jobs)
-
     if config.ship:
         # The search and the measurement.
-        yield from ((Job(stage, config.ship.model), "") for stage in ("find_shares", "measure_candidates"))
+        yield from ((Job(stage, config.ship.model), "") for stage in ("find_shares", "ship"))
 
 
 def examples(config: Config) -> list[str]:

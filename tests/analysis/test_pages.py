@@ -112,9 +112,9 @@ def test_the_answer_begins_with_the_ranking_before_and_after_training_and_ends_w
     untrained, trained, near = said(study)
     assert untrained == "Untrained (accuracy): at 10 %, unstructured 0.969 leads; structured 0.328; random 0.250."
     assert trained.endswith("random 0.891 (from 0.250); structured 0.750 (from 0.328).")
-    assert "The nearest to dense: unstructured 10 % (sparse_to_sparse), accuracy 1.000" in near
+    assert "Nearest to dense by its number: unstructured 10 % (sparse_to_sparse), accuracy 1.000" in near
     text = " ".join(written(tmp_path, study)[FINDINGS].split())
-    parts = [untrained, trained, near, "Really sparse?", "one seed: intervals"]
+    parts = [untrained, trained, near, "Really sparse?", "one seed, intervals"]
     assert sorted(parts, key=text.index) == parts
     # Of many sparsities, the leaders are named.
     assert said(by_model(large_study()))[0].startswith("Untrained (accuracy): at 30 %, unstructured_wanda 0.")
@@ -135,6 +135,7 @@ def test_on_windows_that_dense_has_sampled_the_divergence_ranks_and_stands_first
     assert near.endswith(", 50 of 100 tokens chosen as dense does.")
     page = written(tmp_path, study)["EXPERIMENTS.md"]
     assert "|method|sparsity, %|mode|divergence|agree, %|loss|\n" in page
+    assert "so nothing here is about a task." in page
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ MEASURED = {"script": "measure_cerebras.py", "batch_size": 6, "micro_batch_size"
     ({"sequence_length": 40}, "examples have more than 40 .* 44 of 44 rows, .*number 1"),
     ({"sequence_length": 513}, "error: cerebras.sequence_length 513: .*512 tokens"),
     ({"compile_only": True, "target": "CPU"}, "error: cerebras.target CPU "),
-    (MEASURED, "error: throughput.steps 4: .* 100 steps"),
+    (MEASURED, "error: --steps 6: 4 steps after the warm-up; measure at least 100 .*throughput.steps"),
     (MEASURED | {"target": "CPU", "warmup_steps": 6}, "error: --steps 6: .*6 of warm-up"),
 ])  # fmt: skip
 def test_bad_input_is_refused_in_one_line(inputs, tmp_path, options, line):

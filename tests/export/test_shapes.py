@@ -25,8 +25,8 @@ def wide(tmp_path_factory) -> Checkpoint:
 
 
 def test_a_shape_of_channels_is_that_of_a_pruned_model(wide, tmp_path):
-    channels = shapes_of("channels", wide, wide)
-    percent = channels.percents[1]
+    channels = shapes_of("channels", wide, tmp_path)
+    percent = list(channels)[1]
     masked, small, shape = (tmp_path / name for name in ("masked", "small", "shape"))
     mask = tmp_path / f"masks_sparsity{percent:02d}_structured.pt"
     succeed("compute_masks.py", model_path=wide.folder, output_dir=tmp_path, method="structured",
@@ -35,7 +35,7 @@ def test_a_shape_of_channels_is_that_of_a_pruned_model(wide, tmp_path):
     small.mkdir()
     compact(Checkpoint(masked), mask, small)
     shape.mkdir()
-    channels.write(percent, shape)
+    channels[percent](shape)
     assert shapes(shape) == shapes(small) != shapes(wide.folder)
 
 
@@ -54,7 +54,7 @@ def test_a_shape_of_layers_lacks_the_first_ones(tmp_path):
     assert layers_by_percent(described(deep), LAYERS.units) == {12: 1, 25: 2, 38: 3, 50: 4, 62: 5}
     folder = tmp_path / "shape"
     folder.mkdir()
-    smaller = shapes_of("layers", deep, deep).write(25, folder)
+    smaller = shapes_of("layers", deep, tmp_path)[25](folder)
     assert smaller.config["num_hidden_layers"] == 6
     assert (smaller.read("model.layers.0.mlp.up_proj.weight") == deep.read("model.layers.2.mlp.up_proj.weight")).all()
 
@@ -67,7 +67,7 @@ def test_the_search_ends_near_the_smallest_share_that_fulfils_the_wish(exponent)
         return 1 - (0.9 * percent / 100) ** exponent
 
     smallest = next(percent for percent in percents if cost(percent) <= target)
-    tried = dict(search(percents, 1.0, 0.005, target, cost))
+    tried = search(percents, 1.0, 0.005, target, cost)
     best = min(percent for percent, value in tried.items() if value <= target)
     assert len(tried) <= 4 and smallest <= best <= smallest + 3
 

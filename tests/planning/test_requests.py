@@ -24,7 +24,10 @@ RUNNING = (
     "evaluate",
     "sample_text",
 )
-OTHER_BACKENDS, OF_SHIP = ("train_cerebras", "train_modelzoo", "measure_cerebras"), ("find_shares", "split_texts", "ship")
+OTHER_BACKENDS, OF_SHIP = (
+    ("train_cerebras", "train_modelzoo", "measure_cerebras"),
+    ("find_shares", "split_texts", "ship"),
+)
 SWEEP = DEFAULT | yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 
 

@@ -2,12 +2,14 @@
 
 import json
 import random
+import shutil
 
 import pandas as pd
 import pytest
 import torch
 from project import Study
-from transformers import AutoModelForCausalLM
+from tiny_models import save_tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WORDS = "the cat saw a dog and ran over green hills where old men sing of rain".split()
 
@@ -34,7 +36,7 @@ def test_the_chosen_folder_has_the_perplexity_that_the_frontier_says(study):
     folder = study.folder / "results/ship/tiny/chosen"
     chosen = study.json("results/ship/tiny/chosen/ship.json")
     row = table[table.name == chosen["chosen"]].iloc[0]
-    assert row.reaches and row.candidate.endswith("% of the channels")
+    assert row.reaches and row.candidate.endswith("% (channels)")
     assert row.bytes == sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     lines = (study.folder / "data/calibration_shiptest-tiny.jsonl").read_text().splitlines()
@@ -79,10 +81,41 @@ def test_without_a_text_the_model_samples_those_of_the_calibration_and_of_the_tr
     assert study.planned(*texts) == {"prepare_model": 1, "sample_text": 3}
 
 
+def test_formats_need_llama_cpp(tmp_path, tiny_models):
+    ship = {"model": "tiny", "speed": 1.3, "formats": ["q8_0"]}
+    study = Study(tmp_path).configure({"tiny": tiny_models["llama"]}, ship=ship, export={"converter": "a b"})
+    assert "ship.formats are those of llama_cpp" in study.snakemake("ship", "--dry-run", expect=2)
+
+
+def test_a_sibling_reads_the_answers_of_the_dense_model_with_its_own_tokenizer(tmp_path, tiny_models):
+    """The dense model's answers to prompts are the text, and no shape of the dense model is small enough."""
+    with open(tmp_path / "asked.jsonl", "w") as file:
+        file.writelines(json.dumps({"text": f"what does {word} say"}) + "\n" for word in WORDS * 6)
+    dense, sibling = tmp_path / "dense", save_tiny("llama", tmp_path / "sibling", changes={"vocab_size": 260})
+    shutil.copytree(tiny_models["llama"], dense)
+    for folder, template in ((dense, "{{ messages[0].content }}:"), (sibling, "")):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([" says"] if template else [])
+        tokenizer.chat_template = template or None
+        tokenizer.save_pretrained(folder)
+    study = Study(tmp_path).configure(
+        {"tiny": dense, "small": sibling},
+        ship={"model": "tiny", "bytes": 1000.0, "candidates": ["channels"], "prompts": "asked.jsonl",
+              "siblings": ["small"]},
+        tasks={"ship": {"training": {"steps": 1, "batch_size": 2, "micro_batch_size": 2}}},
+        export={"prompts": 1, "prompt_tokens": 16, "new_tokens": 4, "repeats": 1},
+    )  # fmt: skip
+    study.snakemake("ship", "--cores", "2")
+    assert "No candidate reaches 1,000 bytes." in (tmp_path / "results/ship/tiny/findings.txt").read_text()
+    table = pd.read_csv(tmp_path / "results/ship/tiny/frontier.csv")
+    assert {"tiny", "small"} < set(table.name) and table.answers_perplexity.notna().all()
+
+
 @pytest.mark.parametrize(("ship", "words"), [
     ({"model": "tiny", "speed": 1.3, "bytes": 1e6}, "speed and bytes are two wishes; set one"),
     ({"model": "tiny"}, "nothing is wished; set speed or bytes"),
     ({"model": "other", "speed": 1.3}, "asks for 'other'"),
+    ({"model": "tiny", "speed": 1.3, "siblings": ["none"]}, "ship.siblings asks for 'none'"),
 ])  # fmt: skip
 def test_a_wish_that_says_too_much_or_too_little_is_refused(tmp_path, tiny_models, ship, words):
     study = Study(tmp_path).configure({"tiny": tiny_models["llama"]}, ship=ship)

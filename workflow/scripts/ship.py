@@ -1,4 +1,4 @@
-"""Choose the model to serve from the measured candidates, and write it with its card.
+"""Measure the candidates of `snakemake ship` as they are served, choose one, and write it with its card.
 
 The stage is in sparseft/stages/ship.py."""
 

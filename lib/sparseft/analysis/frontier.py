@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-# pyplot would otherwise open a display.
-matplotlib.use("Agg")
-
 import numpy as np
 import pandas as pd
 import seaborn
-from matplotlib.figure import Figure
+from scipy import stats
 
-from sparseft.analysis.figures import SETTINGS
-from sparseft.analysis.statistics import mean_columns, mean_interval
-from sparseft.export.served import SAMPLED
-from sparseft.export.settings import FIRST_LAYERS, Wish
+from sparseft.analysis.figures import MARK, SETTINGS
+from sparseft.analysis.statistics import mean_columns
+from sparseft.export.settings import FIRST_LAYERS, SAMPLED, Wish
 from sparseft.export.ship_record import Served, ServedRecord
 from sparseft.grid import DENSE, Run
 from sparseft.methods import get_method
@@ -39,88 +34,89 @@ def label(name: str, model: str) -> str:
     if run.method == DENSE:
         return TRAINED if get_mode(run.mode).is_trained else AS_IS
     units = get_method(run.method).pattern.removes
-    before = "" if run.model == model else f"{FIRST_LAYERS} % of the layers and "
-    return f"{before}{run.sparsity} % of the {units}"
+    before = "" if run.model == model else f"{FIRST_LAYERS} % (layers) and "
+    return f"pruned by {before}{run.sparsity} % ({units})"
 
 
 def frontier(record: ServedRecord, wish: Wish, model: str) -> pd.DataFrame:
     """Return a row per candidate and format, the best first: its size, speeds, perplexities and divergence.
 
-    A speed is a multiple of that of the dense model in the first format, repeat by repeat. A ratio is of the perplexity
-    of the dense model that was trained on the same texts, in the first format."""
-    first = record.models[0].format
-    labels = {served.name: label(served.name, model) for served in record.models}
-    at = {(labels[served.name], served.format): served for served in record.models}
-    dense, trained = at[AS_IS, first], at[TRAINED, first]
-    tokens = {name: np.array(counts) for name, counts in record.tokens.items()}
-    texts = [name for name in tokens if name != SAMPLED]
+    The index is the place in `record.models`, where the dense model in the first format comes first. A speed is a
+    multiple of its speed, repeat by repeat. A ratio is of the perplexity of the dense model that was trained on the
+    same texts, in the first format."""
+    labels = [label(served.name, model) for served in record.models]
+    dense_speeds, trained = _speeds(record.models[0]), _said(record, labels.index(TRAINED))
     rows = []
-    for served in record.models:
-        row: dict[str, Any] = {"candidate": labels[served.name], "format": served.format, "name": served.name}
+    for place, (candidate, served) in enumerate(zip(labels, record.models, strict=True)):
+        row: dict[str, Any] = {"candidate": candidate, "format": served.format, "name": served.name}
         row |= {"bytes": served.bytes, "peak_memory_bytes": max(use.peak_memory_bytes for use in served.uses)}
-        own, theirs = _speeds(served), _speeds(dense)
-        for kind in own:
-            row |= mean_columns(kind, own[kind] / theirs[kind])
-        apart = (np.array(record.dense_log_p) - served.log_likelihoods[SAMPLED]) / tokens[SAMPLED]
-        row |= mean_columns("divergence", apart)
-        for text in texts:
-            own, theirs = (np.array(one.log_likelihoods[text]) / tokens[text] for one in (served, trained))
-            ratio = mean_columns(f"{text}_ratio", theirs - own)
-            row |= {f"{text}_perplexity": float(np.exp(-own.mean()))} | {key: np.exp(of) for key, of in ratio.items()}
-        ratios = [np.log(row[f"{text}_ratio"]) for text in texts]
+        for kind, speeds in _speeds(served).items():
+            row |= mean_columns(kind, speeds / dense_speeds[kind])
+        said = _said(record, place)
+        row |= mean_columns("divergence", np.array(record.dense_log_p) / record.tokens[SAMPLED] - said.pop(SAMPLED))
+        for text, own in said.items():
+            row[f"{text}_perplexity"] = float(np.exp(-own.mean()))
+            row |= {key: np.exp(of) for key, of in mean_columns(f"{text}_ratio", trained[text] - own).items()}
+        ratios = [np.log(row[f"{text}_ratio"]) for text in said]
         row |= {"task": served.task, "loss": float(np.mean(ratios)) if ratios else row["divergence"]}
         row["reaches"] = bool(row["speed"] >= wish.speed if wish.speed else row["bytes"] <= (wish.bytes or 0))
         rows.append(row)
     table = pd.DataFrame(rows)
-    # If nothing reaches the wish, the nearest one comes first.
-    nearest = -table["speed"] if wish.speed else table["bytes"]
-    order = table["loss"] if table["reaches"].any() else nearest
-    table = table.assign(order=order).sort_values(["reaches", "order"], ascending=[False, True]).drop(columns="order")
-    return table.reset_index(drop=True)
+    if table["reaches"].any():
+        return table.sort_values(["reaches", "loss"], ascending=[False, True])
+    # The nearest one comes first.
+    return table.sort_values("speed" if wish.speed else "bytes", ascending=not wish.speed, kind="stable")
 
 
 def _speeds(served: Served) -> dict[str, np.ndarray]:
     """Return the speeds of each repeat by column: of generated tokens with the prompt, of prompts, and of later tokens;
     NaN where these took too short a time."""
-    single = [use.loads[0] for use in served.uses]
-    return {
-        "speed": np.array([use.tokens_per_second for use in served.uses]),
-        "prompt_speed": np.array([one.prompt_tokens_per_second for one in single]),
-        "decode_speed": np.array([one.decode_tokens_per_second or np.nan for one in single]),
-    }
+    columns = ("prompt_tokens_per_second", "decode_tokens_per_second")
+    prompt, decode = (np.array([getattr(use.loads[0], name) for use in served.uses], float) for name in columns)
+    speed = np.array([use.tokens_per_second for use in served.uses])
+    return {"speed": speed, "prompt_speed": prompt, "decode_speed": decode}
 
 
-def losses(record: ServedRecord, name: str, kind: str) -> np.ndarray:
-    """Return the loss of a candidate on each window that decides, in nats per token."""
-    served = next(one for one in record.models if (one.name, one.format) == (name, kind))
-    texts = [text for text in record.tokens if text != SAMPLED] or [SAMPLED]
-    return np.concatenate([-np.array(served.log_likelihoods[text]) / record.tokens[text] for text in texts])
+def _said(record: ServedRecord, place: int) -> dict[str, np.ndarray]:
+    """Return the log-likelihood per token of each window by text, of a model by its place in the record."""
+    log_likelihoods = record.models[place].log_likelihoods
+    return {text: np.array(log_likelihoods[text]) / tokens for text, tokens in record.tokens.items()}
+
+
+def _is_close(record: ServedRecord, place: int, other: int) -> bool:
+    """Return whether 0 is in the 95 % interval of the difference of two models by what decides: the mean over texts of
+    the log-likelihood per token. The degrees of freedom are those of the text with the fewest windows."""
+    ours, theirs = _said(record, place), _said(record, other)
+    texts = [text for text in ours if text != SAMPLED] or [SAMPLED]
+    apart = [ours[text] - theirs[text] for text in texts]
+    difference = np.mean([of_text.mean() for of_text in apart])
+    error = np.sqrt(sum(of_text.var(ddof=1) / len(of_text) for of_text in apart)) / len(texts)
+    return bool(abs(difference) <= stats.t.ppf(0.975, min(map(len, apart)) - 1) * error)
 
 
 def sentences(table: pd.DataFrame, record: ServedRecord, wish: Wish) -> list[str]:
     """Return what to take, what was close, and what was not worth it."""
     first, *others = table.to_dict("records")
-    reaching = [row for row in others if row["reaches"]]
-    own = losses(record, first["name"], first["format"])
-    close = []
-    for row in reaching:
-        low, high = mean_interval(losses(record, row["name"], row["format"]) - own)
-        if low <= 0 <= high:
+    close, worse = [], []
+    for place, row in zip(table.index[1:], others, strict=True):
+        is_larger = row["bytes"] >= first["bytes"] and row["speed"] <= first["speed"] and row["loss"] > first["loss"]
+        if row["reaches"] and _is_close(record, table.index[0], place):
             close.append(f"{titled(row)} ({described(row)})")
-    worse = [row for row in others if all((row["bytes"] >= first["bytes"], row["speed"] <= first["speed"]))]
-    worse = [row for row in worse if row["loss"] > first["loss"] and row["candidate"] not in (AS_IS, TRAINED)]
+        elif is_larger and row["candidate"] not in (AS_IS, TRAINED):
+            worse.append(titled(row))
     wished = f"x {wish.speed:g} of the dense model's speed" if wish.speed else f"{wish.bytes:,.0f} bytes"
-    begin = "Take" if first["candidate"] not in (AS_IS, TRAINED) else "Do not prune: take"
+    begin = "Take the model" if first["candidate"] not in (AS_IS, TRAINED) else "Do not prune: take"
     if not first["reaches"]:
         begin = f"No candidate reaches {wished}. The nearest is"
+    second = f"Close, without a significant difference on these windows: {'; '.join(close)}."
+    if not close:
+        next_best = [f"; the next is {titled(row)}, {described(row)}" for row in others[:1] if row["reaches"]]
+        second = f"Nothing else that reaches {wished} is as good{''.join(next_best)}."
+    third = f"Not worth it, because larger, slower and worse: {'; '.join(worse)}."
     return [
         f"{begin} {titled(first)}: {described(first)}.",
-        f"Close, and not told apart on these windows: {'; '.join(close)}."
-        if close
-        else f"Nothing else that reaches {wished} is as good.",
-        f"Not worth it, because larger, slower and worse: {'; '.join(map(titled, worse))}."
-        if worse
-        else "No pruned candidate is larger, slower and worse.",
+        *[second] * bool(first["reaches"]),
+        third if worse else "No pruned candidate is larger, slower and worse.",
     ]
 
 
@@ -151,16 +147,13 @@ def interval(row: dict[str, Any], column: str, form: str = ".2f") -> str:
 
 def draw(table: pd.DataFrame, wish: Wish, path: Path) -> None:
     """Draw the divergence of each candidate against its speed, or its size, with the wish as a line."""
-    x, limit = ("speed", wish.speed) if wish.speed else ("bytes", wish.bytes or 0.0)
+    x = "speed" if wish.speed else "bytes"
+    frame = table.replace({"format": {"": "own"}})
+    apart = np.abs(table[["divergence_low", "divergence_high"]].sub(table["divergence"], axis=0)).T
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        frame = table.assign(format=table["format"].replace("", "own"))
-        seaborn.scatterplot(frame, x=x, y="divergence", hue="candidate", style="format", s=60, ax=axes)
-        apart = np.abs(table[["divergence_low", "divergence_high"]].sub(table["divergence"], axis=0)).T
-        axes.errorbar(table[x], table["divergence"], apart, fmt="none", ecolor="0.6", zorder=0)
-        axes.axvline(limit, color="0.4", linestyle="--")
-        axes.set_xlabel("speed, as a multiple of the dense model's" if wish.speed else "bytes")
-        axes.set_ylabel("divergence from dense (nats per token)")
-        axes.legend(fontsize=7)
-        figure.savefig(path, format="png", metadata={"Software": "SparseFT analysis"})
+        panels = seaborn.relplot(frame, x=x, y="divergence", hue="candidate", style="format", s=60, height=4.2)
+        panels.ax.errorbar(table[x], table["divergence"], apart, fmt="none", ecolor="0.6", zorder=0)
+        panels.refline(x=wish.speed or wish.bytes)
+        words = "speed, as a multiple of the dense model's" if wish.speed else "bytes"
+        panels.set_axis_labels(words, "divergence from dense (nats per token)")
+        panels.figure.savefig(path, format="png", metadata={"Software": MARK})

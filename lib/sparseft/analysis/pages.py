@@ -179,7 +179,9 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         found = sentences(part, here, results.options.tolerance)
         dense = here[here["question"] == "dense"]
         note = "Brackets: 95 % intervals, each by itself."
-        note += f" Verdicts: corrected for {dense['comparisons'].max()} comparisons." if len(dense) else ""
+        if len(dense):
+            tests = dense["comparisons"].max()
+            note += f" Lower and higher: than dense, paired by example, corrected for {tests} tests."
         found += speeds(part)
         runs = results.runs
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
@@ -293,7 +295,7 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.Data
         others = pairs.filter(like="against_").rename(columns=lambda name: name.removeprefix("against_"))
         named = pairs.assign(compared_with=[_cell(row) for row in others.itertuples()])
         if len(pairs):
-            yield f"{caption} ({pairs['comparisons'].max()} comparisons)", _table(named, COMPARISON_COLUMNS)
+            yield f"{caption} ({pairs['comparisons'].max()} tests)", _table(named, COMPARISON_COLUMNS)
     if probes := probes_of(rows):
         columns = {name.removeprefix("probe_"): partial(with_interval, column=name) for name in probes}
         yield "Other tasks (probes)", _table(rows, {"cell": _cell, **columns})

@@ -226,7 +226,8 @@ def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
     else:
         texts = [f"{ranking.label} {measured}"]
         texts += [f"{name_of(row)} {with_interval(row, ranking.column, ranking.form)}" for row in dense.itertuples()]
-    return f"{start}The nearest to dense: {best['method']} {percent(best)} % ({best['mode']}), {', '.join(texts)}."
+    name = f"{best['method']} {percent(best)} % ({best['mode']})"
+    return f"{start}Nearest to dense by its number: {name}, {', '.join(texts)}."
 
 
 def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
@@ -234,14 +235,14 @@ def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     pairs = pairs[pairs["method"] != DENSE]
     is_open = pairs["better"].isna() & pairs["verdict"].isin([NOT_TOLD_APART, GUESS])
     counts = is_open.groupby(pairs["question"], sort=False).agg(["sum", "count"])
-    texts = [f"{row.sum} of {row.count} comparisons {OPEN[row.Index]}" for row in counts.itertuples() if row.sum]
+    texts = [f"{row.sum} of {row.count} pairs {OPEN[row.Index]}" for row in counts.itertuples() if row.sum]
     parts = [f"not told apart: {listed(texts)}"] if texts else []
     few = pairs[is_open & (pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
     if len(few):
         row = few.loc[few["rows_needed"].idxmax()]
         needed = float(f"{row['rows_needed']:.2g}")
-        what = f"a difference of {tolerance:g} in {measure_name(row)}"
-        parts.append(f"{what} needs about {needed:,.0f} rows, you have {row['examples']:,}")
+        what = f"to show a difference of {tolerance:g} in {measure_name(row)}"
+        parts.append(f"{what}, a study needs about {needed:,.0f} examples; this one has {row['examples']:,}")
     # Methods are compared at the requested sparsity.
     pruned = rows[rows["method"] != DENSE].drop_duplicates(["method", "sparsity"])
     missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]]
@@ -252,11 +253,13 @@ def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     if (rows["mode"] == NO_FINETUNE).all():
         parts.append("nothing was trained: intervals and verdicts cover other examples")
     elif seeds == 1:
-        parts.append("one seed: intervals and verdicts are about these trained models; another seed may give others")
+        parts.append("with one seed, intervals and verdicts hold for these trained models only")
     else:
         parts.append(
             f"{seeds} seeds per training: intervals and verdicts cover other seeds and examples, with these masks"
         )
+    if Ranking.of(rows).column == DIVERGENCE:
+        parts.append("the dense model sampled the text, so nothing here is about a task")
     sentence = "; ".join(parts)
     return f"{sentence[:1].upper()}{sentence[1:]}."
 

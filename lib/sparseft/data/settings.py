@@ -213,6 +213,12 @@ class CalibrationText(Section):
         return not _has_documents(self.text)
 
     @property
+    def sampled(self) -> dict[str, Any]:
+        """Return the keys that decide a text that the model samples. The default of `together` is not among them."""
+        together = {"together"} if self.together != TOGETHER else set()
+        return self.model_dump(include={"examples", "length", "seed", "temperature"} | together)
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """Return how windows of documents are chosen, by the names of the flags; nothing for the default choice.
 

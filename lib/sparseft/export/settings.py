@@ -21,6 +21,8 @@ CANDIDATES = {
     "layers": ("layers_block_influence", False),
     "both": ("structured_obs", True),
 }
+# The names of the texts that the dense model has sampled, and of its answers to the user's prompts.
+SAMPLED, ANSWERS = "sampled", "answers"
 # The method by which these layers leave.
 FIRST = CANDIDATES["layers"][0]
 # The share of the decoder layers that leaves before channels do, in percent. A whole number of 8,

@@ -6,9 +6,8 @@ search starts at the share that the counted weights need. It measures a model of
 what it measured.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.rewriting import Cut, write_smaller
 from sparseft.errors import InputError
-from sparseft.export.settings import CANDIDATES
+from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS
 from sparseft.methods import get_method
 from sparseft.patterns.channels import channels_removed
 from sparseft.patterns.pattern import Units
@@ -49,18 +48,19 @@ def channels_by_percent(model: PrunableModel) -> dict[int, dict[str, int]]:
     """Return how many units of each kind stay in a model, by the percent of its prunable weights that leaves.
 
     Only the lowest percent of each shape is there, because some pruned channels stay as zeros (pruning/compact.py)."""
-    multiples = {group.unit: group.multiple for group in model.architecture.coupled}
-    percents: dict[tuple, int] = {}
-    shapes: dict[int, dict[str, int]] = {}
+    groups = model.architecture.coupled
+    whole = {group.unit: size_of(group.unit, model.config) for group in groups}
+    shapes = {0: whole}
     for percent in range(1, MOST + 1):
         with suppress(InputError):
-            removed = {unit: number for unit, (number,) in channels_removed(model, [percent], 0.0).items()}
-            kept = {unit: size_of(unit, model.config) - number for unit, number in removed.items()}
-            whole = {unit: number + -number % multiples[unit] for unit, number in kept.items()}
-            is_smaller = any(size_of(unit, model.config) > number for unit, number in whole.items())
-            if is_smaller and percents.setdefault(tuple(whole.items()), percent) == percent:
-                shapes[percent] = whole
-    return shapes
+            removed = channels_removed(model, [percent], 0.0)
+            left = {group: whole[group.unit] - removed[group.unit][0] for group in groups}
+            kept = {
+                group.unit: min(whole[group.unit], units + -units % group.multiple) for group, units in left.items()
+            }
+            if kept not in shapes.values():
+                shapes[percent] = kept
+    return {percent: kept for percent, kept in shapes.items() if percent}
 
 
 def without_layers(checkpoint: Checkpoint, units: Units, number: int, folder: Path) -> Checkpoint:
@@ -80,40 +80,43 @@ def with_first_channels(checkpoint: Checkpoint, kept: dict[str, int], folder: Pa
     return write_smaller(checkpoint, folder, changes, lambda tensor: cuts.get(tensor.name, Cut(tensor.name)))
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """Hold the shapes of a candidate: the percents that can leave, and what writes a model of one into a folder."""
+def shapes_of(candidate: str, dense: Checkpoint, scratch: Path) -> dict[int, Callable[[Path], Checkpoint]]:
+    """Return the shapes of channels, layers or both: what writes a model of each into a folder, by the percent that
+    leaves.
 
-    percents: list[int]
-    write: Callable[[int, Path], Checkpoint]
-
-
-def shapes_of(candidate: str, dense: Checkpoint, shorter: Checkpoint) -> Shapes:
-    """Return the shapes of channels, layers or both. `shorter` is the model that has lost some decoder layers."""
+    Raises InputError if the model has too few decoder layers for both. `scratch` then has it without the first ones."""
     method, is_shorter = CANDIDATES[candidate]
-    if units := get_method(method).pattern.units:
+    units = get_method(FIRST).pattern.units
+    assert units
+    if method == FIRST:
         numbers = layers_by_percent(described(dense), units)
-        return Shapes(list(numbers), lambda percent, folder: without_layers(dense, units, numbers[percent], folder))
-    start = shorter if is_shorter else dense
-    kept = channels_by_percent(described(start))
-    return Shapes(list(kept), lambda percent, folder: with_first_channels(start, kept[percent], folder))
+        return {percent: partial(without_layers, dense, units, number) for percent, number in numbers.items()}
+    if is_shorter:
+        number = units.removed(described(dense), [FIRST_LAYERS])[FIRST_LAYERS]
+        (scratch / "shorter").mkdir()
+        dense = without_layers(dense, units, number, scratch / "shorter")
+    shapes = channels_by_percent(described(dense))
+    return {percent: partial(with_first_channels, dense, kept) for percent, kept in shapes.items()}
 
 
 def search(
     percents: list[int], start: float, slope: float, target: float, measure: Callable[[int], float]
-) -> Iterator[tuple[int, float]]:
-    """Yield the percents that were measured, and their costs, until the smallest one is known whose cost is at most
-    `target`.
+) -> dict[int, float]:
+    """Measure percents until the smallest one is known whose cost is at most `target`, and return their costs.
 
     start: the cost without pruning
     slope: by how much the cost is expected to fall per percent"""
-    tried: set[int] = set()
-    while len(tried) < TRIALS:
-        percent = next((percent for percent in percents if start - slope * percent <= FURTHER * target), percents[-1])
-        if percent in tried:
-            return
-        tried.add(percent)
-        cost = measure(percent)
-        yield percent, cost
-        # A measured time may also be longer than that of the dense model.
-        slope = max((start - cost) / percent, slope / 10)
+    costs: dict[int, float] = {}
+    missed, cost, left = 0, start, percents
+    while left and len(costs) < TRIALS:
+        # The nearest miss and the slope say where the target is.
+        percent = next((percent for percent in left if cost - slope * (percent - missed) <= target), left[-1])
+        costs[percent] = measure(percent)
+        if costs[percent] > target:
+            # A measured time may also be longer than that of the dense model.
+            slope = max((start - costs[percent]) / percent, slope / 10)
+            missed, cost, left = percent, costs[percent], [other for other in left if other > percent]
+        else:
+            slope = (cost - costs[percent]) / (percent - missed)
+            left = [other for other in left if other < percent]
+    return costs

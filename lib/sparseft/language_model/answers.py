@@ -18,12 +18,18 @@ def answers(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[
     Without a chat template, the model continues the prompt."""
     torch.manual_seed(seed)
     end = tokenizer.eos_token_id
-    settings = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=LONGEST, eos_token_id=end, pad_token_id=end)
+    # What the model's own generation_config.json sets would fill what is unset.
+    model.generation_config = GenerationConfig()
+    settings = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, max_new_tokens=LONGEST, eos_token_id=end, pad_token_id=end
+    )
     texts = []
     for prompt in show(prompts, "answer", len(prompts)):
         if tokenizer.chat_template:
             message = [{"role": "user", "content": prompt}]
-            ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")
+            ids = tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, return_tensors="pt", return_dict=False
+            )
         else:
             ids = tokenizer(prompt, return_tensors="pt").input_ids
         made = model.generate(ids.to(model.device), generation_config=settings)

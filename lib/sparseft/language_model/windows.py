@@ -1,7 +1,7 @@
 """Divide texts into windows of token ids for a calibration, a training and a judgement."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain, cycle, islice
 
 from transformers import PreTrainedTokenizerBase
@@ -27,14 +27,14 @@ def divided(
 
     `numbers` are the windows of each part, of all texts together. Each text gives an equal number to each part. A short
     text gives a fifth of its windows to the calibration and a fifth to those that are held out, and the windows of the
-    other two parts come again until there are enough. The last windows are held out, so that their documents are in no
-    other part. Raises InputError if a text is too short for LEAST windows in each part."""
+    other two parts come again until there are enough. The last windows are held out: only the document in which they
+    begin is also in another part. Raises InputError if a text is too short for LEAST windows in each part."""
     generator = random.Random(seed)
-    held_out: list[Named] = []
-    # Of each text, the windows for the calibration and for the training, again and again.
-    endless: dict[str, list[Iterator[Named]]] = {"calibration": [], "training": []}
+    # The windows of each part, by text.
+    parts: dict[str, list[list[Named]]] = {part: [] for part in ("calibration", "training", "held_out")}
     for name, texts in documents.items():
-        ids = tokenizer.encode(DOCUMENT_BREAK.join(texts), verbose=False)
+        # A document that comes twice would be in two parts.
+        ids = tokenizer.encode(DOCUMENT_BREAK.join(dict.fromkeys(texts)), verbose=False)
         starts = range(0, len(ids) - length + 1, length)
         windows = [(name, Example(ids[start : start + length], 1)) for start in starts]
         fifth = len(windows) // 5
@@ -44,11 +44,11 @@ def divided(
                 f"give a text of {5 * LEAST} windows or more: {5 * LEAST * length:,} tokens",
             )
         last, first = (min(fifth, max(LEAST, numbers[part] // len(documents))) for part in ("held_out", "calibration"))
-        held_out += windows[-last:]
         rest = windows[:-last]
         generator.shuffle(rest)
-        endless["calibration"].append(cycle(rest[:first]))
-        endless["training"].append(cycle(rest[first:]))
+        for of_part, own in zip(parts.values(), (rest[:first], rest[first:], windows[-last:]), strict=True):
+            of_part.append(own)
+    held_out = list(chain.from_iterable(parts.pop("held_out")))
     # The texts take turns.
-    turns = {part: chain.from_iterable(zip(*of_texts, strict=True)) for part, of_texts in endless.items()}
+    turns = {part: chain.from_iterable(zip(*map(cycle, of_texts), strict=True)) for part, of_texts in parts.items()}
     return {part: list(islice(turns[part], numbers[part])) for part in turns} | {"held_out": held_out}

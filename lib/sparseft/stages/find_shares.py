@@ -20,15 +20,17 @@ from sparseft.study.config import Config
 
 
 def serving(config: Config) -> dict:
-    """Return what decides the speeds of served models."""
+    """Return the wish, and how models are served."""
+    assert config.ship
     exclude = {"license", "limit_seconds", "repeats", "load"}
-    return {"threads": config.resources.threads, **config.export.model_dump(exclude=exclude)}
+    served = {"threads": config.resources.threads, **config.export.model_dump(exclude=exclude)}
+    return {**served, **config.ship.model_dump(include=set(Wish.model_fields))}
 
 
 def settings(config: Config, cell: Any) -> dict:
-    """Return what decides the shares: the wish, and how models are served."""
+    """Return what decides the shares."""
     assert config.ship
-    return {**serving(config), **config.ship.model_dump(include=set(Wish.model_fields))}
+    return {**serving(config), "has_siblings": bool(config.ship.siblings)}
 
 
 # Raise it when the results change.
@@ -56,6 +58,7 @@ def run(
     wish: Flags[Wish] = Wish(),
     export: Flags[Export] = Export(),
     threads: Threads = 1,
+    has_siblings: bool = False,
 ) -> None:
     """Measure the shapes, and write the record.
 
@@ -63,35 +66,28 @@ def run(
         model_path: folder of the prepared dense model
         output: the record, shares.json
         threads: CPU threads of the engine
+        has_siblings: whether other models may fulfil the wish, so that it is no error if no shape does
     """
     import numpy as np
 
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.export.served import Server, find_shares, smallest
     from sparseft.grid import DENSE
-    from sparseft.language_model.hardware import choose_device, device_name, start
 
     wish.check()
     claim_record(output, "shares", [model_path])
     dense = Checkpoint(model_path)
     # Speed does not depend on what is read.
     tokens = np.random.default_rng(0).integers(dense.config["vocab_size"], size=(export.prompts, export.prompt_tokens))
-    server = Server(export, wish.formats, threads, tokens.tolist())
-    start(threads)
-    device = device_name(choose_device())
-    server.check_formats(model_path)
-    trials = find_shares(dense, wish, server)
-    chosen = smallest(trials)
-    if not chosen and not any(trial.reached for trial in trials):
+    server = Server(export, wish.formats, threads)
+    trials = find_shares(dense, wish, server, tokens.tolist())
+    if not has_siblings and not any(trial.reached for trial in trials):
         key = "ship.speed" if wish.speed else "ship.bytes"
         tried = [
             f"{trial.candidate} {trial.percent} % {trial.format} has"
             f" {f'x {trial.speed:.2f}' if trial.speed else f'{trial.bytes:,} bytes'}"
             for trial in trials
-            if trial.candidate != DENSE or len(trials) == 1
+            if trial.candidate != DENSE or not wish.candidates
         ]
         raise InputError(f"{key}: no candidate reaches it: {', '.join(tried)}", f"change {key}, or name more formats")
-    record = SharesRecord(
-        engine=server.engine, version=server.version, threads=threads, device=device, trials=trials, chosen=chosen
-    )
-    write(output, record)
+    write(output, SharesRecord(**server.described, trials=trials, chosen=smallest(trials)))

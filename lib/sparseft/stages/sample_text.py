@@ -25,11 +25,7 @@ from sparseft.study.config import Config
 
 def settings(config: Config, cell: Any) -> dict:
     """Return what decides a sampled text. Another number of threads changes the last bits."""
-    text = config.texts[cell.text].model_dump(include={"examples", "length", "seed", "temperature"})
-    together = config.texts[cell.text].together
-    if together != TOGETHER:
-        text["together"] = together
-    return {**text, "threads": config.resources.threads}
+    return {**config.texts[cell.text].sampled, "threads": config.resources.threads}
 
 
 # Raise it when the results change.
@@ -77,14 +73,12 @@ def run(
     from sparseft.language_model.placement import available_memory
     from sparseft.language_model.sampling import sample_windows, score_windows, write_windows
 
-    settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature}
-    if together != TOGETHER:
-        settings["together"] = together
+    settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature, "together": together}
     text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")
     claim_text(output, [model_path])
     start(threads)
     checkpoint = Checkpoint(model_path)
     model, tokenizer = load_model(checkpoint.folder, choose_device(), available_memory(checkpoint))
     windows = sample_windows(model, tokenizer, text)
-    source = {MODEL: checkpoint.digest, "sampled": settings}
+    source = {MODEL: checkpoint.digest, "sampled": text.sampled}
     write_windows(output, windows, tokenizer, source, **score_windows(model, windows))

@@ -17,7 +17,8 @@ from sparseft.command import Threads
 from sparseft.data.settings import OWN_LENGTH
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.errors import InputError
-from sparseft.stages.find_shares import needs  # noqa: F401
+from sparseft.export.settings import ANSWERS, SAMPLED
+from sparseft.stages import find_shares
 from sparseft.study.config import Config
 from sparseft.study.ship import CALIBRATION, HELD_OUT, TRAINING
 
@@ -36,12 +37,14 @@ def settings(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
+# The answers to prompts are those of a served model.
+needs = find_shares.needs
 
 
 def run(
     *,
     model_path: Path,
-    output: list[Path],
+    output: tuple[Path, Path, Path],
     texts: tuple[Path, ...] = (),
     prompts: Path | None = None,
     calibration: PositiveInt,
@@ -76,22 +79,22 @@ def run(
     from sparseft.language_model.sampling import write_windows
     from sparseft.language_model.windows import divided
 
-    if len(output) != 3:
-        raise InputError(f"--output: {len(output)} files", "give three: calibration, training, held out")
     for path in output:
         claim_text(path, [model_path, *texts, prompts])
     checkpoint = Checkpoint(model_path)
     tokenizer = load_tokenizer(model_path)
     documents, digests = {}, {}
     for path in texts:
-        documents[path.stem], digests[str(path.name)] = read_documents(path)
-    if len(documents) < len(texts):
-        raise InputError("--texts: two texts have one name", "rename one of the files")
+        documents[path.stem], digests[path.name] = read_documents(path)
+    if len({*documents, SAMPLED, ANSWERS}) < len(texts) + 2:
+        raise InputError(
+            f"--texts: two texts have one name, or one is named {SAMPLED} or {ANSWERS}", "rename one of the files"
+        )
     if prompts:
         start(threads)
         asked, digests[prompts.name] = read_documents(prompts)
-        model, _ = load_model(checkpoint, choose_device(), available_memory(checkpoint))
-        documents["answers"] = answers(model, tokenizer, asked, seed)
+        model, _ = load_model(model_path, choose_device(), available_memory(checkpoint))
+        documents[ANSWERS] = answers(model, tokenizer, asked, seed)
     numbers = {"calibration": calibration, "training": training, "held_out": held_out}
     parts = divided(documents, tokenizer, numbers, length, seed)
     source = {MODEL: checkpoint.digest, "texts": digests, "length": length, "seed": seed}

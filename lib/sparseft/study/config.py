@@ -14,13 +14,12 @@ from sparseft.architectures import PROJECTIONS
 from sparseft.checkpoints.settings import Model, pruned_base
 from sparseft.data.settings import DIVERGENCE, OWN_LENGTH, CalibrationText, Perplexity, TaskData, held_out
 from sparseft.errors import InputError, located
-from sparseft.export.settings import Export, Ship
+from sparseft.export.settings import LLAMA_CPP, Export, Ship
 from sparseft.grid import (
     DATA,
     MODES,
     NAMED_METHOD,
     RESULTS,
-    SAMPLED_DATA,
     TRAINING,
     WILDCARDS,
     ResultPaths,
@@ -33,7 +32,7 @@ from sparseft.methods import DENSE, METHODS, SELF, TASK, Method, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
 from sparseft.study.resources import Resources
-from sparseft.study.ship import with_ship
+from sparseft.study.ship import DIVERGENCE_WINDOWS, with_ship
 from sparseft.tasks import BY_NAME
 from sparseft.trainers.backends import BACKENDS
 from sparseft.trainers.backends.backend import Backend
@@ -174,9 +173,10 @@ class Config(Section):
     @classmethod
     def _has_candidates(cls, values: dict) -> dict:
         """Return the sections with those that `ship` decides."""
-        if not values.get("ship"):
+        # Sections that are parsed already have them.
+        if not values.get("ship") or isinstance(values["ship"], Ship):
             return values
-        return with_ship(values | {"ship": Ship.model_validate(values["ship"]).model_dump()})
+        return with_ship(values, Ship.model_validate(values["ship"]))
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -204,6 +204,7 @@ class Config(Section):
         references: dict[str, tuple[Iterable, Iterable]] = {
             "grid.models": (self.grid.models, self.models),
             "grid.tasks": (self.grid.tasks, self.tasks),
+            "ship.siblings": (self.ship.siblings if self.ship else [], self.models),
             "analysis.against": (filter(None, [self.analysis.against]), self.grid.methods),
             "reconstruction.calibration": (filter(None, [self.reconstruction.calibration]), self.masks.texts),
             **{f"throughput.{axis}": (getattr(self.throughput, axis), getattr(self.grid, axis)) for axis in axes},
@@ -217,6 +218,7 @@ class Config(Section):
         unchanged = [method.name for method in methods if self.reconstructs and not method.pattern.is_reconstructed]
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         text, number = self.masks.texts.get(self.reconstruction.calibration or ""), self.reconstruction.examples
+        served_by, export = [*self.export.pythons][-1:], self.export
         return faults | {
             f"grid.methods: {imported} prune one model: list one in grid.models": imported,
             f"grid.modes: a reconstruction has nothing to learn with {unchanged}, whose decoder layers compute"
@@ -224,6 +226,11 @@ class Config(Section):
             f"reconstruction.examples {number}: {self.reconstruction.calibration} has fewer windows; lower it, or raise"
             " its examples": text and text.has_own_windows and number > text.examples,
             f"evaluation.probes: {by_loss} have no metric but their loss; name tasks of lm-eval": by_loss,
+            f"ship.formats are those of {LLAMA_CPP}: name both, and {LLAMA_CPP} last in export.engines": (
+                self.ship and bool(self.ship.formats) != (served_by == [LLAMA_CPP])
+            ),
+            f"export: `ship` has {DIVERGENCE_WINDOWS} prompts of at most {OWN_LENGTH} tokens; lower prompts or"
+            " prompt_tokens": self.ship and (export.prompts > DIVERGENCE_WINDOWS or export.prompt_tokens > OWN_LENGTH),
             "evaluation.divergence 1: one window has no standard error; set 2 or more, or 0": (
                 self.evaluation.divergence == 1
             ),
@@ -337,8 +344,8 @@ class Config(Section):
 
     def data_folder(self, task: str, model: str) -> str:
         """Return the folder of a task's rows. If models sample them, there is one per model that was not pruned."""
-        place = SAMPLED_DATA if self.task_data(task).text else DATA
-        return place.format(task=task, model=self.original(model))
+        sampler = f"-{self.original(model)}" if self.task_data(task).text else ""
+        return DATA.format(task=task) + sampler
 
     def mask_settings(self, method: Method, task: str) -> dict:
         """Return the settings on which the masks of a method depend. A text that models sample may have fewer windows

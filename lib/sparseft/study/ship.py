@@ -7,7 +7,7 @@ are searched while it runs (stages/find_shares.py).
 from typing import Any
 
 from sparseft.data.settings import SHIP
-from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS
+from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS, Ship
 from sparseft.grid import DENSE, Run
 from sparseft.methods import SELF
 from sparseft.modes import get_mode
@@ -34,48 +34,42 @@ def shorter(model: str) -> str:
     return f"{model}_shorter"
 
 
-def with_ship(values: dict[str, Any]) -> dict[str, Any]:
+def with_ship(values: dict[str, Any], ship: Ship) -> dict[str, Any]:
     """Return the sections of a configuration with those that the section `ship` decides."""
-    ship = values["ship"]
-    model, candidates = ship["model"], ship["candidates"]
-    models, tasks = dict(values.get("models", {})), dict(values.get("tasks", {}))
+    models, tasks, masks, export = (dict(values.get(name) or {}) for name in ("models", "tasks", "masks", "export"))
+    pruned = [ship.model]
     # A wrong name is refused with the grid.
-    is_shortened = any(CANDIDATES[name][1] for name in candidates)
-    if is_shortened and model in models:
-        source = f"pruned:{model}/sparsity{FIRST_LAYERS}_{FIRST}{ON_TEXT}"
-        models[shorter(model)] = {"source": source, "dtype": dict(models[model]).get("dtype")}
-    schedule = RECOVERY | dict(tasks.get(TASK, {}).get("training", {}))
-    is_sampled = not (ship.get("texts") or ship.get("prompts"))
-    numbers = {CALIBRATION: CALIBRATION_WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
-    if not is_sampled:
-        numbers[HELD_OUT] = HELD_OUT_WINDOWS
-    texts = {
-        name: {"text": SELF if is_sampled else SHIP, "examples": number, "length": 512, "seed": seed}
+    if any(CANDIDATES[name][1] for name in ship.candidates) and ship.model in models:
+        pruned.append(shorter(ship.model))
+        source = f"pruned:{ship.model}/sparsity{FIRST_LAYERS}_{FIRST}{ON_TEXT}"
+        width = {key: value for key, value in dict(models[ship.model] or {}).items() if key == "dtype"}
+        models[pruned[1]] = {"source": source, **width}
+    schedule = RECOVERY | dict((tasks.get(TASK) or {}).get("training") or {})
+    tasks[TASK] = {"kind": "text", "text": TRAINING, "training": schedule}
+    source, numbers = SELF, {CALIBRATION: CALIBRATION_WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
+    if ship.texts or ship.prompts:
+        source, numbers[HELD_OUT] = SHIP, HELD_OUT_WINDOWS
+    masks["calibration"] = dict(masks.get("calibration") or {}) | {
+        name: {"text": source, "examples": number, "length": 512, "seed": seed}
         for seed, (name, number) in enumerate(numbers.items())
     }
-    masks = dict(values.get("masks", {}))
-    masks["calibration"] = {**masks.get("calibration", {}), **texts}
+    if ship.formats:
+        export["gguf"] = ship.formats[0]
     return values | {
         "models": models,
-        "tasks": {**tasks, TASK: {"kind": "text", "text": TRAINING, "training": schedule}},
+        "tasks": tasks,
         "masks": masks,
-        "evaluation": {"divergence": DIVERGENCE_WINDOWS, "probes": [ship["task"]] if ship.get("task") else []},
-        "export": _serving(values),
+        "evaluation": {"divergence": DIVERGENCE_WINDOWS, "probes": [ship.task] if ship.task else []},
+        "export": export,
         "grid": {
-            "models": [model, *([shorter(model)] if is_shortened else [])],
+            "models": pruned,
             "tasks": [TASK],
-            "methods": list(dict.fromkeys(f"{CANDIDATES[name][0]}{ON_TEXT}" for name in candidates or CANDIDATES)),
+            "methods": list({f"{CANDIDATES[name][0]}{ON_TEXT}": None for name in ship.candidates or ["channels"]}),
             # A plan needs a share, before those of the candidates are known.
             "sparsities": [0, FIRST_LAYERS],
-            "modes": [ship["mode"]],
+            "modes": [ship.mode],
         },
     }
-
-
-def _serving(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the section `export` with the first format."""
-    export, formats = dict(values.get("export", {})), values["ship"].get("formats")
-    return export | ({"gguf": formats[0]} if formats else {})
 
 
 def runs(model: str, mode: str, shares: dict[str, list[int]]) -> list[Run]:

@@ -128,11 +128,12 @@ def measured_digests(config: Config) -> dict[str, str]:
     return {path: sha256(Path(path)) for path in run_targets(config, "engines.json") if Path(path).is_file()}
 
 
-def ship_target(config: Config) -> str:
-    """Return the record of the model that is chosen for a wish. Raises InputError if nothing is wished."""
+def ship_targets(config: Config) -> list[str]:
+    """Return the chosen model for a wish, and what is said of it. Raises InputError if nothing is wished."""
     if not config.ship:
         raise InputError("ship: nothing is wished", "write a section `ship` with a model, and speed or bytes")
-    return f"{config.paths.ship}/chosen/ship.json".format(model=config.ship.model)
+    folder = config.paths.ship.format(model=config.ship.model)
+    return [f"{folder}/{name}" for name in ("chosen/ship.json", "frontier.csv", "frontier.png", "findings.txt")]
 
 
 def throughput_targets(config: Config) -> list[str]:
