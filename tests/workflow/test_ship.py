@@ -116,8 +116,10 @@ def test_a_sibling_reads_the_answers_of_the_dense_model_with_its_own_tokenizer(t
     ({"model": "tiny"}, "nothing is wished; set speed or bytes"),
     ({"model": "other", "speed": 1.3}, "asks for 'other'"),
     ({"model": "tiny", "speed": 1.3, "siblings": ["none"]}, "ship.siblings asks for 'none'"),
+    # It has two decoder layers.
+    ({"model": "tiny", "speed": 1.3}, "reaches 12 %; set ship.candidates to [channels]"),
 ])  # fmt: skip
-def test_a_wish_that_says_too_much_or_too_little_is_refused(tmp_path, tiny_models, ship, words):
+def test_a_wish_that_cannot_be_served_is_refused(tmp_path, tiny_models, ship, words):
     study = Study(tmp_path).configure({"tiny": tiny_models["llama"]}, ship=ship)
     assert words in study.snakemake("ship", "--dry-run", expect=2)
 
