@@ -80,17 +80,19 @@ class Requests:
         self.needs = cache(lambda job: job.needs(config, self.model))
         self._rough = cache(lambda job: job.needs(config, lambda _: STAND_IN))
         self.bytes_of = cache(self._bytes_of)
-        self._of = cache(self._first)
 
     def of(self, job: Job, attempt: int) -> tuple[int, int]:
         """Return the memory to request, in MB of 10^6 bytes, and the minutes after which the scheduler may end the job.
 
         Both grow with each attempt."""
-        try:
-            megabytes, minutes = self._of(job)
-        except InputError:
+        needs = self._known(job)
+        megabytes, minutes = OTHER
+        if needs.model is STAND_IN:
             megabytes, minutes = UNKNOWN
-        if self._known(job).tokens:
+        elif needs.model:
+            megabytes = math.ceil((SNAKEMAKE + MARGIN * self.bytes_of(job)[1]) / 1e6)
+            minutes = SLOW_START + math.ceil(SLOWER * seconds(self.resources, needs, needs.model) / 60)
+        if needs.tokens:
             megabytes, minutes = self.resources.memory_mb or megabytes, self.resources.minutes or minutes
         return attempt * megabytes, attempt * minutes
 
@@ -114,14 +116,6 @@ class Requests:
             return self.needs(job)
         except InputError:
             return self._rough(job)
-
-    def _first(self, job: Job) -> tuple[int, int]:
-        """Return the MB and the minutes of the first attempt."""
-        needs = self.needs(job)
-        if not needs.model:
-            return OTHER
-        megabytes = math.ceil((SNAKEMAKE + MARGIN * self.bytes_of(job)[1]) / 1e6)
-        return megabytes, SLOW_START + math.ceil(SLOWER * seconds(self.resources, needs, needs.model) / 60)
 
     def _bytes_of(self, job: Job) -> tuple[int, int]:
         """Return the bytes that a job needs on each of its GPUs, and in the machine for all of its processes, without a
