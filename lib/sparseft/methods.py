@@ -235,14 +235,14 @@ def get_method(name: str) -> Method:
         # A method has one name, which leaves out the text that it looks at anyway.
         if named.name == name:
             return named
-    with_importance = [
+    of_part = [
         known
-        for known, method in METHODS.items()
-        if method.importance and method.importance.name == name and not (method.allocation or method.update)
+        for known, other in METHODS.items()
+        if name in (other.pattern.name, other.importance and other.importance.name)
+        and not (other.update or other.allocation)
     ]
-    of_pattern = [known for known, method in METHODS.items() if method.pattern.name == name and not method.update]
     close = [base] if method else get_close_matches(name, METHODS)
-    meant = " or ".join(with_importance or of_pattern or close)
+    meant = " or ".join(of_part or close)
     advice = f"did you mean {meant}? " if meant else ""
     raise InputError(f"method {name!r} is unknown", f"{advice}docs/methods.md lists all methods")
 
