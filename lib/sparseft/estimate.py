@@ -12,7 +12,7 @@ the machine. Of a model only config.json is read, and torch is not imported.
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def run(*, configfile: tuple[Path, ...] = (), config: tuple[str, ...] = ()) -> N
 def report(config: Config, card: int | None) -> str:
     """Return the estimate as text, for GPUs of `card` bytes as in `Requests`. Raises InputError for a model whose sizes
     are not known yet."""
-    requests, jobs = Requests(config, card), list(study_jobs(config))
+    requests, jobs = Requests(config, card), study_jobs(config)
     trained = targets.run_targets(config, "train.json", trained_only=True)
     # A model of unknown size is an error here, and only a note in a plan.
     disk(requests, jobs)
@@ -81,12 +81,12 @@ def report(config: Config, card: int | None) -> str:
     return "\n".join([title, *examples(config), needs(requests, jobs, has_all=True)])
 
 
-def study_jobs(config: Config) -> Iterator[Planned]:
-    """Yield each job of the whole study that reads or runs a model."""
-    yield from ((Job("prepare_model", model), "") for model in config.grid.models)
+def study_jobs(config: Config) -> list[Planned]:
+    """Return each job of the whole study that reads or runs a model."""
+    jobs = [Job("prepare_model", model) for model in config.grid.models]
     sampled = [name for name in config.texts_read() if config.texts[name].text == SELF]
     originals = sorted(set(map(config.original, config.grid.models)))
-    yield from ((Job("sample_text", model, text=text), "") for model in originals for text in sampled)
+    jobs += [Job("sample_text", model, text=text) for model in originals for text in sampled]
     passes = {}
     for run in targets.runs(config):
         # One per method for all sparsities, or one per sparsity if it has a pruned base.
@@ -94,19 +94,19 @@ def study_jobs(config: Config) -> Iterator[Planned]:
         folder = fill((base_folder if has_base else mask_folder)(run.method), run)
         job = Job.of("compute_masks", vars(run))
         passes[folder, run.method] = job if has_base else replace(job, sparsity=None)
-    yield from ((job, "") for job in passes.values())
+    jobs += passes.values()
     for run in targets.runs(config):
-        jobs = [Job.of(stage, vars(run)) for stage in ("merge", "validate_sparsity", "evaluate")]
+        jobs += [Job.of(stage, vars(run)) for stage in ("merge", "validate_sparsity", "evaluate")]
         if run.training:
             jobs.append(replace(jobs[-1], split=SELECTION))
         if run.mode != NO_FINETUNE:
             # Before the merge.
             stages = ("evaluate", "reconstruct" if get_mode(run.mode).reconstructs else "train")
             jobs += [Job.of(stage, vars(run)) for stage in stages]
-        yield from ((job, "") for job in jobs)
     if config.ship:
         # The search and the measurement.
-        yield from ((Job(stage, config.ship.model), "") for stage in ("find_shares", "ship"))
+        jobs += [Job(stage, config.ship.model) for stage in ("find_shares", "ship")]
+    return [(job, "") for job in jobs]
 
 
 def examples(config: Config) -> list[str]:
