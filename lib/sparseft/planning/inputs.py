@@ -17,7 +17,7 @@ from sparseft.data.settings import HUB, OWN_CONTEXT
 from sparseft.data.task_files import task_files
 from sparseft.data.texts import source_file
 from sparseft.errors import InputError
-from sparseft.grid import CALIBRATION, MANIFEST, WIKITEXT2, base_manifest
+from sparseft.grid import CALIBRATION, MANIFEST, MODEL, WIKITEXT2, base_manifest
 from sparseft.methods import get_method
 from sparseft.patterns.channels import heads_removed
 from sparseft.planning.sizes import ModelSizes, known_rows, known_sizes
@@ -73,18 +73,12 @@ def fetched_files(config: Config) -> list[Path]:
     tool.
 
     A model that is made from a pruned base of the study is not among them, nor a task whose rows a model samples."""
-    own = [Path(MANIFEST.format(model=name)) for name in config.grid.models if pruned_base(config.models[name].source)]
-    sampled = {
-        config.data_folder(task, model)
-        for task, model in product(config.grid.tasks, config.grid.models)
-        if config.tasks[task].text
-    }
+    made = []
+    for model in config.grid.models:
+        made += [MODEL.format(model=model)] if pruned_base(config.models[model].source) else []
+        made += [config.data_folder(task, model) for task in config.grid.tasks if config.tasks[task].text]
     unused = "" if any(config.training_names) else MANIFEST_FILE
-    files = [
-        file
-        for file in source_manifests(config)
-        if file not in own and file.name != unused and str(file.parent) not in sampled
-    ]
+    files = [file for file in source_manifests(config) if str(file.parent) not in made and file.name != unused]
     return files + [base for _, base, source in _imported(config) if source.startswith(HUB)]
 
 
