@@ -23,6 +23,7 @@ from sparseft.analysis.cells import CELL, probes_of
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
+    QUESTIONS,
     Ranking,
     dense_name,
     listed,
@@ -47,14 +48,6 @@ from sparseft.tasks.metrics import LOSS
 
 # The results of one model on one task, in one setting, stand together.
 RESULT = ["setting", "task", "metric", "model"]
-QUESTIONS = {
-    "dense": "Against dense",
-    "original": "Models that are made from a pruned base, against the original dense model",
-    "methods": "Methods against each other",
-    "against": "Methods against one of them",
-    "modes": "Modes against each other",
-    "untuned": "Fine-tuned against not fine-tuned",
-}
 # The terminal has this many columns, and shows tables of at most so many rows.
 COLUMNS = 100
 LINES = 40
@@ -290,7 +283,7 @@ TRAINING_COLUMNS: dict[str, Column] = {
 def _tables(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the folded tables of results with their captions: the comparisons by question, the probes, and the
     trainings that were tried."""
-    for question, caption in QUESTIONS.items():
+    for question, (caption, _) in QUESTIONS.items():
         pairs = results.comparisons[results.comparisons["question"] == question]
         others = pairs.filter(like="against_").rename(columns=lambda name: name.removeprefix("against_"))
         named = pairs.assign(compared_with=[_cell(row) for row in others.itertuples()])

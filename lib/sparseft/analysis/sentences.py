@@ -31,14 +31,17 @@ NAMED = 3
 FEW = 2
 # Two ways to compute one loss differ by less, in nats.
 ROUNDED = 1e-6
-# What the comparisons of a question are called.
-OPEN = {
-    "dense": "with dense",
-    "original": "with the original dense model",
-    "untuned": "of trained with untrained models",
-    "methods": "of methods",
-    "against": "with one method",
-    "modes": "of modes",
+# The caption of the comparisons of a question, and what a sentence calls its pairs.
+QUESTIONS = {
+    "dense": ("Against dense", "with dense"),
+    "original": (
+        "Models that are made from a pruned base, against the original dense model",
+        "with the original dense model",
+    ),
+    "methods": ("Methods against each other", "of methods"),
+    "against": ("Methods against one of them", "with one method"),
+    "modes": ("Modes against each other", "of modes"),
+    "untuned": ("Fine-tuned against not fine-tuned", "of trained with untrained models"),
 }
 
 
@@ -235,7 +238,7 @@ def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     pairs = pairs[pairs["method"] != DENSE]
     is_open = pairs["better"].isna() & pairs["verdict"].isin([NOT_TOLD_APART, GUESS])
     counts = is_open.groupby(pairs["question"], sort=False).agg(["sum", "count"])
-    texts = [f"{row.sum} of {row.count} pairs {OPEN[row.Index]}" for row in counts.itertuples() if row.sum]
+    texts = [f"{row.sum} of {row.count} pairs {QUESTIONS[row.Index][1]}" for row in counts.itertuples() if row.sum]
     parts = [f"not told apart: {listed(texts)}"] if texts else []
     few = pairs[is_open & (pairs["verdict"] == NOT_TOLD_APART) & (pairs["rows_needed"] > pairs["examples"])]
     if len(few):
