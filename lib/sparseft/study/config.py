@@ -47,18 +47,8 @@ def _known_method(name: str) -> str:
     return name
 
 
-MethodName = Annotated[
-    str,
-    AfterValidator(_known_method),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": list(METHODS)},
-                {"type": "string", "pattern": f"^(?:{NAMED_METHOD})$"},
-            ]
-        }
-    ),
-]
+_METHOD = {"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^(?:{NAMED_METHOD})$"}]}
+MethodName = Annotated[str, AfterValidator(_known_method), WithJsonSchema(_METHOD)]
 ModelName = Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")]
 TaskName = Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")]
 # The default number of windows of the divergence, and from how many validation examples on it is measured by default.
@@ -425,16 +415,12 @@ class Config(Section):
         """Return the names of the texts that the study reads, with the parts of mixtures.
 
         They are those of its methods, of its tasks, that of a reconstruction, and that of the divergence."""
-        names = {
-            DIVERGENCE if self.divergence_windows else None,
-            *(get_method(name).calibration for name in self.grid.methods),
-        }
+        texts, names = self.texts, {DIVERGENCE, *(get_method(name).calibration for name in self.grid.methods)}
         names |= {self.tasks[name].text for name in self.grid.tasks}
         if self.reconstructs:
             names.add(self.reconstruction.calibration)
-        texts = self.texts
-        read = set(filter(None, names))
-        return sorted(texts.keys() & read.union(*(texts[name].parts for name in read)))
+        read = [name for name in texts if name in names]
+        return sorted(texts.keys() & {*read, *(part for name in read for part in texts[name].parts)})
 
     def reconstruction_examples(self) -> dict[str, Any]:
         """Return by the names of the flags which examples the decoder layers are reconstructed on.

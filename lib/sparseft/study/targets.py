@@ -50,17 +50,16 @@ def runs(config: Config) -> list[Run]:
     """Return every run of a configuration's grid, sorted and without duplicates.
 
     A run from whose adapter another one starts is among them."""
-    grid_runs = set()
-    pruned = [
-        (method, percent) for method in config.grid.methods for percent in filter(None, config.grid.percents(method))
-    ]
-    dense = [(grid.DENSE, 0)] if 0 in config.grid.sparsities else []
-    for model, task, (method, sparsity) in product(config.grid.models, config.grid.tasks, dense + pruned):
+    grid_runs, shape = set(), config.grid
+    cells = [(method, percent) for method in shape.methods for percent in shape.percents(method) if percent]
+    if 0 in shape.sparsities:
+        cells.append((grid.DENSE, 0))
+    for model, task, (method, sparsity) in product(shape.models, shape.tasks, cells):
         modes = [mode if sparsity else get_mode(mode).dense_training for mode in config.trained_modes]
-        for mode, training, seed in product(modes, config.training_names, config.grid.seeds):
+        for mode, training, seed in product(modes, config.training_names, shape.seeds):
             grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
         # A seed only changes the training, so one run without training is enough.
-        grid_runs.add(Run(model, task, method, sparsity, grid.NO_FINETUNE, min(config.grid.seeds)))
+        grid_runs.add(Run(model, task, method, sparsity, grid.NO_FINETUNE, min(shape.seeds)))
     return sorted(grid_runs)
 
 
