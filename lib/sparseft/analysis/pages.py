@@ -337,9 +337,9 @@ def _warnings(results: Results) -> Iterator[str]:
     ]
     if shares:
         yield f"The models have seen some of what they are evaluated on: {listed(shares)}."
-    unable = results.cells.groupby(CELL, dropna=False)["chosen"].any()
-    if not unable.all():
-        yield f"Cells without a training that can be chosen, in no table here: {(~unable).sum()} (grouped_summary.csv)."
+    able = results.cells.groupby(CELL, dropna=False)["chosen"].any()
+    if not able.all():
+        yield f"Cells without a training that can be chosen, in no table here: {(~able).sum()} (grouped_summary.csv)."
     kinds = Counter(results.faults.drop_duplicates(["run_id", "kind"])["kind"])
     if kinds:
         yield f"Runs: {listed(f'{count} {kind}' for kind, count in sorted(kinds.items()))}; see the memo."
