@@ -43,8 +43,8 @@ Places = dict[tuple[str, Path], Path]
 def described_engine(engine: Engine) -> dict[str, Any]:
     """Return the fields of a record that say on what an engine serves models. Lock the GPU that it uses."""
     start(engine.threads)
-    described = {"engine": engine.name, "version": engine.version, "threads": engine.threads}
-    return described | {"device": device_name(choose_device())}
+    device = device_name(choose_device())
+    return {"engine": engine.name, "version": engine.version, "threads": engine.threads, "device": device}
 
 
 def written(engine: Engine, folder: Path, kind: str, name: str = "") -> AbstractContextManager[Path]:
@@ -61,16 +61,15 @@ def serving(engine: Engine, wished: Sequence[str], folders: list[Path]) -> Itera
     places: Places = {}
     formats = list(wished) or [OWN_FORMAT]
     with ExitStack() as stack:
-        for kind, folder in product(list(formats), folders):
+        for kind, folder in product(formats, folders):
             try:
-                if kind in formats:
+                if folder == folders[0] or (kind, folders[0]) in places:
                     places[kind, folder] = stack.enter_context(written(engine, folder, kind, name_of(folder)))
             except InputError as error:
                 # What the dense model has, each candidate must have.
-                if kind not in QUANTIZED or len(formats) == 1 or folder != folders[0]:
+                if kind not in QUANTIZED or folder != folders[0] or (kind == formats[-1] and not places):
                     raise
                 print(f"{kind} is left out: {error}", file=sys.stderr)
-                formats.remove(kind)
         yield places
 
 
@@ -82,42 +81,29 @@ def find_shares(dense: Checkpoint, wish: Wish, engine: Engine, prompts: list[lis
     weights = sum(math.prod(tensor.shape) for tensor in dense.tensors.values())
     prunable = sum(math.prod(shape) for shape in described(dense).shapes.values()) / weights
     limit = wish.bytes or 1 / (wish.speed or 1)
-    with (
-        tempfile.TemporaryDirectory(prefix="shapes") as scratch,
-        serving(engine, wish.formats, [dense.folder]) as places,
-    ):
+    with tempfile.TemporaryDirectory() as scratch, serving(engine, wish.formats, [dense.folder]) as places:
         reference = next(iter(places.values()))
         shapes = {candidate: shapes_of(candidate, dense, Path(scratch)) for candidate in wish.candidates}
 
-        def measure(place: Path, kind: str, candidate: str = DENSE, percent: int = 0) -> float:
+        def measure(place: Path, kind: str, **shape: Any) -> float:
             """Measure a model, and return its cost: its bytes, or its time as a multiple of the dense model's."""
-            speed = None
+            size, speed = weight_bytes(place), None
             if wish.speed:
                 # The dense model is measured beside each, because a machine may become slower.
                 ours, theirs = (engine.ask(one, prompts).tokens_per_second for one in (place, reference))
                 speed = ours / theirs
-            size = weight_bytes(place)
             cost = 1 / speed if speed else float(size)
-            trials.append(
-                Trial(
-                    candidate=candidate,
-                    format=kind,
-                    percent=percent,
-                    speed=speed,
-                    bytes=size,
-                    reached=cost <= limit,
-                )
-            )
+            trials.append(Trial(format=kind, speed=speed, bytes=size, reached=cost <= limit, **shape))
             return cost
 
         def measure_shape(candidate: str, kind: str, percent: int) -> float:
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 shapes[candidate][percent](Path(folder))
                 with written(engine, Path(folder), kind) as place:
-                    return measure(place, kind, candidate, percent)
+                    return measure(place, kind, candidate=candidate, percent=percent)
 
         for (kind, _), place in places.items():
-            dense_cost = measure(place, kind)
+            dense_cost = measure(place, kind, candidate=DENSE, percent=0)
             for candidate in shapes if dense_cost > limit else ():
                 begin = dense_cost * (1 - CANDIDATES[candidate][1] * FIRST_LAYERS / 100 * prunable)
                 slope = begin * prunable / 100
