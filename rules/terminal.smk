@@ -8,7 +8,7 @@ import time
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.estimate import check_disk, needs
+from sparseft.estimate import check_disk, needs, study_jobs
 from sparseft.planning.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
@@ -20,20 +20,22 @@ class Terminal(logging.Handler):
     """Follow the events of Snakemake's logger, which its logger plugins get too."""
 
     is_running = False
-    # The number of planned jobs, and the logs of those that have started.
-    total, logs = 0, {}
+    # The number of jobs in words, and the logs of those that have started.
+    total, logs = None, {}
 
     def emit(self, record):
         """React to one event."""
         event = getattr(record, "event", None)
         if event == LogEvent.WORKFLOW_STARTED:
             check_targets()
-        elif event == LogEvent.RUN_INFO and not self.total:
-            self.total = record.stats["total"]
-            logger.info(f"{record.msg}\n{needs(REQUESTS, map(in_plan, planned()))}{replaced()}")
+        elif event == LogEvent.RUN_INFO and self.total is None:
+            self.total, jobs, more = f" of {record.stats['total']}", map(in_plan, planned()), ""
+            if any(job.is_checkpoint for job in planned()):
+                self.total, jobs, more = "", study_jobs(STUDY), "more jobs follow from the search; in all "
+            logger.info(f"{record.msg}\n{more}{needs(REQUESTS, jobs)}{replaced()}")
         elif event == LogEvent.JOB_INFO and self.is_running and record.log:
             self.logs[record.jobid] = Path(record.log[0])
-            logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.logs)} of {self.total}: {record.log[0]}")
+            logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.logs)}{self.total}: {record.log[0]}")
         elif event == LogEvent.JOB_ERROR and record.log:
             logger.error(failure(record.rule_name, record.log))
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
@@ -107,6 +109,8 @@ if workflow.is_main_process:
         notes.append(
             f"GPUs of this machine: {GPUS}, and resources.gpus is 0; to use one: --config 'resources={{gpus: 1}}'"
         )
+    if STUDY.ship:
+        notes.append("ship makes the grid and the evaluation; those of your configuration are not used")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     TERMINAL = Terminal()

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -222,18 +221,17 @@ def test_the_second_writer_waits_for_the_first_and_says_so(tmp_path, is_killed):
     output = tmp_path / "run/adapter"
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     start = partial(subprocess.Popen, [sys.executable, "-c", HOLD, output], text=True, **pipes)
-    with start() as first, start() as second:
-        printed = select.select([first.stderr, second.stderr], [], [], 60)[0]
-        waiting, holding = (first, second) if first.stderr in printed else (second, first)
-        assert f"{output} is being written by process {holding.pid} on " in waiting.stderr.readline()
+    with start() as holding:
         assert holding.stdout.readline() == "held\n"
-        if is_killed:
-            holding.send_signal(signal.SIGKILL)
-        else:
-            holding.communicate("go\n", timeout=60)
-        assert waiting.stdout.readline() == "held\n"
-        waiting.communicate("go\n", timeout=60)
-        assert waiting.returncode == 0
+        with start() as waiting:
+            assert f"{output} is being written by process {holding.pid} on " in waiting.stderr.readline()
+            if is_killed:
+                holding.send_signal(signal.SIGKILL)
+            else:
+                holding.communicate("go\n", timeout=60)
+            assert waiting.stdout.readline() == "held\n"
+            waiting.communicate("go\n", timeout=60)
+            assert waiting.returncode == 0
     assert list((tmp_path / "run").iterdir()) == []
 
 

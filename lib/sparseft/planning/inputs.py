@@ -122,7 +122,11 @@ def check_sources(config: Config) -> None:
         for method in map(get_method, config.grid.methods):
             percents, of_method = config.grid.percents(method.name), f"{method.name}, models.{name}"
             model = PrunableModel(sizes.architecture, sizes.config, sizes.prunable, of_method)
-            method.pattern.check_model(model, percents, config.masks.head_share)
+            try:
+                method.pattern.check_model(model, percents, config.masks.head_share)
+            except InputError as error:
+                what, advice = error.args
+                raise InputError(what, "set ship.candidates to [channels]" if config.ship else advice) from None
         limit = sizes.config.get("max_position_embeddings")
         windows = {"perplexity.context": config.perplexity.context if config.perplexity else 0}
         windows["evaluation.divergence"] = config.divergence_length if config.divergence_windows else 0
