@@ -60,7 +60,7 @@ def settings_of(kind: str, engine: str = "llama_cpp", **others: object) -> Expor
 @pytest.mark.parametrize("engine", ["vllm", "llama_cpp"])
 def test_an_engine_computes_what_transformers_does(models, engine):
     settings = settings_of("f32", engine, prompt_tokens=16, new_tokens=8, load=[3], repeats=1)
-    results = list(measure(find_engines(settings), models, PROMPTS, settings, threads=1))
+    results = list(measure(find_engines(settings, threads=1), models, PROMPTS))
     assert [one.model for one in results if one.engine == engine] == list(MODELS)
     for one in results:
         assert one.difference < 1e-4, one

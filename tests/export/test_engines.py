@@ -16,7 +16,7 @@ import torch
 from project import program
 from sparseft.errors import InputError
 from sparseft.export import engine_process, engines
-from sparseft.export.engines import Answer, _bound, _result, find_engines, measure
+from sparseft.export.engines import Answer, Engine, _bound, _result, find_engines, measure
 from sparseft.export.settings import Export
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
@@ -114,8 +114,8 @@ def test_an_engine_reads_the_model_from_the_disk_in_every_repeat(tmp_path, tiny_
         return Answer(tokens=[[1, 2]], log_likelihoods=[[-1.0] * 3], **ANSWER)
 
     monkeypatch.setattr(engines, "call_engine", answer)
-    settings = Export(repeats=2, new_tokens=2)
-    list(measure({"transformers": ("python", "1.0")}, {"dense": folder}, PROMPTS[:1], settings, threads=1))
+    engine = Engine("transformers", "python", "1.0", Export(repeats=2, new_tokens=2), threads=1)
+    list(measure([engine], {"dense": folder}, PROMPTS[:1]))
     assert len(blocks) == 2
     assert min(blocks) > 0
 
@@ -143,7 +143,7 @@ def test_an_engine_agrees_by_its_log_likelihoods_whatever_its_tokens_are(
 def fault_of(engine: str, model: Path, **settings: object) -> str:
     export = Export(engines=[engine], prompts=2, new_tokens=2, repeats=1, **settings)
     with pytest.raises(InputError) as caught:
-        list(measure(find_engines(export), {"run": model}, PROMPTS, export, threads=1))
+        list(measure(find_engines(export, threads=1), {"run": model}, PROMPTS))
     return str(caught.value)
 
 
@@ -199,7 +199,7 @@ def test_an_engine_that_hangs_is_ended_with_what_it_has_started(model, tmp_path)
 )
 def test_the_bound_is_that_of_the_coarser_format(tiny_models, engine, gguf, bound):
     settings = Export(gguf=gguf, converter="python convert.py")
-    assert _bound(tiny_models["llama"], engine, settings) == bound
+    assert _bound(tiny_models["llama"], Engine(engine, "python", "1.0", settings, threads=1)) == bound
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

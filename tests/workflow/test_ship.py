@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from project import Study
+from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,6 +58,13 @@ def test_every_candidate_is_compared_with_dense_trained_alike_on_the_same_window
         assert alike.name == row.Index or row.own_ratio_low < row.own_ratio < row.own_ratio_high
     assert table.loc["dense"].divergence == pytest.approx(0, abs=0.01)
     assert table.loc["dense"].speed == 1
+
+
+def test_a_candidate_learns_from_the_dense_model_that_was_trained_on_its_texts(study):
+    (dense,) = study.folder.glob("results/runs/tiny-ship-*sparsity00*")
+    (pruned,) = study.folder.glob("results/runs/tiny-ship-structured_obs*-full_sparse_to_sparse-*")
+    assert study.json(dense / "train.json")["inputs"]["dense"] == Checkpoint(study.folder / "models/tiny").digest
+    assert study.json(pruned / "train.json")["inputs"]["dense"] == Checkpoint(dense / "export").digest
 
 
 def test_the_parts_of_a_text_have_no_window_in_common(study):

@@ -15,6 +15,7 @@ import seaborn
 from scipy import stats
 
 from sparseft.analysis.figures import MARK, SETTINGS
+from sparseft.analysis.sentences import with_interval
 from sparseft.analysis.statistics import mean_columns
 from sparseft.export.settings import FIRST_LAYERS, SAMPLED, Wish
 from sparseft.export.ship_record import Served, ServedRecord
@@ -96,7 +97,7 @@ def _is_close(record: ServedRecord, place: int, other: int) -> bool:
 
 def sentences(table: pd.DataFrame, record: ServedRecord, wish: Wish) -> list[str]:
     """Return what to take, what was close, and what was not worth it."""
-    first, *others = table.to_dict("records")
+    first, *others = (row for _, row in table.iterrows())
     close, worse = [], []
     for place, row in zip(table.index[1:], others, strict=True):
         is_larger = row["bytes"] >= first["bytes"] and row["speed"] <= first["speed"] and row["loss"] > first["loss"]
@@ -120,29 +121,26 @@ def sentences(table: pd.DataFrame, record: ServedRecord, wish: Wish) -> list[str
     ]
 
 
-def titled(row: dict[str, Any]) -> str:
+def titled(row: pd.Series) -> str:
     """Return a candidate with its format."""
-    return f"{row['candidate']}{' in ' if row['format'] else ''}{row['format']}"
+    return " in ".join(filter(None, (row["candidate"], row["format"])))
 
 
-def described(row: dict[str, Any]) -> str:
+def described(row: pd.Series) -> str:
     """Return the size, the speed and the quality of a candidate in words."""
-    texts = [name.removesuffix("_ratio") for name in row if name.endswith("_ratio")]
-    parts = [f"{row['bytes'] / 1e6:,.0f} MB", f"x {interval(row, 'speed')} of the speed of the dense model"]
-    parts += [
-        f"x {interval(row, f'{text}_ratio', '.3f')} of the perplexity of the equally trained dense model on {text}"
-        for text in texts
+    ratios = {name.removesuffix("_ratio"): with_interval(row, name) for name in row.filter(regex="_ratio$").index}
+    parts = [
+        f"{row['bytes'] / 1e6:,.0f} MB",
+        f"x {with_interval(row, 'speed', '.2f')} of the speed of the dense model",
+        *(
+            f"x {ratio} of the perplexity of the equally trained dense model on {text}"
+            for text, ratio in ratios.items()
+        ),
+        f"divergence {with_interval(row, 'divergence')}",
     ]
-    parts.append(f"divergence {interval(row, 'divergence', '.3f')}")
-    if row["task"] is not None and not pd.isna(row["task"]):
+    if pd.notna(row["task"]):
         parts.append(f"task {row['task']:.3f}")
     return ", ".join(parts)
-
-
-def interval(row: dict[str, Any], column: str, form: str = ".2f") -> str:
-    """Return a value with its 95 % interval, if it has one."""
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    return f"{row[column]:{form}}" + ("" if pd.isna(low) else f" ({low:{form}} to {high:{form}})")
 
 
 def draw(table: pd.DataFrame, wish: Wish, path: Path) -> None:

@@ -10,9 +10,9 @@ import operator
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import product, takewhile
 from pathlib import Path
@@ -25,7 +25,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.scoring import LARGEST_LOSS
 from sparseft.export.engine_call import call_engine, read_version
 from sparseft.export.engine_record import EngineResult, EngineUse
-from sparseft.export.gguf_file import GGUF, write_gguf
+from sparseft.export.gguf_file import GGUF, temporary_gguf
 from sparseft.export.manifest import ExportManifest
 from sparseft.export.settings import ADVICE, ENGINES, LLAMA_CPP, Export
 from sparseft.records.record_file import read_record_file
@@ -46,10 +46,44 @@ class Answer(EngineUse):
     scored: list[float] = Field([])
 
 
-def find_engines(settings: Export) -> dict[str, tuple[str, str]]:
-    """Return the Python and the version of each engine, the reference first. Raises InputError if one is not there."""
+@dataclass(frozen=True)
+class Engine:
+    """Hold an engine that is there, and how it runs."""
+
+    name: str
+    python: str
+    version: str
+    settings: Export
+    threads: int
+
+    def ask(
+        self,
+        place: Path,
+        prompts: list[list[int]],
+        continuations: list[list[int]] | None = None,
+        scored: Sequence[list[int]] = (),
+    ) -> Answer:
+        """Return the answer with the model in `place`, a folder or a GGUF file, as engine_process.py describes it."""
+        request = {
+            "model": str(place),
+            "threads": self.threads,
+            "prompts": prompts,
+            "continuations": continuations,
+            "new_tokens": self.settings.new_tokens,
+            "load": sorted({1, *self.settings.load}),
+            "scored": list(scored),
+        }
+        _forget(weight_files(place))
+        return call_engine(self.name, self.python, request, self.settings, partial(_read_answer, request=request))
+
+
+def find_engines(settings: Export, threads: int) -> list[Engine]:
+    """Return the engines, the reference first. Raises InputError if one is not there."""
     pythons = {REFERENCE: sys.executable, **settings.pythons}
-    return {name: (python, call_engine(name, python, {}, settings, read_version)) for name, python in pythons.items()}
+    return [
+        Engine(name, python, call_engine(name, python, {}, settings, read_version), settings, threads)
+        for name, python in pythons.items()
+    ]
 
 
 def check_measured(run_id: str, dense: Path, export: Path) -> ExportManifest:
@@ -66,70 +100,41 @@ def check_measured(run_id: str, dense: Path, export: Path) -> ExportManifest:
     return manifest
 
 
-def measure(
-    engines: dict[str, tuple[str, str]],
-    models: dict[str, Path],
-    prompts: list[list[int]],
-    settings: Export,
-    threads: int,
-) -> Iterator[EngineResult]:
+def measure(engines: list[Engine], models: dict[str, Path], prompts: list[list[int]]) -> Iterator[EngineResult]:
     """Yield the result of each repeat and engine with each of the models, which are given by their names.
 
     The first engine is the reference. prompts: lists of token ids. llama.cpp reads a GGUF file, which is made here
     unless the folder has one."""
     references: dict[str, Answer] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {}
-        for name, folder in models.items() if LLAMA_CPP in engines else ():
-            files[name] = folder / GGUF
-            if not files[name].exists():
-                files[name] = Path(scratch, f"{name}.gguf")
-                write_gguf(settings, folder, files[name], name)
-        for _ in range(settings.repeats):
-            for (engine, (python, version)), (name, folder) in product(engines.items(), models.items()):
-                place = files[name] if engine == LLAMA_CPP else folder
-                continuations = references[name].tokens if name in references else None
-                answer = ask(engine, python, place, prompts, settings, threads, continuations=continuations)
-                yield _result(
-                    answer,
-                    references.setdefault(name, answer),
-                    engine=engine,
-                    version=version,
-                    model=name,
-                    bound=_bound(folder, engine, settings),
-                    weight_bytes=sum(file.stat().st_size for file in weight_files(place)),
-                )
-
-
-def ask(
-    engine: str,
-    python: str,
-    place: Path,
-    prompts: list[list[int]],
-    settings: Export,
-    threads: int,
-    *,
-    continuations: list[list[int]] | None = None,
-    scored: Sequence[list[int]] = (),
-) -> Answer:
-    """Return the answer of an engine with the model in `place`, a folder or a GGUF file, as engine_process.py
-    describes it."""
-    request = {
-        "model": str(place),
-        "threads": threads,
-        "prompts": prompts,
-        "continuations": continuations,
-        "new_tokens": settings.new_tokens,
-        "load": sorted({1, *settings.load}),
-        "scored": list(scored),
-    }
-    _forget(weight_files(place))
-    return call_engine(engine, python, request, settings, partial(_read_answer, request=request))
+    with ExitStack() as stack:
+        places = []
+        for engine, (name, folder) in product(engines, models.items()):
+            place = folder
+            if engine.name == LLAMA_CPP and not (place := folder / GGUF).exists():
+                place = stack.enter_context(temporary_gguf(engine.settings, folder, name))
+            places.append((engine, name, place))
+        for _, (engine, name, place) in product(range(engines[0].settings.repeats), places):
+            continuations = references[name].tokens if name in references else None
+            answer = engine.ask(place, prompts, continuations)
+            yield _result(
+                answer,
+                references.setdefault(name, answer),
+                engine=engine.name,
+                version=engine.version,
+                model=name,
+                bound=_bound(models[name], engine),
+                weight_bytes=weight_bytes(place),
+            )
 
 
 def weight_files(place: Path) -> list[Path]:
     """Return the files with the weights of a model: those of a folder, or a GGUF file itself."""
     return Checkpoint(place).files if place.is_dir() else [place]
+
+
+def weight_bytes(place: Path) -> int:
+    """Return the bytes of these files."""
+    return sum(file.stat().st_size for file in weight_files(place))
 
 
 def _forget(weights: Sequence[Path]) -> None:
@@ -165,9 +170,9 @@ def _result(answer: Answer, reference: Answer, **labels: Any) -> EngineResult:
     )
 
 
-def _bound(folder: Path, engine: str, settings: Export) -> float:
+def _bound(folder: Path, engine: Engine) -> float:
     """Return how far the log-likelihoods of an engine may be from those of transformers."""
-    formats = [Checkpoint(folder).config["dtype"], *([settings.gguf] if engine == LLAMA_CPP else [])]
+    formats = [Checkpoint(folder).config["dtype"], *([engine.settings.gguf] if engine.name == LLAMA_CPP else [])]
     return max(BOUNDS[str(one)] for one in formats)
 
 

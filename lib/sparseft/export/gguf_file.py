@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def write_gguf(settings: Export, folder: Path, output: Path, name: str) -> None:
     formats = ", ".join(f"{100 * share:.1f} % {name}" for name, share in format_shares(output).items())
     zeros = "" if kept is None else f"; {100 * kept:.2f} % of the zeros of its matrices are still zeros"
     print(f"{output.name}: {kind}: of the weights, {formats}{zeros}", file=sys.stderr)
+
+
+@contextmanager
+def temporary_gguf(settings: Export, folder: Path, name: str) -> Iterator[Path]:
+    """Yield the GGUF file of a checkpoint folder, which is deleted afterwards."""
+    with tempfile.TemporaryDirectory(prefix="served") as scratch:
+        file = Path(scratch, f"{name or 'model'}.gguf")
+        write_gguf(settings, folder, file, name)
+        yield file
 
 
 def _convert(settings: Export, folder: Path, output: Path, name: str, kind: str) -> None:

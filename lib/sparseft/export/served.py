@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -18,9 +18,9 @@ from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.export.engines import Answer, ask, find_engines, weight_files
-from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.export.settings import CANDIDATES, FIRST_LAYERS, QUANTIZED, SAMPLED, Export, Format, Wish
+from sparseft.export.engines import Answer, Engine, weight_bytes, weight_files
+from sparseft.export.gguf_file import GGUF, temporary_gguf
+from sparseft.export.settings import CANDIDATES, FIRST_LAYERS, QUANTIZED, SAMPLED, Format, Wish
 from sparseft.export.shapes import FURTHER, described, search, shapes_of
 from sparseft.export.ship_record import Served, Trial
 from sparseft.grid import DENSE
@@ -40,59 +40,40 @@ OWN_FORMAT = ""
 Places = dict[tuple[str, Path], Path]
 
 
-class Server:
-    """Run one engine on models, with the same threads."""
-
-    def __init__(self, export: Export, formats: Sequence[str], threads: int) -> None:
-        """`export` names the engine; without one it is transformers. Raises InputError if it is not there."""
-        self.export, self.formats, self.threads = export, list(formats) or [OWN_FORMAT], threads
-        self.engine, (self.python, version) = list(find_engines(export).items())[-1]
-        start(threads)
-        # It locks the GPU that the engine uses. These are the fields of a record.
-        device = device_name(choose_device())
-        self.described = {"engine": self.engine, "version": version, "threads": threads, "device": device}
-
-    @contextmanager
-    def written(self, folder: Path, kind: str, name: str = "") -> Iterator[Path]:
-        """Yield what the engine reads of a model in a number format: its folder, or a GGUF file, which is deleted
-        afterwards. The file has the `name`."""
-        if not kind:
-            yield folder
-            return
-        with tempfile.TemporaryDirectory(prefix="served") as scratch:
-            file = Path(scratch, GGUF)
-            write_gguf(self.export.model_copy(update={"gguf": kind}), folder, file, name)
-            yield file
-
-    @contextmanager
-    def serving(self, folders: list[Path]) -> Iterator[Places]:
-        """Yield the models in each format, the dense one first. A format that the quantiser cannot write is left out,
-        and stderr says so. Raises InputError if none is left."""
-        places: Places = {}
-        with ExitStack() as stack:
-            for kind, folder in product(list(self.formats), folders):
-                try:
-                    if kind in self.formats:
-                        places[kind, folder] = stack.enter_context(self.written(folder, kind, name_of(folder)))
-                except InputError as error:
-                    # What the dense model has, each candidate must have.
-                    if kind not in QUANTIZED or len(self.formats) == 1 or folder != folders[0]:
-                        raise
-                    print(f"{kind} is left out: {error}", file=sys.stderr)
-                    self.formats.remove(kind)
-            yield places
-
-    def answer(self, place: Path, prompts: list[list[int]], scored: Sequence[list[int]] = ()) -> Answer:
-        """Return what the engine answers with the model in `place`, a folder or a GGUF file."""
-        return ask(self.engine, self.python, place, prompts, self.export, self.threads, scored=scored)
+def described_engine(engine: Engine) -> dict[str, Any]:
+    """Return the fields of a record that say on what an engine serves models. Lock the GPU that it uses."""
+    start(engine.threads)
+    device = device_name(choose_device())
+    return {"engine": engine.name, "version": engine.version, "threads": engine.threads, "device": device}
 
 
-def size(place: Path) -> int:
-    """Return the bytes of the files with a model's weights."""
-    return sum(file.stat().st_size for file in weight_files(place))
+def written(engine: Engine, folder: Path, kind: str, name: str = "") -> AbstractContextManager[Path]:
+    """Yield what the engine reads of a model in a number format: its folder, or a GGUF file of this name."""
+    if not kind:
+        return nullcontext(folder)
+    return temporary_gguf(engine.settings.model_copy(update={"gguf": kind}), folder, name)
 
 
-def find_shares(dense: Checkpoint, wish: Wish, server: Server, prompts: list[list[int]]) -> list[Trial]:
+@contextmanager
+def serving(engine: Engine, wished: Sequence[str], folders: list[Path]) -> Iterator[Places]:
+    """Yield the models in each format, the dense one first. A format that the quantiser cannot write is left out, and
+    stderr says so. Raises InputError if none is left."""
+    places: Places = {}
+    formats = list(wished) or [OWN_FORMAT]
+    with ExitStack() as stack:
+        for kind, folder in product(formats, folders):
+            try:
+                if folder == folders[0] or (kind, folders[0]) in places:
+                    places[kind, folder] = stack.enter_context(written(engine, folder, kind, name_of(folder)))
+            except InputError as error:
+                # What the dense model has, each candidate must have.
+                if kind not in QUANTIZED or folder != folders[0] or (kind == formats[-1] and not places):
+                    raise
+                print(f"{kind} is left out: {error}", file=sys.stderr)
+        yield places
+
+
+def find_shares(dense: Checkpoint, wish: Wish, engine: Engine, prompts: list[list[int]]) -> list[Trial]:
     """Return the shapes that were measured for a wish.
 
     In each format, each candidate has the smallest share that fulfils the wish, unless the dense model does so."""
@@ -100,32 +81,29 @@ def find_shares(dense: Checkpoint, wish: Wish, server: Server, prompts: list[lis
     weights = sum(math.prod(tensor.shape) for tensor in dense.tensors.values())
     prunable = sum(math.prod(shape) for shape in described(dense).shapes.values()) / weights
     limit = wish.bytes or 1 / (wish.speed or 1)
-    with tempfile.TemporaryDirectory(prefix="shapes") as scratch, server.serving([dense.folder]) as places:
+    with tempfile.TemporaryDirectory() as scratch, serving(engine, wish.formats, [dense.folder]) as places:
         reference = next(iter(places.values()))
         shapes = {candidate: shapes_of(candidate, dense, Path(scratch)) for candidate in wish.candidates}
 
-        def measure(place: Path, kind: str, candidate: str = DENSE, percent: int = 0) -> float:
+        def measure(place: Path, kind: str, **shape: Any) -> float:
             """Measure a model, and return its cost: its bytes, or its time as a multiple of the dense model's."""
-            # The dense model is measured beside each, because a machine may become slower.
-            ours, theirs = ([server.answer(one, prompts) for one in (place, reference)]) if wish.speed else (None, None)
-            speed = ours.tokens_per_second / theirs.tokens_per_second if ours and theirs else None
-            cost = 1 / speed if speed else float(size(place))
-            reached = cost <= limit
-            trials.append(
-                Trial(
-                    candidate=candidate, format=kind, percent=percent, speed=speed, bytes=size(place), reached=reached
-                )
-            )
+            size, speed = weight_bytes(place), None
+            if wish.speed:
+                # The dense model is measured beside each, because a machine may become slower.
+                ours, theirs = (engine.ask(one, prompts).tokens_per_second for one in (place, reference))
+                speed = ours / theirs
+            cost = 1 / speed if speed else float(size)
+            trials.append(Trial(format=kind, speed=speed, bytes=size, reached=cost <= limit, **shape))
             return cost
 
         def measure_shape(candidate: str, kind: str, percent: int) -> float:
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 shapes[candidate][percent](Path(folder))
-                with server.written(Path(folder), kind) as place:
-                    return measure(place, kind, candidate, percent)
+                with written(engine, Path(folder), kind) as place:
+                    return measure(place, kind, candidate=candidate, percent=percent)
 
         for (kind, _), place in places.items():
-            dense_cost = measure(place, kind)
+            dense_cost = measure(place, kind, candidate=DENSE, percent=0)
             for candidate in shapes if dense_cost > limit else ():
                 begin = dense_cost * (1 - CANDIDATES[candidate][1] * FIRST_LAYERS / 100 * prunable)
                 slope = begin * prunable / 100
@@ -162,20 +140,21 @@ def by_text(windows: list[Row], values: Sequence[Any]) -> dict[str, list]:
     return texts
 
 
-def measure_served(places: Places, windows: list[Row], server: Server) -> list[Served]:
+def measure_served(places: Places, windows: list[Row], engine: Engine) -> list[Served]:
     """Return what each candidate costs and says of the windows, in each format. Each repeat measures all of them."""
     (_, dense), *_ = places
+    export = engine.settings
     answers: dict[tuple[str, Path], list[Answer]] = {key: [] for key in places}
-    for repeat, (key, place) in product(range(server.export.repeats), places.items()):
+    for repeat, (key, place) in product(range(export.repeats), places.items()):
         ids = token_ids(key[1], windows, dense)
-        prompts = [of_window[: server.export.prompt_tokens] for of_window in ids[: server.export.prompts]]
+        prompts = [of_window[: export.prompt_tokens] for of_window in ids[: export.prompts]]
         # What it says of a text is the same in each repeat.
-        answers[key].append(server.answer(place, prompts, [] if repeat else ids))
+        answers[key].append(engine.ask(place, prompts, scored=[] if repeat else ids))
     return [
         Served(
             name=name_of(folder),
             format=kind,
-            bytes=size(place),
+            bytes=weight_bytes(place),
             digest=str(files_digest(hash_files(weight_files(place)))),
             uses=[*answers[kind, folder]],
             log_likelihoods=by_text(windows, answers[kind, folder][0].scored),

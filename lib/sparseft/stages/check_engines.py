@@ -85,7 +85,7 @@ def run(
     from sparseft.language_model.model import load_tokenizer
 
     claim_record(output, "engines", [export_dir, model_path, data_dir])
-    engines = find_engines(export)
+    engines = find_engines(export, threads)
     manifest = check_measured(run_id, model_path, export_dir)
     inputs = {"dense": manifest.dense, "export": manifest.digest, "model": manifest.merged}
     prompts, inputs["data"] = read_prompts(run_id, data_dir, load_tokenizer(export_dir), export)
@@ -93,7 +93,7 @@ def run(
     # It locks the GPU that the engines use.
     device = device_name(choose_device())
     results = []
-    for result in measure(engines, {"dense": model_path, "run": export_dir}, prompts, export, threads):
+    for result in measure(engines, {"dense": model_path, "run": export_dir}, prompts):
         results.append(result)
         print(
             f"{result.engine}, {result.model}: {result.tokens_per_second:.1f} tokens/s ({result.clock} time),"

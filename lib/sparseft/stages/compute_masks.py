@@ -6,9 +6,8 @@ Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{meth
 plots/sparsity_{method}.png. A method that looks at a task's training examples needs --task and --data_dir. A method
 that ends in _on_NAME looks at a text:
 
-    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method
-    unstructured_wanda_on_c4 \
-        --text c4.jsonl
+    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 \
+        --method unstructured_wanda_on_c4 --text c4.jsonl
 
 A flag that is True by default is switched off with =false, as in --sequential=false.
 

@@ -71,7 +71,8 @@ def run(
     import numpy as np
 
     from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.export.served import Server, find_shares, smallest
+    from sparseft.export.engines import find_engines
+    from sparseft.export.served import described_engine, find_shares, smallest
     from sparseft.grid import DENSE
 
     wish.check()
@@ -79,8 +80,9 @@ def run(
     dense = Checkpoint(model_path)
     # Speed does not depend on what is read.
     tokens = np.random.default_rng(0).integers(dense.config["vocab_size"], size=(export.prompts, export.prompt_tokens))
-    server = Server(export, wish.formats, threads)
-    trials = find_shares(dense, wish, server, tokens.tolist())
+    engine = find_engines(export, threads)[-1]
+    served_by = described_engine(engine)
+    trials = find_shares(dense, wish, engine, tokens.tolist())
     if not has_siblings and not any(trial.reached for trial in trials):
         key = "ship.speed" if wish.speed else "ship.bytes"
         tried = [
@@ -90,4 +92,4 @@ def run(
             if trial.candidate != DENSE or not wish.candidates
         ]
         raise InputError(f"{key}: no candidate reaches it: {', '.join(tried)}", f"change {key}, or name more formats")
-    write(output, SharesRecord(**server.described, trials=trials, chosen=smallest(trials)))
+    write(output, SharesRecord(**served_by, trials=trials, chosen=smallest(trials)))

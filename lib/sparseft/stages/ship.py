@@ -71,7 +71,8 @@ def run(
     """
     from sparseft.analysis.frontier import draw, frontier, sentences
     from sparseft.analysis.tables import write_csv
-    from sparseft.export.served import Server, by_text, copy_served, measure_served, read_windows
+    from sparseft.export.engines import find_engines
+    from sparseft.export.served import by_text, copy_served, described_engine, measure_served, read_windows, serving
     from sparseft.export.settings import SAMPLED
     from sparseft.storage.atomic import atomic_file, atomic_folder, write_json
 
@@ -81,13 +82,14 @@ def run(
     claim(output_dir, output_dir / "ship.json", KNOWN_BY, inputs)
     windows = read_windows(divergence, held_out)
     sampled = by_text(windows, windows)[SAMPLED]
-    server = Server(export, wish.formats, threads)
-    with server.serving(models) as places:
+    engine = find_engines(export, threads)[-1]
+    served_by = described_engine(engine)
+    with serving(engine, wish.formats, models) as places:
         record = ServedRecord(
-            **server.described,
+            **served_by,
             tokens=by_text(windows, [len(window["ids"]) - 1 for window in windows]),
             dense_log_p=[sum(window["log_p"]) for window in sampled],
-            models=measure_served(places, windows, server),
+            models=measure_served(places, windows, engine),
         )
         write(output, record)
         table = frontier(record, wish, models[0].name)
@@ -99,7 +101,7 @@ def run(
             shown = table[[*COLUMNS, *table.filter(regex="_(perplexity|ratio)$")]]
             shown = shown.to_markdown(index=False, floatfmt=".4g")
             with open(chosen / "README.md", "a", encoding="utf-8") as file:
-                file.write(CARD.format(**server.described, table=shown, sentences="\n".join(said)))
+                file.write(CARD.format(**served_by, table=shown, sentences="\n".join(said)))
             write_json(chosen / "ship.json", {"chosen": best.name, "format": best.format, "sha256": best.digest})
     write_csv(table, output_dir.parent / "frontier.csv")
     with atomic_file(output_dir.parent / "frontier.png") as file:
