@@ -33,6 +33,11 @@ def settings(config: Config, cell: Any) -> dict:
     return {**serving(config), "has_siblings": bool(config.ship.siblings)}
 
 
+def effort(config: Config, cell: Any) -> dict:
+    """Return the time limit of an engine with one model."""
+    return {"limit_seconds": config.export.limit_seconds}
+
+
 # Raise it when the results change.
 VERSION = 1
 

@@ -44,6 +44,7 @@ def settings(config: Config, cell: Any) -> dict:
 # Raise it when the results change.
 VERSION = 1
 KNOWN_BY = '"chosen": "'
+effort = find_shares.effort
 # Each candidate is measured about as often as in the search.
 needs = find_shares.needs
 

@@ -37,7 +37,7 @@ def settings(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
-# The answers to prompts are those of a served model.
+# An upper bound: without prompts, no model is run.
 needs = find_shares.needs
 
 
