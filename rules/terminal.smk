@@ -8,7 +8,7 @@ import time
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.estimate import check_disk, needs, study_jobs
+from sparseft.estimate import check_disk, study_jobs, summary
 from sparseft.planning.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
@@ -32,7 +32,7 @@ class Terminal(logging.Handler):
             self.total, jobs, more = f" of {record.stats['total']}", map(in_plan, planned()), ""
             if any(job.is_checkpoint for job in planned()):
                 self.total, jobs, more = "", study_jobs(STUDY), "more jobs follow from the search; in all "
-            logger.info(f"{record.msg}\n{more}{needs(REQUESTS, jobs)}{replaced()}")
+            logger.info(f"{record.msg}\n{more}{summary(REQUESTS, jobs)}{replaced()}")
         elif event == LogEvent.JOB_INFO and self.is_running and record.log:
             self.logs[record.jobid] = Path(record.log[0])
             logger.info(f"{time.strftime('%H:%M:%S')} job {len(self.logs)}{self.total}: {record.log[0]}")

@@ -26,10 +26,11 @@ from sparseft.grid import NO_FINETUNE, base_folder, fill, mask_folder
 from sparseft.language_model.gpus import smallest_gpu
 from sparseft.methods import SELF, get_method
 from sparseft.modes import get_mode
+from sparseft.planning.needs import Job
 from sparseft.planning.power import rows_needed
 from sparseft.planning.probe import this_machine
 from sparseft.planning.sizes import task_lengths
-from sparseft.requests import Job, Requests, seconds
+from sparseft.requests import Requests, needs_of, seconds
 from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
@@ -38,15 +39,15 @@ from sparseft.study.configfiles import read_configuration
 # A job and its rule; "" if what earlier jobs took does not count.
 Planned = tuple[Job, str]
 # The benchmarks of a rule's job, and of those that differ only in method, sparsity and seed.
-EQUAL = "{model}-{task}-*-{mode}{training}-seed*.tsv"
+BENCHMARKS = "{model}-{task}-*-{mode}{training}-seed*.tsv"
 # The record of a run that says how much a job had to do, by its stage. Other jobs have the same to do in every study.
 RECORDS = {"train": "train.json", "reconstruct": "train.json", "evaluate": "evaluation.json"}
 # A difference of two accuracies, and the share of the answers in which the two models differ: that of
 # benchmarks/intervals.py.
-DIFFERENCE, DIFFERING = 0.05, 0.2
+DETECTABLE, DISAGREEING = 0.05, 0.2
 GB = 1e9
 # Bytes of the largest GPU that is common: an A100 or H100.
-CARD = 80e9
+COMMON_GPU = 80e9
 # Keys and values that lower the memory. The first ones cost least time.
 SIZES = (64, 32, 16, 8, 4, 2, 1)
 CHANGES: list[tuple[str, int]] = [
@@ -78,7 +79,7 @@ def report(config: Config, card: int | None) -> str:
     # A model of unknown size is an error here, and only a note in a plan.
     disk(requests, jobs)
     title = f"ESTIMATE of {len(targets.runs(config)):,} runs; {len(trained):,} are trained"
-    return "\n".join([title, *examples(config), needs(requests, jobs, has_all=True)])
+    return "\n".join([title, *examples(config), summary(requests, jobs, has_all=True)])
 
 
 def study_jobs(config: Config) -> list[Planned]:
@@ -112,16 +113,16 @@ def study_jobs(config: Config) -> list[Planned]:
 def examples(config: Config) -> list[str]:
     """Return a line per task with choices or generated answers: its examples, and how many a small difference would
     need."""
-    needed = rows_needed(DIFFERENCE, math.sqrt(DIFFERING - DIFFERENCE**2), tests=1)
+    needed = rows_needed(DETECTABLE, math.sqrt(DISAGREEING - DETECTABLE**2), tests=1)
     return [
-        f"{task}: {own.rows[1]:,} validation examples; a difference of {DIFFERENCE} of two accuracies needs about"
+        f"{task}: {own.rows[1]:,} validation examples; a difference of {DETECTABLE} of two accuracies needs about"
         f" {needed:,.0f}, and more in several comparisons or if seeds vary (docs/statistics.md)"
         for task in config.grid.tasks
         if (own := task_lengths(config, task)).choices or own.max_new_tokens
     ]
 
 
-def needs(requests: Requests, jobs: Iterable[Planned], *, has_all: bool = False) -> str:
+def summary(requests: Requests, jobs: Iterable[Planned], *, has_all: bool = False) -> str:
     """Return a sentence on the hours of some jobs, and on what they write if their models are known.
 
     A line follows for each model and kind of job that needs more memory than there is, or for each if `has_all`."""
@@ -170,16 +171,17 @@ def memory(requests: Requests, jobs: Iterable[Planned], has_all: bool) -> list[s
     """Return a line for each model and kind of job whose largest job needs more memory than there is, with a change
     that helps.
 
-    With `has_all`, there is a line for each. A GPU of unknown size has CARD. Without resources.memory_mb, a job may use
-    the memory of this machine."""
+    With `has_all`, there is a line for each. A GPU of unknown size has COMMON_GPU. Without resources.memory_mb,
+    a job may use the memory of this machine."""
     read = dict.fromkeys(job for job, _ in jobs if job.model)
     by_size = sorted(read, key=lambda job: sum(requests.bytes_of(job)))
     # They stand where the first of their kind does. A method without examples does not run the model.
     runs = {job: requests.needs(job).tokens > 0 for job in read}
     largest = {(job.model, job.stage, job.split, runs[job]): job for job in (*read, *by_size)}
     shares = requests.config.resources.jobs_per_gpu
+    place = "on a GPU" if shares == 1 else f"on one of {shares} shares of a GPU"
     limits = {
-        "on a GPU" if shares == 1 else f"on one of {shares} shares of a GPU": requests.card or CARD / shares,
+        place: requests.bytes_per_job or COMMON_GPU / shares,
         "in the machine": 1e6 * (requests.config.resources.memory_mb or 0) or virtual_memory().total,
     }
     lines = []
@@ -223,7 +225,7 @@ def _first_fitting(
     """Return the first key with its value with which a job fits into the limits; None if there is none."""
     config = requests.config
     # What several jobs share.
-    card = requests.card and requests.card * config.resources.jobs_per_gpu
+    card = requests.bytes_per_job and requests.bytes_per_job * config.resources.jobs_per_gpu
     for key, value in changes:
         section, _, name = key.rpartition(".")
         changed = {section: getattr(config, section).model_copy(update={name: value})} if section else {key: value}
@@ -231,7 +233,7 @@ def _first_fitting(
         with suppress(ValueError):
             tried = Requests(Config.model_validate(vars(config) | changed), card)
             # A large model takes long to describe, and stays the same.
-            tried.model = requests.model
+            tried.sizes_of = requests.sizes_of
             if all(size <= limit for size, limit in zip(tried.bytes_of(job), limits, strict=True)):
                 return key, value
     return None
@@ -249,13 +251,13 @@ def hours(requests: Requests, jobs: Iterable[Planned]) -> str:
     equal: Counter[tuple[Job, str, float | None]] = Counter()
     for job, rule in jobs:
         needs = requests.needs(job)
-        model = requests.model(job.model) if job.model else None
+        model = requests.sizes_of(job.model) if job.model else None
         estimated = None if needs.appliance else seconds(requests.resources, needs, model, speeds)
         # Jobs that differ only in method and sparsity take equally long.
         equal[replace(job, method="", sparsity=None), rule, estimated] += 1
     for (job, rule, estimated), number in equal.items():
         training = job.training and f"-{job.training}"
-        files = EQUAL.format(model=job.model, task=job.task, mode=job.mode, training=training)
+        files = BENCHMARKS.format(model=job.model, task=job.task, mode=job.mode, training=training)
         if measured := _measured(requests, job, Path(requests.config.paths.benchmarks, rule).glob(files)):
             source, lasts = "measured here before", mean(measured)
         else:
@@ -288,11 +290,11 @@ def _growth(requests: Requests, job: Job, run: Path) -> float:
     if job.stage not in RECORDS:
         return 1
     config, record = requests.config, read_json(run / RECORDS[job.stage])
-    data, model = config.task_data(job.task), requests.model(job.model)
+    data, model = config.task_data(job.task), requests.sizes_of(job.model)
     schedule = {key: record[key] for key in ("steps", "batch_size", "micro_batch_size") if key in record}
     of_run = {"training": schedule, "validation_examples": record.get("examples", data.validation_examples)}
     tasks = config.tasks | {job.task: data.model_copy(update=of_run)}
     reconstruction = config.reconstruction.model_copy(update=schedule)
     then = config.model_copy(update={"tasks": tasks, "reconstruction": reconstruction})
-    needed = replace(job, training="").needs(then, requests.model)
+    needed = needs_of(replace(job, training=""), then, requests.sizes_of)
     return seconds(config.resources, requests.needs(job), model) / seconds(config.resources, needed, model)

@@ -15,8 +15,9 @@ from typing import Any
 from sparseft.architectures import ARCHITECTURES
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
+from sparseft.planning.needs import Job
 from sparseft.planning.sizes import architectures
-from sparseft.requests import Job, Requests
+from sparseft.requests import Requests
 from sparseft.section import flags
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study.config import Config

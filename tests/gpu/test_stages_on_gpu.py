@@ -19,7 +19,8 @@ from sparseft.language_model.weights import unfuse_experts
 from sparseft.lora.adapted_model import trained_model
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.merge import merge
-from sparseft.requests import CUDA, Job, Requests
+from sparseft.planning.needs import Job
+from sparseft.requests import CUDA, Requests
 from sparseft.tasks import BY_NAME
 from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train

@@ -13,11 +13,11 @@ from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, Cross
 from sparseft.lora import effective_weight, masked_lora
 from sparseft.lora.carried_mask import BLOCK
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
-from sparseft.planning.needs import FP32_LOGITS, MOST_RANKS, PARTS
+from sparseft.planning.needs import FP32_LOGITS, MOST_RANKS, PARTS, Job
 from sparseft.planning.sizes import NAMED, described
 from sparseft.pruning.hessian import inverse, solve_damped
 from sparseft.pruning.obs import choose_units, refit
-from sparseft.requests import CUDA, Job, Requests
+from sparseft.requests import CUDA, Requests
 from sparseft.stages.compute_masks import FACTORS
 from sparseft.stages.train import DISTILLED
 from sparseft.training.settings import Training

@@ -9,7 +9,17 @@ import pytest
 import yaml
 from project import DEFAULT, ROOT
 from sparseft.grid import Run
-from sparseft.requests import CUDA_LIBRARIES, MARGIN, OTHER, PROGRAM, UNKNOWN, UPDATE, Job, Requests, seconds
+from sparseft.planning.needs import Job
+from sparseft.requests import (
+    BEFORE_FETCH,
+    CUDA_LIBRARIES,
+    MARGIN,
+    PROGRAM,
+    SECONDS_PER_UPDATE,
+    WITHOUT_MODEL,
+    Requests,
+    seconds,
+)
 from sparseft.section import parse_section
 from sparseft.study.config import Config
 
@@ -114,11 +124,11 @@ def test_a_model_of_unknown_size_requests_its_own_once_it_is_there(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     requests = of_sweep(models=SWEEP["models"] | {"new": {"source": "hub:a/b"}})
     training, evaluation = (job_of(stage, "new") for stage in ("train", "evaluate"))
-    assert requests.of(training, 2) == tuple(2 * number for number in UNKNOWN)
+    assert requests.of(training, 2) == tuple(2 * number for number in BEFORE_FETCH)
     assert requests.gpus(evaluation) == 1
     assert requests.threads(evaluation) == requests.resources.threads
     write_config("models/new", num_hidden_layers=1)
-    assert 600 < requests.of(training, 1)[0] < UNKNOWN[0]
+    assert 600 < requests.of(training, 1)[0] < BEFORE_FETCH[0]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +168,7 @@ def test_every_stage_that_reads_a_model_says_its_needs_and_the_others_request_a_
     assert said == {*BY_MATRIX, *RUNNING, *OTHER_BACKENDS, *OF_SHIP}
     text = "\n".join(path.read_text() for path in (ROOT / "rules").rglob("*.smk"))
     assert said <= set(re.findall(r'running\(\s*"(\w+)"', text)) <= stages
-    assert request("prepare_task") == OTHER
+    assert request("prepare_task") == WITHOUT_MODEL
 
 
 @pytest.mark.parametrize(("memory", "gpus"), [(16_000, 1), (10_000, 3), (1, 8)])
@@ -181,7 +191,7 @@ def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(stage):
 def test_the_time_of_a_teacher_is_one_forward_beside_the_forward_and_the_backward():
     def lasts(steps: int, **more: object) -> float:
         requests = of_sweep(training=SWEEP["training"] | {"steps": steps, "eval_every": 0} | more)
-        return seconds(requests.resources, requests.needs(job_of("train")), requests.model("llama"))
+        return seconds(requests.resources, requests.needs(job_of("train")), requests.sizes_of("llama"))
 
     plain, taught = (lasts(200, **more) - lasts(100, **more) for more in ({}, {"distillation": {"weight": 0.5}}))
     assert taught == pytest.approx(4 / 3 * plain)
@@ -190,8 +200,8 @@ def test_the_time_of_a_teacher_is_one_forward_beside_the_forward_and_the_backwar
 def test_the_time_of_adamw_on_the_machine_s_threads_is_planned():
     job, training = job_of("train", mode="full_sparse_to_dense"), {**SWEEP["training"], "shard_model": True}
     lasts = [
-        seconds(requests.resources, requests.needs(job), requests.model("llama"))
+        seconds(requests.resources, requests.needs(job), requests.sizes_of("llama"))
         for requests in (of_sweep(training=training, resources={"gpus": 1, "threads": number}) for number in (1, 16))
     ]
     steps = of_sweep(training=training).config.training_of("boolq").steps
-    assert lasts[0] - lasts[1] == pytest.approx(steps * 6.476e9 * UPDATE * 15 / 16, rel=1e-3)
+    assert lasts[0] - lasts[1] == pytest.approx(steps * 6.476e9 * SECONDS_PER_UPDATE * 15 / 16, rel=1e-3)

@@ -10,10 +10,11 @@ from project import ROOT, laid_over, refused, succeed, tiny_grid
 from safetensors.torch import load_file
 from scipy.stats import norm
 from sparseft import estimate
-from sparseft.estimate import disk, examples, hours, needs, study_jobs
+from sparseft.estimate import disk, examples, hours, study_jobs, summary
 from sparseft.grid import Run
+from sparseft.planning.needs import Job
 from sparseft.planning.probe import TYPICAL, this_machine
-from sparseft.requests import Job, Requests, seconds
+from sparseft.requests import Requests, seconds
 from sparseft.study.targets import runs
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
@@ -82,7 +83,7 @@ def test_a_job_that_needs_more_memory_than_there_is_is_said_with_what_helps(monk
     }
     grid = content["grid"] | sections.get("grid", {})
     config = laid_over(content | sections | {"grid": grid})
-    output = needs(Requests(config, card * 10**9 or None), study_jobs(config)).splitlines()[1:]
+    output = summary(Requests(config, card * 10**9 or None), study_jobs(config)).splitlines()[1:]
     said = [line for line in output if not card or "also fits" not in line]
     assert len(said) == len(lines), said
     assert all(re.match(f"m: {line}", text) for line, text in zip(lines, said, strict=True)), said
@@ -150,7 +151,7 @@ def test_the_hours_of_a_check_of_engines_grow_with_its_repeats_and_its_engines()
     def lasts(**export: object) -> float:
         requests = Requests(laid_over({"export": export}))
         needed = requests.needs(Job.of("check_engines", vars(RUN)))
-        return seconds(requests.resources, needed, requests.model("smollm2"))
+        return seconds(requests.resources, needed, requests.sizes_of("smollm2"))
 
     one, two, three = (lasts(repeats=repeats) for repeats in (1, 2, 3))
     assert two - one == pytest.approx(three - two) and two > one

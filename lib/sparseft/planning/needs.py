@@ -6,9 +6,10 @@ threads. The memory is a rough upper bound from the weights and one batch.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
+from sparseft.grid import training_name
 from sparseft.methods import TASK
 from sparseft.planning.sizes import ModelSizes, task_lengths
 from sparseft.study.config import Config
@@ -32,8 +33,31 @@ LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
 # thread.
 READING_ON_GPU, READING_ON_CPU = 270, 5
 
-# Returns a model of the study by its name.
-Models = Callable[[str], ModelSizes]
+# Returns the sizes of a model of the study by its name.
+SizesOf = Callable[[str], ModelSizes]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Name a job by its stage, its wildcards, and the rows that it evaluates. What it lacks is empty.
+
+    Jobs that differ in the seed alone have the same needs."""
+
+    stage: str
+    model: str = ""
+    task: str = ""
+    method: str = ""
+    sparsity: str | int | None = None
+    mode: str = ""
+    training: str = ""
+    text: str = ""
+    split: str = ""
+
+    @classmethod
+    def of(cls, stage: str, values: Mapping[str, Any]) -> Self:
+        """Return the job of a stage with these wildcards, or with the values of a run."""
+        known = {own.name: values[own.name] for own in fields(cls) if own.name in values}
+        return cls(stage, **known | {"training": training_name(values.get("training", ""))})
 
 
 @dataclass(frozen=True)
@@ -42,8 +66,8 @@ class Needs:
 
     model       the largest model that it reads
     device      bytes of a process where the model computes: on its GPU, or in the machine without one
-    machine     further bytes of a process in the machine
-    placed      bytes of weights whose decoder layers are read from their files if the GPUs have no room for them
+    host        further bytes of a process in the machine
+    offloadable bytes of weights whose decoder layers are read from their files if the GPUs have no room for them
     tokens      tokens that pass the model forward, at 2 FLOP per weight; a backward is two. 0 if it is not run
     reads       how often the model is read from the disk or written to it, compared with a job that does so once
     fetched     bytes that come from the network
@@ -57,8 +81,8 @@ class Needs:
 
     model: ModelSizes | None = None
     device: int = 0
-    machine: int = 0
-    placed: int = 0
+    host: int = 0
+    offloadable: int = 0
     tokens: float = 0
     reads: int = 1
     fetched: int = 0
@@ -73,7 +97,7 @@ class Needs:
 
 def matrix_by_matrix(model: ModelSizes, **others: Any) -> Needs:
     """Return the needs of a job that reads or writes a model one matrix at a time."""
-    return Needs(model, machine=MATRIX * model.largest_prunable, **others)
+    return Needs(model, host=MATRIX * model.largest_prunable, **others)
 
 
 def adapter_bytes(config: Config, settings: Training, model: ModelSizes) -> int:
@@ -88,7 +112,7 @@ def logit_bytes(model: ModelSizes, rows: int) -> int:
     return model.config["vocab_size"] * (model.width * rows + FP32_LOGITS)
 
 
-def loss_bytes(config: Config, model: ModelSizes, lengths: Lengths) -> int:
+def loss_batch_bytes(config: Config, model: ModelSizes, lengths: Lengths) -> int:
     """Return the bytes of a batch of an evaluation loss: one decoder layer's activations, and the logits of the
     answers."""
     size = config.evaluation_batch_size
@@ -96,7 +120,7 @@ def loss_bytes(config: Config, model: ModelSizes, lengths: Lengths) -> int:
     return size * lengths.long * model.activation_bytes + logit_bytes(model, rows)
 
 
-def evaluated_bytes(config: Config, model: ModelSizes, task: str) -> int:
+def lm_eval_batch_bytes(config: Config, model: ModelSizes, task: str) -> int:
     """Return the bytes of a batch of an evaluation: cached keys and values, or a decoder layer's activations and
     logits."""
     lengths = task_lengths(config, task)
@@ -104,7 +128,7 @@ def evaluated_bytes(config: Config, model: ModelSizes, task: str) -> int:
     if lengths.max_new_tokens:
         return config.evaluation_batch_size * tokens * model.cached
     if not lengths.choices:
-        return loss_bytes(config, model, lengths)
+        return loss_batch_bytes(config, model, lengths)
     # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py). On a GPU they have those of
     # the longest answer.
     rows = min(2 * lengths.answer, tokens) if config.resources.gpus else tokens
@@ -123,7 +147,7 @@ def calibration_lengths(config: Config, text: str | None, task: str, examples: i
     return Lengths(rows=(examples, 0), mean=length, long=length, answer=length, choices=0)
 
 
-def reading(config: Config) -> int:
+def tokens_per_weight_read(config: Config) -> int:
     """Return how many tokens pass the model forward while all weights are read once."""
     return READING_ON_GPU if config.resources.gpus else READING_ON_CPU * config.resources.threads
 
@@ -134,4 +158,4 @@ def served_tokens(config: Config) -> float:
     # With a warm-up, and each group of prompts twice (export/engine_process.py).
     groups = {at_once: math.ceil(export.prompts / at_once) for at_once in (1, *export.load)}
     read = sum(at_once * (2 * number + 1) * export.prompt_tokens for at_once, number in groups.items())
-    return read + sum((number + 1) * export.new_tokens * reading(config) for number in groups.values())
+    return read + sum((number + 1) * export.new_tokens * tokens_per_weight_read(config) for number in groups.values())

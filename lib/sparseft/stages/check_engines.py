@@ -19,7 +19,7 @@ from sparseft.errors import InputError
 from sparseft.export.engine_record import EnginesRecord
 from sparseft.export.settings import Export
 from sparseft.grid import RUN_ID, Run
-from sparseft.planning.needs import Models, Needs, evaluated_bytes, served_tokens
+from sparseft.planning.needs import Job, Needs, SizesOf, lm_eval_batch_bytes, served_tokens
 from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
@@ -46,10 +46,10 @@ def effort(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a check needs: the model that was pruned first, a batch of an evaluation, and a whole GPU."""
-    model, export = models(config.original(cell.model)), config.export
-    batch = max(evaluated_bytes(config, model, task) for task in config.evaluated_tasks(cell.task))
+    model, export = sizes_of(config.original(job.model)), config.export
+    batch = max(lm_eval_batch_bytes(config, model, task) for task in config.evaluated_tasks(job.task))
     return Needs(
         model,
         device=model.bytes + batch,

@@ -39,7 +39,7 @@ from sparseft.grid import pass_files
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import ON, SELF, Method, get_method
-from sparseft.planning.needs import Models, Needs, calibration_lengths, logit_bytes, matrix_by_matrix
+from sparseft.planning.needs import Job, Needs, SizesOf, calibration_lengths, logit_bytes, matrix_by_matrix
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 from sparseft.study import targets
@@ -65,7 +65,8 @@ def settings(config: Config, cell: Any) -> dict:
 
 
 def effort(config: Config, cell: Any, sparsities: list[str], threads: int) -> dict:
-    """Return what decides no bit of a mask, which is the same in any pass, with any threads."""
+    """Return the sparsities and the plots of this pass, which decide no bit of a mask, and the threads of scores from
+    weights alone."""
     is_added = hasattr(cell, "sparsity")
     return {
         "sparsity": [f"0.{percent}" for percent in ([cell.sparsity] if is_added else sparsities)],
@@ -85,19 +86,19 @@ FACTORS = 12
 KEPT = 1 << 31
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what masks need: a matrix at a time, or with examples one decoder layer at a time."""
-    method, model = get_method(cell.method), models(cell.model)
-    percents = config.grid.percents(cell.method)
+    method, model = get_method(job.method), sizes_of(job.model)
+    percents = config.grid.percents(job.method)
     # One per method for all sparsities, or one per sparsity.
-    number = 1 if cell.sparsity is not None or cell.method == grid.DENSE else len(percents)
+    number = 1 if job.sparsity is not None or job.method == grid.DENSE else len(percents)
     pruned = model.bytes if method.has_pruned_base else 0
     disk = {"kept": {"masks": number * (model.prunable_weights // 8), "pruned": pruned}, "temporary": model.bytes}
     if not method.uses_examples:
         # One layer is read while another is counted.
         return matrix_by_matrix(model, threads=2, **disk)
-    examples = config.mask_settings(method, cell.task)["calibration_examples"]
-    lengths = calibration_lengths(config, method.calibration, cell.task, examples)
+    examples = config.mask_settings(method, job.task)["calibration_examples"]
+    lengths = calibration_lengths(config, method.calibration, job.task, examples)
     of_gradients = any(statistic.of_gradients for statistic in method.statistics)
     states = model.state * lengths.rows[0] * lengths.mean
     # The totals of a decoder layer, nearly all in fp32.
@@ -120,11 +121,14 @@ def needs(config: Config, cell: Any, models: Models) -> Needs:
         if method.algorithm:
             device += FACTORS * max(cols**2 for _, cols in model.prunable.values())
     # Three forwards with statistics of inputs, five with a backward by segments, six with updates of weights.
-    share = 6 if method.algorithm else 5 if of_gradients else 3
-    own = method.importance and method.importance.passes
-    sequential = config.masks.is_sequential(method) * len([*filter(None, percents)])
-    passes = share * (own(model.layers) if own else 1 + sequential)
-    return Needs(model, device=device, machine=machine, tokens=passes * lengths.mean * lengths.rows[0], **disk)
+    forwards = 6 if method.algorithm else 5 if of_gradients else 3
+    passes = 1
+    if method.importance and method.importance.passes:
+        passes = method.importance.passes(model.layers)
+    elif config.masks.is_sequential(method):
+        passes += len([*filter(None, percents)])
+    tokens = forwards * passes * lengths.mean * lengths.rows[0]
+    return Needs(model, device=device, host=machine, tokens=tokens, **disk)
 
 
 def kept_bytes(layers: int, states: int, weights: int) -> int:

@@ -37,7 +37,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
 from sparseft.grid import RUN_ID, WIKITEXT2, Run
 from sparseft.lora.merge_record import check_model
-from sparseft.planning.needs import LOGIT_ROWS, LOGITS, Models, Needs, evaluated_bytes, reading
+from sparseft.planning.needs import LOGIT_ROWS, LOGITS, Job, Needs, SizesOf, lm_eval_batch_bytes, tokens_per_weight_read
 from sparseft.planning.sizes import perplexity_tokens, task_lengths
 from sparseft.records.record_file import write
 from sparseft.section import refuse
@@ -78,21 +78,22 @@ TEXT = "the text"
 TaskRows = tuple[Task, SplitRows, dict[str, str]]
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what an evaluation on everything needs: the weights, and the largest batch. The selection has no text."""
-    model, window = models(cell.model), 0
-    if config.perplexity and cell.split != SELECTION:
+    model, window = sizes_of(job.model), 0
+    if config.perplexity and job.split != SELECTION:
         context = config.perplexity.context
         window = model.config.get("max_position_embeddings", 0) if context == OWN_CONTEXT else context
     text = window * model.activation_bytes + min(window, LOGIT_ROWS) * LOGITS * model.config["vocab_size"]
     tokens = perplexity_tokens(config) + config.divergence_length * config.divergence_windows
-    tasks = config.evaluated_tasks(cell.task)
+    tasks = config.evaluated_tasks(job.task)
     for lengths in (task_lengths(config, task) for task in tasks):
         read = (max(1, lengths.choices) + lengths.few_shot) * lengths.mean
         # A batch generates its tokens together.
-        tokens += lengths.rows[1] * (read + lengths.max_new_tokens * reading(config) / config.evaluation_batch_size)
-    batch = max(text, *(evaluated_bytes(config, model, task) for task in tasks))
-    return Needs(model, device=batch, placed=model.bytes, tokens=tokens)
+        generated = lengths.max_new_tokens * tokens_per_weight_read(config) / config.evaluation_batch_size
+        tokens += lengths.rows[1] * (read + generated)
+    batch = max(text, *(lm_eval_batch_bytes(config, model, task) for task in tasks))
+    return Needs(model, device=batch, offloadable=model.bytes, tokens=tokens)
 
 
 @dataclass(frozen=True)

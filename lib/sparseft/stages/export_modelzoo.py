@@ -8,9 +8,8 @@ config.json, the tokenizer, and export.json with the hashes of inputs and output
 """
 
 from pathlib import Path
-from typing import Any
 
-from sparseft.planning.needs import Models, Needs, matrix_by_matrix
+from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 
@@ -18,9 +17,9 @@ from sparseft.study.config import Config
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what an export needs."""
-    return matrix_by_matrix(models(cell.model))
+    return matrix_by_matrix(sizes_of(job.model))
 
 
 def run(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:

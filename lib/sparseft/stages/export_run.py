@@ -15,7 +15,7 @@ from sparseft.command import Flags
 from sparseft.export.manifest import ExportManifest
 from sparseft.export.settings import Export
 from sparseft.grid import RUN_ID, Run
-from sparseft.planning.needs import Models, Needs, matrix_by_matrix
+from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 
@@ -36,9 +36,9 @@ def effort(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what an export needs."""
-    return matrix_by_matrix(models(cell.model))
+    return matrix_by_matrix(sizes_of(job.model))
 
 
 def run(

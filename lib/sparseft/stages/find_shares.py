@@ -13,7 +13,7 @@ from sparseft.command import Flags, Threads
 from sparseft.errors import InputError
 from sparseft.export.settings import Export, Wish
 from sparseft.export.ship_record import SharesRecord
-from sparseft.planning.needs import Models, Needs, served_tokens
+from sparseft.planning.needs import Job, Needs, SizesOf, served_tokens
 from sparseft.records.record_file import write
 from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
@@ -42,10 +42,10 @@ def effort(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a job needs that measures served models: the search, or each candidate about as often."""
     assert config.ship
-    model, wish = models(cell.model), config.ship
+    model, wish = sizes_of(job.model), config.ship
     measured = (2 + len(wish.candidates) + len(wish.siblings)) * max(1, len(wish.formats))
     return Needs(
         model,

@@ -17,7 +17,7 @@ from sparseft import grid
 from sparseft.grid import pass_files
 from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import IMPORTED, get_method
-from sparseft.planning.needs import Models, Needs, matrix_by_matrix
+from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
 from sparseft.section import parse_section
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
@@ -40,9 +40,9 @@ def settings(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what an import needs: a matrix at a time, and the disk of the mask and the pruned weights."""
-    model = models(cell.model)
+    model = sizes_of(job.model)
     kept = {"masks": model.prunable_weights // 8, "pruned": model.bytes}
     return matrix_by_matrix(model, kept=kept, temporary=model.bytes)
 

@@ -20,7 +20,7 @@ from sparseft.data.prepared import find_task, read_prepared
 from sparseft.errors import InputError
 from sparseft.evaluation.throughput_record import ThroughputRecord
 from sparseft.grid import CELL_ID, TASK_MODES, Cell, training_name
-from sparseft.planning.needs import Models, Needs
+from sparseft.planning.needs import Job, Needs, SizesOf
 from sparseft.planning.sizes import task_lengths
 from sparseft.records.record_file import write
 from sparseft.section import Section
@@ -52,13 +52,13 @@ _KEYS |= {name: key for name, key in Throughput.model_fields.items() if name in 
 Settings = create_model("Settings", __base__=Section, **{name: (key.annotation, key) for name, key in _KEYS.items()})
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a measurement needs: the memory of the training, and a whole GPU."""
     measured = config.throughput
     examples = measured.repeats * sum(measured.batch_sizes) * (measured.warmup_steps + measured.steps)
     return replace(
-        train.needs(config, cell, models),
-        tokens=3 * (measured.sequence_length or task_lengths(config, cell.task).mean) * examples,
+        train.needs(config, job, sizes_of),
+        tokens=3 * (measured.sequence_length or task_lengths(config, job.task).mean) * examples,
         reads=measured.repeats * len(measured.batch_sizes),
         processes=1,
         gpus=config.resources.jobs_per_gpu,

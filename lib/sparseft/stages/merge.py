@@ -15,7 +15,7 @@ from typing import Any
 from sparseft.errors import InputError
 from sparseft.grid import NO_FINETUNE, RUN_ID, Run
 from sparseft.lora.merge_record import MergeRecord
-from sparseft.planning.needs import Models, Needs, matrix_by_matrix
+from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
 from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.config import Config
@@ -30,12 +30,12 @@ def settings(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a merge needs: a matrix at a time, and the disk of the merged model.
 
     It uses no GPU, but takes one, and as many threads as an evaluation, so that no merge runs ahead of the evaluations
     and fills the disk."""
-    model = models(cell.model)
+    model = sizes_of(job.model)
     kept = {"merged models": model.bytes} if config.keep_merged else {}
     return matrix_by_matrix(model, gpus=1, threads=config.resources.threads, kept=kept, temporary=model.bytes)
 

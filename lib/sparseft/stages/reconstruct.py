@@ -24,7 +24,7 @@ from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text
 from sparseft.grid import RECONSTRUCTING_MODES
 from sparseft.masks.settings import Masks
-from sparseft.planning.needs import Models, Needs, adapter_bytes, calibration_lengths
+from sparseft.planning.needs import Job, Needs, SizesOf, adapter_bytes, calibration_lengths
 from sparseft.stages import train
 from sparseft.storage.locks import hold
 from sparseft.study.config import Config
@@ -66,17 +66,17 @@ class TargetFlags:
     calibration_choice: Choice | None = None
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a reconstruction of one decoder layer after the other needs."""
-    section, model = config.reconstruction, models(cell.model)
-    settings = config.training_of(cell.task, cell.training)
-    lengths = calibration_lengths(config, section.calibration, cell.task, section.examples)
+    section, model = config.reconstruction, sizes_of(job.model)
+    settings = config.training_of(job.task, job.training)
+    lengths = calibration_lengths(config, section.calibration, job.task, section.examples)
     batch = section.batch_size * lengths.long * model.activation_bytes
     return Needs(
         model,
         device=adapter_bytes(config, settings, model) + model.layer_and_outside + batch,
         # What enters the decoder layers of the dense and of the pruned model.
-        machine=2 * model.state * lengths.rows[0] * lengths.mean,
+        host=2 * model.state * lengths.rows[0] * lengths.mean,
         # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
         tokens=3 * lengths.mean * (section.steps * section.batch_size + section.examples),
         kept={"adapters": 4 * model.trained_numbers(settings)},

@@ -18,7 +18,7 @@ from sparseft.command import Threads
 from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, TOGETHER, CalibrationText
 from sparseft.data.texts import MODEL, claim_text
 from sparseft.methods import SELF
-from sparseft.planning.needs import LOGITS, Models, Needs, reading
+from sparseft.planning.needs import LOGITS, Job, Needs, SizesOf, tokens_per_weight_read
 from sparseft.section import parse_section
 from sparseft.study.config import Config
 
@@ -32,15 +32,16 @@ def settings(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a sampling needs: the weights, and the cached keys and values and the logits of some windows."""
-    text, model = config.texts[cell.text], models(cell.model)
+    text, model = config.texts[job.text], sizes_of(job.model)
     window = text.length * model.cached + LOGITS * model.config["vocab_size"]
+    batches = math.ceil(text.examples / text.together)
     return Needs(
         model,
         device=text.together * window,
-        placed=model.bytes,
-        tokens=text.length * (text.examples + math.ceil(text.examples / text.together) * reading(config)),
+        offloadable=model.bytes,
+        tokens=text.length * (text.examples + batches * tokens_per_weight_read(config)),
     )
 
 

@@ -17,7 +17,7 @@ from sparseft.architectures.architecture import Shapes
 from sparseft.command import Flags
 from sparseft.grid import RUN_ID, TASK_MODES, training_name
 from sparseft.modes import get_mode
-from sparseft.planning.needs import ADAM, Models, Needs, adapter_bytes, logit_bytes, loss_bytes
+from sparseft.planning.needs import ADAM, Job, Needs, SizesOf, adapter_bytes, logit_bytes, loss_batch_bytes
 from sparseft.planning.sizes import ModelSizes, task_lengths
 from sparseft.study.config import Config
 from sparseft.training.job_flags import JobFlags
@@ -56,13 +56,13 @@ DIVIDED, REDUCED = 17, 8
 DISTILLED = 3
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a training with any backend needs. Its steps are those of its task."""
-    settings, lengths = config.training_of(cell.task, cell.training), task_lengths(config, cell.task)
-    is_full, resources = get_mode(cell.mode).is_full, config.resources
-    base = models(cell.model)
+    settings, lengths = config.training_of(job.task, job.training), task_lengths(config, job.task)
+    is_full, resources = get_mode(job.mode).is_full, config.resources
+    base = sizes_of(job.model)
     # A teacher is the model from which this one was pruned.
-    model = models(config.original(cell.model)) if settings.distillation else base
+    model = sizes_of(config.original(job.model)) if settings.distillation else base
     device, machine = _trained_bytes(config, settings, model, is_full)
     if settings.cache_weights:
         device += model.width * model.prunable_weights
@@ -79,14 +79,14 @@ def needs(config: Config, cell: Any, models: Models) -> Needs:
     batch = settings.micro_batch_size * lengths.long * activations + logits
     losses = 0
     if settings.eval_every:
-        batch, losses = max(batch, loss_bytes(config, model, lengths)), settings.steps // settings.eval_every
+        batch, losses = max(batch, loss_batch_bytes(config, model, lengths)), settings.steps // settings.eval_every
     # A forward and a backward. The teacher has no backward.
     passes = 4 if settings.distillation else 3
     on_threads = is_full and settings.shard_model and resources.gpus == 1
     return Needs(
         model,
         device=device + batch,
-        machine=machine,
+        host=machine,
         tokens=(passes * settings.steps * settings.batch_size + losses * lengths.rows[1]) * lengths.mean,
         updates=settings.steps * model.trained_numbers(settings, is_full=True) if on_threads else 0,
         processes=resources.processes,

@@ -19,7 +19,7 @@ from sparseft.grid import RUN_ID, Run
 from sparseft.lora.merge_record import check_model
 from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode
-from sparseft.planning.needs import Models, Needs, matrix_by_matrix
+from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
 from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import claim_record
@@ -35,9 +35,9 @@ def settings(config: Config, cell: Any) -> dict:
 VERSION = 1
 
 
-def needs(config: Config, cell: Any, models: Models) -> Needs:
+def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what a proof needs."""
-    return matrix_by_matrix(models(cell.model))
+    return matrix_by_matrix(sizes_of(job.model))
 
 
 def run(
