@@ -71,7 +71,7 @@ def test_memory_and_time_grow_with_the_model_and_the_attempt(stage, method):
 def write_config(folder: str, **sizes: int) -> None:
     """Write LLaMA-7B's config.json with other sizes into a new folder."""
     Path(folder).mkdir(parents=True)
-    Path(folder, "config.json").write_text(json.dumps(of_sweep().model("llama").config | sizes))
+    Path(folder, "config.json").write_text(json.dumps(of_sweep().sizes_of("llama").config | sizes))
 
 
 def test_engines_and_a_distillation_request_what_the_model_needs_from_which_theirs_was_pruned(tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_engines_and_a_distillation_request_what_the_model_needs_from_which_thei
 
 
 def test_a_training_requests_its_weights_where_they_are():
-    weights = of_sweep().model("llama").bytes / 1e6
+    weights = of_sweep().sizes_of("llama").bytes / 1e6
     divided = {**SWEEP["training"], "micro_batch_size": 4, "shard_model": True}
     four = {"gpus": 4, "processes": 4}
     on_gpu, on_cpu = request("train")[0], request("train", resources={"threads": 8})[0]
@@ -182,7 +182,7 @@ def test_an_evaluation_takes_the_gpus_that_its_13_5_gb_of_weights_need(memory, g
 def test_jobs_that_run_the_model_take_a_gpu_and_a_merge_waits_for_one(stage):
     job, is_one = job_of(stage), stage not in ("validate_sparsity", "compute_masks")
     shared = of_sweep(24e9, resources={"gpus": 1, "jobs_per_gpu": 3})
-    assert shared.card == 8e9
+    assert shared.bytes_per_job == 8e9
     assert shared.gpus(job) == is_one * (3 if stage == "check_engines" else 1)
     assert of_sweep(resources={"gpus": 1}).gpus(job) == is_one
     assert of_sweep(resources={"gpus": 0, "jobs_per_gpu": 3}).gpus(job) == 0
