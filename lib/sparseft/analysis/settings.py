@@ -5,7 +5,7 @@ Two runs are pooled, chosen between or compared only if they agree in every sett
     training        the fields of train.json that are settings. Each name in `grid.trainings` has settings of its own
     reconstruction  the keys of `reconstruction:`, for a run in a reconstructing mode or one that starts from it
     masks           what the mask says of itself, for each method. Dense runs have none
-    evaluation      the dtype, lm-eval's version, the worked examples, the text of a perplexity, and those of each probe
+    evaluation      the dtype, lm-eval's version, the few-shot examples, a perplexity's text, and those of each probe
 
 All runs of a model or a task must have the same base, data and prompts. So these are not settings, and consistency.py
 names a run that differs in one of them."""

@@ -4,7 +4,7 @@ lm-eval's own code renders every text (lm_eval_rendering.py). Only the source of
 that the manifest keeps, the splits are called `train` and `validation`, and process_docs has already run.
 
 A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices, such as
-the one among trainings (selection_rows.py). It is not taken if the worked examples come from it, because a question
+the one among trainings (selection_rows.py). It is not taken if the few-shot examples come from it, because a question
 could then stand before itself.
 """
 
@@ -57,7 +57,7 @@ def load_lm_eval_candidates(task: Task, data: TaskData, prepared: SplitRows) -> 
     docs = list(enumerate(source.rows(split or source.origin["train"]), start=1))
     if split is None:
         docs = unused_rows(docs, task.name, data)
-    # Rows are rendered without worked examples, and lm-eval needs a row to know the fields.
+    # Rows are rendered without few-shot examples, and lm-eval needs a row to know the fields.
     alone, first_row = replace(task, few_shot=0), [(1, prepared["train"][0]["doc"])]
 
     def rendered(docs: list[tuple[int, dict]]) -> list[Row]:
@@ -73,12 +73,12 @@ class Source:
 
     file          that of the definition in lm-eval's folder; None for a user's
     is_trainable  whether there are training rows
-    few_shot      the split of the worked examples: the one that the definition names, or else, without training rows,
+    few_shot      the split of the few-shot examples: the one that the definition names, or else, without training rows,
                   the first that lm-eval finds; None if it takes the training rows
     leaves_out    whether lm-eval draws one more worked example, and leaves out the row itself
     evaluated     the split that lm-eval evaluates: test_split, or else validation_split
     origin        the splits `train` and `validation` by their names in the data set. Without training rows, `train` is
-                  the split of the worked examples, or else the evaluated one. A folder of the user's has a file for
+                  the split of the few-shot examples, or else the evaluated one. A folder of the user's has a file for
                   each
     unused        the validation_split of a data set on the hub, if nothing above takes it; None if there is none
 
@@ -162,7 +162,7 @@ class Source:
                 split = "validation"
             elif is_evaluated and not self.is_trainable:
                 raise InputError(
-                    f"tasks.{self.name}: worked examples come from the evaluated split {few_shot}, so that a"
+                    f"tasks.{self.name}: few-shot examples come from the evaluated split {few_shot}, so that a"
                     " question may stand before itself",
                     "set fewshot_split to another split",
                 )

@@ -81,8 +81,7 @@ def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> N
 def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> SplitRows:
     """Return the rows of the chosen documents of each split.
 
-    Raises InputError with the number of one that does not fit, or if there are too few for the worked examples before a
-    question."""
+    Raises InputError with the number of one that does not fit, or if there are too few for the few-shot examples."""
     with sandboxed(task.name), redirect_stdout(sys.stderr):
         with reported(task.name, "the first row"):
             # Only text and numbers become rows, and a table holds them with one type per field.
@@ -100,7 +99,7 @@ def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> Spli
             ]
             for split, pairs in chosen.items()
         }
-        with reported(task.name, f"{task.few_shot} worked examples"):
+        with reported(task.name, f"{task.few_shot} few-shot examples"):
             lm_task.fewshot_context(rows["validation"][0]["doc"], num_fewshot=task.few_shot)
         return rows
 
@@ -119,7 +118,7 @@ def _fitting_row(lm_task: ConfigurableTask, task: Task, doc: dict, place: str) -
 
 
 def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:
-    """Return a document with its texts, as lm-eval renders them without worked examples.
+    """Return a document with its texts, as lm-eval renders them without few-shot examples.
 
     `answer` is the field or template of a generated answer that training learns; None means the task's target."""
     prefix = lm_task.doc_to_prefix(doc)

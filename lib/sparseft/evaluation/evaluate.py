@@ -43,7 +43,7 @@ def evaluate(
 ) -> dict:
     """Score a model on rows["validation"], and return the content of evaluation.json.
 
-    The metrics put `few_shot` worked examples, taken from rows["train"], before every question. The loss uses none, so
+    The metrics put `few_shot` examples, taken from rows["train"], before every question. The loss uses none, so
     `loss_few_shot` is 0. eval_loss is in nats per answer token. These fields have one value per row:
 
         labels           index of the right choice, or the target text of a generated answer

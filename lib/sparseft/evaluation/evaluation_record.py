@@ -25,7 +25,7 @@ class AnswersPart(RecordPart):
     standard_error: NonNegative = field("Its standard error over the examples.", column=True)
     examples: PositiveCount = field("The number of examples.", column=True)
     chance: Fraction | None = field("The value of guessing. Null if the metric is the loss.", "fraction", column=True)
-    few_shot: Count = setting("The worked examples before each question.")
+    few_shot: Count = setting("The few-shot examples before each question.")
     metrics: dict[str, float | None] = field("Every metric of the task, by name.")
     harness: str | None = setting("The version of lm-eval. Null if the metric is the loss.")
     prompt_sha256: str = field("The sha256 of all prompts.")
@@ -54,7 +54,7 @@ class ScoredRecord(AnswersPart, RunRecord):
     task: str = field("The task.")
     distinct_prompts: PositiveCount = field("The number of different prompts.")
     eval_loss: Loss = field("The sum of the losses divided by the answer tokens.", "nats per token", column=True)
-    loss_few_shot: Count = setting("The worked examples before an answer whose loss is taken.")
+    loss_few_shot: Count = setting("The few-shot examples before an answer whose loss is taken.")
     losses: list[Loss] = field("The loss of each right answer, over all its tokens.", "nats")
     answer_tokens: list[PositiveCount] = field("The tokens of each right answer.", "tokens")
     device: str = field("The device of the evaluation.")
@@ -70,7 +70,7 @@ class ProbePart(AnswersPart):
     """Hold the result on a probe: a task on which a merged model is evaluated, but not trained."""
 
     data_sha256: str = setting("The sha256 of the probe's rows.")
-    train_sha256: str = setting("The sha256 of the rows that worked examples come from.")
+    train_sha256: str = setting("The sha256 of the rows that few-shot examples come from.")
     overlap: Fraction = field("The share of the examples that the model has seen.", "fraction")
 
 
@@ -79,7 +79,7 @@ class EvaluationInputs(RecordPart):
 
     model: dict[str, str] = field("The sha256 of each file of the model.")
     data: str = field("The sha256 of the rows.")
-    train: str = setting("The sha256 of the rows of the worked examples.")
+    train: str = setting("The sha256 of the rows of the few-shot examples.")
     wikitext2: str | None = setting("The sha256 of the perplexity's text. Null without one.", default=None)
     divergence: str | None = setting("The sha256 of the divergence's text. Null without one.", default=None)
     calibration: list[str] | None = field("The sha256 of each text of a calibration.", default=None)
@@ -134,7 +134,7 @@ class BeforeMergeInputs(MergeInputs):
     rows."""
 
     data: str = field("The sha256 of the validation rows.")
-    train: str = setting("The sha256 of the rows of the worked examples.")
+    train: str = setting("The sha256 of the rows of the few-shot examples.")
 
 
 class BeforeMergeRecord(ScoredRecord):

@@ -35,7 +35,7 @@ _OF_CHOICES = (ACC, ACC_NORM, F1)
 ALIGNED = {"cpu"}
 # The filter that the headline metric of a generated answer takes, wherever it stands in lm-eval's list.
 _STRICT = "strict-match"
-# lm-eval's own seed of the worked examples, of numpy and of torch.
+# lm-eval's own seed of the few-shot examples, of numpy and of torch.
 _SEED = 1234
 
 
@@ -108,7 +108,7 @@ class StrictLM(HFLM):
         texts, settings = zip(*(request.args for request in requests), strict=True)
         new_tokens = [normalize_gen_kwargs(setting, self.max_gen_toks)["max_gen_toks"] for setting in settings]
         prompts = [self.tok_encode(text) for text in texts]
-        what = f"{name}: validation prompts with their worked examples and {max(new_tokens)} tokens for the answer"
+        what = f"{name}: validation prompts with their few-shot examples and {max(new_tokens)} tokens for the answer"
         lengths = [len(prompt) + number for prompt, number in zip(prompts, new_tokens, strict=True)]
         refuse_longer(what, lengths, self.max_length)
         # Any answer can stand here, because only the tokens of the prompt are compared.

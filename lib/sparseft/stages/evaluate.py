@@ -79,7 +79,7 @@ TaskRows = tuple[Task, SplitRows, dict[str, str]]
 
 
 def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
-    """Return what an evaluation on everything needs: the weights, and the largest batch. The selection has no text."""
+    """Return what an evaluation needs: the weights, and the largest batch. Those that leave a part out need no more."""
     model, window = sizes_of(job.model), 0
     if config.perplexity and job.split != SELECTION:
         context = config.perplexity.context
@@ -203,7 +203,7 @@ def read(examples: Examples, is_searched: bool) -> Given:
 
     tasks = read_tasks(examples.task, examples.data_dir, examples.probes)
     task, rows, digests = tasks.pop(examples.task)
-    # The worked examples come from the training rows.
+    # The few-shot examples come from the training rows.
     given = Given(task, rows, tasks, {"data": digests["validation"], "train": digests["train"]})
     seen = [texts_of(task, rows["train"])] if task.is_trainable else []
     if examples.split == SELECTION:

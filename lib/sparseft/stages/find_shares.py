@@ -43,7 +43,7 @@ VERSION = 1
 
 
 def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
-    """Return what a job needs that measures served models: the search, or each candidate about as often."""
+    """Return what the search needs. `ship` measures each candidate about as often."""
     assert config.ship
     model, wish = sizes_of(job.model), config.ship
     measured = (2 + len(wish.candidates) + len(wish.siblings)) * max(1, len(wish.formats))

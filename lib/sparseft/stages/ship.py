@@ -43,6 +43,7 @@ def settings(config: Config, cell: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
+# ship.json, by which the folder of a chosen model is known, begins with it.
 KNOWN_BY = '"chosen": "'
 effort = find_shares.effort
 # Each candidate is measured about as often as in the search.
@@ -94,20 +95,21 @@ def run(
         )
         write(output, record)
         table = frontier(record, wish, models[0].name)
-        said = sentences(table, record, wish)
-        (_, folder), place = list(places.items())[table.index[0]]
+        findings = sentences(table, record, wish)
+        # The table begins with the best model, and its index has the places of the models in the record.
         best = record.models[table.index[0]]
+        (_, folder), place = list(places.items())[table.index[0]]
         with atomic_folder(output_dir, "ship.json", KNOWN_BY) as chosen:
             copy_served(folder, place, chosen)
-            shown = table[[*COLUMNS, *table.filter(regex="_(perplexity|ratio)$")]]
-            shown = shown.to_markdown(index=False, floatfmt=".4g")
+            columns = table[[*COLUMNS, *table.filter(regex="_(perplexity|ratio)$")]]
+            markdown = columns.to_markdown(index=False, floatfmt=".4g")
             with open(chosen / "README.md", "a", encoding="utf-8") as file:
-                file.write(CARD.format(**served_by, table=shown, sentences="\n".join(said)))
+                file.write(CARD.format(**served_by, table=markdown, sentences="\n".join(findings)))
             write_json(chosen / "ship.json", {"chosen": best.name, "format": best.format, "sha256": best.digest})
     write_csv(table, output_dir.parent / "frontier.csv")
     with atomic_file(output_dir.parent / "frontier.png") as file:
         draw(table, wish, file)
-    text = "".join(f"- {sentence}\n" for sentence in said)
+    text = "".join(f"- {sentence}\n" for sentence in findings)
     with atomic_file(output_dir.parent / "findings.txt") as file:
         file.write_text(text, encoding="utf-8")
     print(f"{text}The chosen model: {output_dir}/; every candidate: {output_dir.parent}/frontier.csv")

@@ -12,7 +12,7 @@ from sparseft.tasks.task import Lengths, Row, Task
 
 
 def prompt(row: Row) -> str:
-    """Return the question. The evaluation puts the worked examples before it."""
+    """Return the question. The evaluation puts the few-shot examples before it."""
     return f"Question: {row['question']}\nAnswer:"
 
 

@@ -3,9 +3,9 @@
 lm-eval renders the texts of a row once, when it is prepared, so that training needs no lm-eval:
 
     doc       the row in its original fields, after the task's process_docs
-    prompt    the text without worked examples, for a task with one context per choice that of the right one
+    prompt    the text without few-shot examples, for a task with one context per choice that of the right one
     answer    what training learns after it, with the delimiter in front
-    requests  [context, continuation] of each choice, without worked examples
+    requests  [context, continuation] of each choice, without few-shot examples
     choices   the choices, whose characters acc_norm divides by
     label     index of the right choice
 

@@ -34,7 +34,7 @@ class Lengths:
     answer: int
     # Choices per row; 0 if the answer is generated.
     choices: int
-    # Those of the task that the study evaluates: worked examples before a question, and tokens of a generated answer.
+    # Those of the task that the study evaluates: few-shot examples before a question, and tokens of a generated answer.
     few_shot: int = 0
     max_new_tokens: int = 0
 
@@ -106,7 +106,7 @@ class Task(RowFormat):
     generate: Callable[[str, int, int], list[Row]] | None = None
     # The largest number of tokens of a generated answer.
     max_new_tokens: int = 0
-    # The number of worked examples, from the training rows, before every question of the evaluation. The loss uses
+    # The number of few-shot examples, from the training rows, before every question of the evaluation. The loss uses
     # none.
     few_shot: int = 0
     # Keys of `training` that suit the task. What the user sets replaces them.
