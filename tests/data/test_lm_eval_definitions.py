@@ -112,7 +112,7 @@ def row(**values: object) -> dict:
     (GENERATION | {"doc_to_target": "soluton"}, None, "'soluton' is neither a field of the rows nor a template"),
     (GENERATION | {"doc_to_target": "{{options}}"}, None, "several right answers"),
     (GENERATION | {"doc_to_target": "{{solution if false}}"}, None, "field 'answer' is empty"),
-    (GENERATION | {"fewshot_split": "validation", "num_fewshot": 4}, None, "render 4 worked examples (ValueError: "),
+    (GENERATION | {"fewshot_split": "validation", "num_fewshot": 4}, None, "render 4 few-shot examples (ValueError: "),
     ({}, row(right=None), "row 5 (ValueError: the right choice is None"),
     ({}, row(options=["x"], right=0), "row 5: it has fewer than two choices"),
     ({}, row(question=1), "the rows of"),

@@ -59,7 +59,7 @@ GENERATION = {
 OWN_ROWS = {"colours": colour_row, "sums": lambda n: {"a": n, "b": 2 * n}}
 OWN = {"colours": COLOURS, "sums": GENERATION}
 CASES = [*ROWS, *OWN]
-# Splits of the worked examples, of which lm-eval draws in its own way.
+# Splits of the few-shot examples, of which lm-eval draws in its own way.
 FEW_SHOT = {
     "no split is named": {"fewshot_split": None},
     "none, and a test split": {"fewshot_split": None, "validation_split": None, "test_split": "validation"},
@@ -277,7 +277,7 @@ def test_without_a_name_worked_examples_come_from_the_first_split_that_lm_eval_f
     # With one split alone, a question could stand before itself.
     del definition["validation_split"]
     Path("own.yaml").write_text(yaml.safe_dump(definition))
-    with pytest.raises(InputError, match="worked examples come from the evaluated split test"):
+    with pytest.raises(InputError, match="few-shot examples come from the evaluated split test"):
         load_lm_eval_examples("mine", TaskData(lm_eval="own.yaml"))
 
 
