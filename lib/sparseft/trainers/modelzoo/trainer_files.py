@@ -8,6 +8,7 @@ workflow/scripts/run_modelzoo.py does.
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import yaml
 
 from sparseft.checkpoints.mdl import MdlFile, hdf5_file
-from sparseft.checkpoints.modelzoo_checkpoint import places
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.language_model.model import load_tokenizer
@@ -26,7 +27,7 @@ from sparseft.storage.reading import read_json
 from sparseft.trainers.backends import MODELZOO
 from sparseft.trainers.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.trainers.fixed_shapes import IGNORED, encoded_data, fixed_batch
-from sparseft.trainers.modelzoo.export import CHECKPOINT, model_section
+from sparseft.trainers.modelzoo.export import CHECKPOINT, RECORD, model_section
 from sparseft.training.job import TrainingJob, trained_names
 
 FILE = "batches.h5"
@@ -53,6 +54,19 @@ class TrainerRun:
     def data(self) -> Path:
         """Return the folder of the batches."""
         return self.model_dir / "data"
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Return the place of each tensor in ModelZoo's model, by its name on disk."""
+        return ModelZooCheckpoint(self.checkpoint.parent, self.checkpoint).places
+
+    @cached_property
+    def trained_keys(self) -> dict[str, str]:
+        """Return the keys in the Trainer's model of the weights that it trains, by name on disk; empty if it trains
+        adapters."""
+        job = self.job
+        names = trained_names(job.checkpoint, job.mask, job.settings) if get_mode(job.mode).is_full else []
+        return {name: f"model.{self.places[name].key}" for name in names}
 
     def batches(self) -> list[list[Example]]:
         """Return the batches in the order in which the Trainer reads them."""
@@ -90,7 +104,7 @@ def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder:
     Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; or if
     ModelZoo does not train the architecture."""
     MODELZOO.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
-    report = read_json(exported / "export.json", "write it with export_modelzoo.py --mask_path")
+    report = read_json(exported / RECORD, "write it with export_modelzoo.py --mask_path")
     inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
     if report.get("inputs") != inputs or sha256(exported / CHECKPOINT) != report["outputs"][CHECKPOINT]:
         raise InputError(f"{exported}: of another model or mask, or altered", "write it again with export_modelzoo.py")
@@ -141,23 +155,19 @@ def _adapter_callbacks(run: TrainerRun) -> list[dict]:
     ]
 
 
-def _weight_callbacks(job: TrainingJob) -> tuple[list[dict], list[dict]]:
+def _weight_callbacks(run: TrainerRun) -> tuple[list[dict], list[dict]]:
     """Return the callbacks of a training of weights, and ModelZoo's own `sparsity:`, with a static mask per layer.
 
     The Trainer takes the masks of the checkpoint, and `init_method` only makes their names. A layer without a zero
     stays dense."""
-    shapes = {name: tensor.shape for name, tensor in job.checkpoint.tensors.items()}
-    key_of = {name: f"model.{place.key}" for name, place in places(job.checkpoint.config, shapes).items()}
-    names = trained_names(job.checkpoint, job.mask, job.settings)
-    callbacks = [{"TrainedWeights": {"names": [key_of[name] for name in names]}}]
+    job, keys = run.job, run.trained_keys
     static = {"algorithm": "static", "init_method": "from_zeros"}
-    pruned = {layer: 1 - float(job.mask.kept(layer).mean()) for layer in job.enforced}
     sparsity = [
-        static | {"sparsity": share, "param_filter": [key_of[f"{layer}.weight"]]}
-        for layer, share in pruned.items()
-        if share
+        static | {"sparsity": share, "param_filter": [keys[f"{layer}.weight"]]}
+        for layer in job.enforced
+        if (share := 1 - float(job.mask.kept(layer).mean()))
     ]
-    return [*callbacks, *[{"LogSparsity": {}}] * bool(sparsity)], sparsity
+    return [{"TrainedWeights": {"names": [*keys.values()]}}, *[{"LogSparsity": {}}] * bool(sparsity)], sparsity
 
 
 def configuration(run: TrainerRun, start: Path) -> dict:
@@ -176,7 +186,7 @@ def configuration(run: TrainerRun, start: Path) -> dict:
     if cerebras.on_csx:
         precision = {"fp16_type": "cbfloat16", "loss_scaling_factor": "dynamic"}
         backend = {"backend_type": "CSX", "compile_dir": cerebras.compile_dir, "cluster_config": cerebras.cluster}
-    callbacks, sparsity = _weight_callbacks(job) if get_mode(job.mode).is_full else (_adapter_callbacks(run), [])
+    callbacks, sparsity = _weight_callbacks(run) if run.trained_keys else (_adapter_callbacks(run), [])
     loader = {
         "data_processor": "GptHDF5MapDataProcessor",
         "data_dir": str(run.data.resolve()),

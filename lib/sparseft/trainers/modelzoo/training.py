@@ -18,7 +18,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,10 @@ import torch
 from torch import Tensor
 
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place
+from sparseft.checkpoints.mdl import MdlFile
+from sparseft.checkpoints.modelzoo_checkpoint import Place
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import versions
-from sparseft.modes import get_mode
 from sparseft.storage.atomic import write_json
 from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.reading import read_json
@@ -40,7 +39,6 @@ from sparseft.trainers.appliance import KILLED
 from sparseft.trainers.backends.modelzoo import MODELZOO
 from sparseft.trainers.fixed_shapes import effective_factors
 from sparseft.trainers.modelzoo.trainer_files import TrainerRun
-from sparseft.training.job import trained_names
 from sparseft.training.progress import Progress, check_finite
 
 PROJECT = Path(__file__).parents[4]
@@ -188,61 +186,50 @@ def measured(run: TrainerRun) -> dict:
 
 
 def _write(run: TrainerRun, last: MdlFile) -> None:
-    """Write the job's output from the Trainer's last checkpoint.
+    """Write the job's output from the Trainer's last checkpoint, with Hugging Face's names and order of rows.
 
     Raises InputError if the Trainer changed what it must not."""
     job = run.job
-    place_of = ModelZooCheckpoint(run.checkpoint.parent, run.checkpoint).places
-    names = trained_names(job.checkpoint, job.mask, job.settings) if get_mode(job.mode).is_full else []
-    key_of = {name: f"model.model.{place_of[name].key}" for name in names}
+    key_of = {name: f"model.{key}" for name, key in run.trained_keys.items()}
     check_frozen(MdlFile(run.checkpoint), last, key_of.values())
-    if names:
-        job.write_weights(lambda name: _hugging_face(last, key_of[name], place_of[name]))
-    else:
-        job.write_adapter(trained_factors(run, last, place_of))
+
+    def value_of(key: str, place: Place) -> Tensor:
+        return torch.from_numpy(place.to_hugging_face(_values(last, key)))
+
+    if key_of:
+        job.write_weights(lambda name: value_of(key_of[name], run.places[name]))
+        return
+    factors = {}
+    for layer in prunable_layers(job.checkpoint):
+        place = run.places[f"{layer}.weight"]
+        path = f"model.model.{place.key.removesuffix('.weight')}"
+        # training.lora_targets may leave a layer out.
+        if f"{path}.lora_A" in last.tensors:
+            A = torch.from_numpy(_values(last, f"{path}.lora_A"))
+            factors[layer] = effective_factors(job, layer, A, value_of(f"{path}.lora_B", place))
+    job.write_adapter(factors)
 
 
 def check_frozen(before: MdlFile, after: MdlFile, trained: Collection[str] = ()) -> None:
     """Raise InputError if the Trainer's checkpoint has another base or other masks than the one that it started from.
 
     The dtypes may differ, and so may the tensors that were `trained`."""
-    for key, tensor in before.tensors.items():
+    for key in before.tensors:
         if key in trained:
             continue
-        other = after.tensors.get(key)
-        values = _values(before, tensor)
+        values = _values(before, key)
+        is_missing = key not in after.tensors
         # A layer without a zero, or whose mask is lifted, is not declared sparse, so the Trainer saves no mask of it.
-        if other is None and key.endswith("_mask") and (trained or values.all()):
+        if is_missing and key.endswith("_mask") and (trained or values.all()):
             continue
-        if other is None or values.tobytes() != _values(after, other).tobytes():
+        if is_missing or values.tobytes() != _values(after, key).tobytes():
             raise InputError(
                 f"{after.path}: {key} is not as it was before the training", "report this line; no adapter was written"
             )
 
 
-def trained_factors(
-    run: TrainerRun, trained: MdlFile, place_of: Mapping[str, Place]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return A (r, in) and B (out, r) of each layer as they act, in fp32, with Hugging Face's names and order of
-    rows."""
-    factors = {}
-    for layer in prunable_layers(run.job.checkpoint):
-        place = place_of[f"{layer}.weight"]
-        path = f"model.model.{place.key.removesuffix('.weight')}"
-        if f"{path}.lora_A" not in trained.tensors:
-            continue
-        A = torch.from_numpy(_values(trained, trained.tensors[f"{path}.lora_A"]))
-        B = _hugging_face(trained, f"{path}.lora_B", place)
-        factors[layer] = effective_factors(run.job, layer, A, B)
-    return factors
-
-
-def _hugging_face(file: MdlFile, key: str, place: Place) -> Tensor:
-    """Return the values of a tensor with Hugging Face's order of rows, in fp32."""
-    return torch.from_numpy(place.to_hugging_face(_values(file, file.tensors[key])))
-
-
-def _values(file: MdlFile, tensor: MdlTensor) -> np.ndarray:
+def _values(file: MdlFile, key: str) -> np.ndarray:
     """Return the values of a tensor. Floats come in fp32."""
+    tensor = file.tensors[key]
     values = file.read(tensor)
     return to_float32(values, tensor.dtype) if tensor.dtype in BITS else values
