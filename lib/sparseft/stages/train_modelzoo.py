@@ -29,13 +29,13 @@ def run(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] 
     """
     from sparseft.language_model.hardware import start
     from sparseft.trainers.modelzoo.trainer_files import trainer_run
-    from sparseft.trainers.modelzoo.training import remove_states, train
+    from sparseft.trainers.modelzoo.training import train
     from sparseft.training.job import job_of, write_train_record
 
     start(flags.threads)
     job = job_of(flags, inputs=[exported], version=VERSION)
     cerebras.check(job.settings)
     hold(job.output)
-    record = train(trainer_run(job, cerebras, exported, flags.output_dir))
-    write_train_record(flags, job, record)
-    remove_states(flags.output_dir)
+    trainer = trainer_run(job, cerebras, exported, flags.output_dir)
+    write_train_record(flags, job, train(trainer))
+    trainer.remove_states()

@@ -5,6 +5,7 @@ The callbacks MaskedLora and FrozenBaseSparsity are this project's (callbacks.py
 workflow/scripts/run_modelzoo.py does.
 """
 
+import shutil
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -96,6 +97,12 @@ class TrainerRun:
                 # The file is truncated, or was partly written.
                 print(f"{error.args[0]}: it is not used", file=sys.stderr)
         return 0, self.checkpoint
+
+    def remove_states(self) -> None:
+        """Remove the checkpoints and batches after the adapter was written. Each checkpoint holds the whole base."""
+        for path in self.model_dir.glob("checkpoint_*.mdl"):
+            path.unlink()
+        shutil.rmtree(self.data, ignore_errors=True)
 
 
 def trainer_run(job: TrainingJob, cerebras: CerebrasJob, exported: Path, folder: Path) -> TrainerRun:

@@ -120,14 +120,6 @@ def train(run: TrainerRun) -> dict:
     }
 
 
-def remove_states(folder: Path) -> None:
-    """Remove the checkpoints and batches of a training after its adapter was written. Each checkpoint holds the whole
-    base."""
-    for path in (folder / "modelzoo").glob("checkpoint_*.mdl"):
-        path.unlink()
-    shutil.rmtree(folder / "modelzoo/data", ignore_errors=True)
-
-
 def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
     """Remove the Trainer's folder if it is of another training, because the Trainer would continue from it."""
     path = run.model_dir / "identity.json"
