@@ -47,6 +47,14 @@ class Place:
     expert: int | None = None
     head_dim: int | None = None
 
+    def stored_shape(self, shape: tuple[int, ...], config: dict) -> tuple[int, ...]:
+        """Return the shape of the parameter, from that of the weight."""
+        return shape if self.expert is None else (shape[0], config["num_local_experts"], *shape[1:])
+
+    def selection(self, rows: slice) -> slice | tuple[slice, int]:
+        """Return what selects some rows of the weight from the parameter."""
+        return rows if self.expert is None else (rows, self.expert)
+
     def to_modelzoo(self, rows: np.ndarray) -> np.ndarray:
         """Return whole heads of rows, of the weight, its mask or its lora_B, in ModelZoo's order."""
         if not self.head_dim:
@@ -135,11 +143,9 @@ class ModelZooCheckpoint(Checkpoint):
             for key, tensor in self.mdl.tensors.items()
             if key.startswith(branch)
         }
-        expected: Shapes = {}
-        for name, place in self.places.items():
-            rows, *columns = self.shapes[name]
-            experts = [] if place.expert is None else [self.config["num_local_experts"]]
-            expected[place.key] = (rows, *experts, *columns)
+        expected = {
+            place.key: place.stored_shape(self.shapes[name], self.config) for name, place in self.places.items()
+        }
         copies = {key: other for key, other in duplicates(self.config).items() if key in stored}
         masks = {f"{key}_mask" for key in expected}
         shapes = {key: tensor.shape for key, tensor in stored.items() if key not in copies.keys() | masks}
@@ -198,8 +204,7 @@ class ModelZooCheckpoint(Checkpoint):
             step += -step % place.head_dim
         for start in range(0, shape[0], step):
             rows = slice(start, start + step)
-            selection = rows if place.expert is None else (rows, place.expert)
-            yield place.to_hugging_face(self.mdl.read(self.stored[place.key], selection))
+            yield place.to_hugging_face(self.mdl.read(self.stored[place.key], place.selection(rows)))
 
 
 def open_checkpoint(place: Path) -> Checkpoint:

@@ -82,8 +82,7 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
     packed = mask.bits.get(name.removesuffix(".weight")) if mask else None
     # The first expert of a stack makes room for all of them.
     if not place.expert:
-        experts = () if place.expert is None else (checkpoint.config["num_local_experts"],)
-        shape = (tensor.shape[0], *experts, *tensor.shape[1:])
+        shape = place.stored_shape(tensor.shape, checkpoint.config)
         writer.create(key, tensor.dtype, shape)
         if packed is not None:
             writer.create(f"{key}_mask", "BOOL", shape)
@@ -93,11 +92,10 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
     for start in range(0, tensor.shape[0], step):
         block = slice(start, min(start + step, tensor.shape[0]))
         rows = checkpoint.read(name, block)
-        selection = block if place.expert is None else (block, place.expert)
         if packed is not None:
             zero_pruned(rows, packed[block])
-            writer.write(f"{key}_mask", selection, place.to_modelzoo(unpack(packed[block], rows.shape)))
-        writer.write(key, selection, place.to_modelzoo(rows))
+            writer.write(f"{key}_mask", place.selection(block), place.to_modelzoo(unpack(packed[block], rows.shape)))
+        writer.write(key, place.selection(block), place.to_modelzoo(rows))
 
 
 def model_section(folder: Path) -> dict:
