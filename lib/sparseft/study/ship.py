@@ -19,7 +19,9 @@ TEXTS = (CALIBRATION, TRAINING, HELD_OUT)
 ON_TEXT = f"_on_{CALIBRATION}"
 # The windows of 512 tokens for the calibration, for the judgement, and of the divergence.
 CALIBRATION_WINDOWS, HELD_OUT_WINDOWS, DIVERGENCE_WINDOWS = 64, 32, 16
-# How each candidate, and the dense model, is trained (benchmarks/results/recovered.md).
+# How each candidate, and the dense model, is trained (benchmarks/results/recovered.md). A model needs long to sample
+# text, so there are fewer steps on its own.
+STEPS_ON_TEXTS = 180
 RECOVERY: dict[str, Any] = {
     "steps": 60,
     "batch_size": 4,
@@ -44,7 +46,8 @@ def with_ship(values: dict[str, Any], ship: Ship) -> dict[str, Any]:
         source = f"pruned:{ship.model}/sparsity{FIRST_LAYERS}_{FIRST}{ON_TEXT}"
         width = {key: value for key, value in dict(models[ship.model] or {}).items() if key == "dtype"}
         models[pruned[1]] = {"source": source, **width}
-    schedule = RECOVERY | dict((tasks.get(TASK) or {}).get("training") or {})
+    schedule = RECOVERY | ({"steps": STEPS_ON_TEXTS} if ship.texts else {})
+    schedule |= dict((tasks.get(TASK) or {}).get("training") or {})
     tasks[TASK] = {"kind": "text", "text": TRAINING, "training": schedule}
     source, numbers = SELF, {CALIBRATION: CALIBRATION_WINDOWS, TRAINING: schedule["steps"] * schedule["batch_size"]}
     if ship.texts or ship.prompts:
