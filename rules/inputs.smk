@@ -4,6 +4,7 @@ from sparseft.data.task_files import selection_files, task_files
 from sparseft.planning.inputs import fetched_files, model_files, source_manifests
 from sparseft.data.settings import DIVERGENCE
 from sparseft.checkpoints.settings import pruned_base
+from sparseft.study import ship
 
 # Of a run: the manifest of the weights from which it starts, its mask, and what its training hands on.
 base_of = lambda w: grid.base_manifest(w.method)
@@ -52,3 +53,14 @@ def parts_of(w):
 def named_texts(is_such):
     """Return an expression for the names of the calibration texts of a kind."""
     return "|".join(name for name, text in STUDY.texts.items() if is_such(text)) or "none"
+
+
+def teacher_of(w):
+    """Return the model that a training learns from, if it distils. With the user's texts, the candidates of `ship`
+    learn from the dense model that was trained on them (benchmarks/results/recovered.md)."""
+    if not STUDY.training_of(w.task, grid.training_name(w.training)).distillation:
+        return []
+    if int(w.sparsity) and ship.HELD_OUT in STUDY.texts:
+        (dense,) = ship.runs(STUDY.ship.model, STUDY.ship.mode, {})
+        return f"{grid.fill(PATHS.run, dense)}/export/manifest.json"
+    return original_of(w)

@@ -1,20 +1,7 @@
 # The training of one run. The file of a backend includes this one. Before it, it says how it trains: the params of its
 # stage (TRAINING), the modes of its adapters (ADAPTER_MODES), what it reads beside the model (BESIDE), and the resources,
 # the priority and the retries of its jobs.
-from sparseft.study import ship
-
 continued = lambda w: PATHS.trained(STUDY.start_of(run_of(w)))
-
-
-def teacher_of(w):
-    """Return the model that a training learns from, if it distils. With the user's texts, the candidates of `ship`
-    learn from the dense model that was trained on them (benchmarks/results/recovered.md)."""
-    if not STUDY.training_of(w.task, grid.training_name(w.training)).distillation:
-        return []
-    if int(w.sparsity) and ship.HELD_OUT in STUDY.texts:
-        (dense,) = ship.runs(STUDY.ship.model, STUDY.ship.mode, {})
-        return f"{grid.fill(PATHS.run, dense)}/export/manifest.json"
-    return original_of(w)
 
 
 use rule run_script as train_adapter with:
