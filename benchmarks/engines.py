@@ -164,7 +164,7 @@ def main(
         text: the text of the prompts, whose perplexity is reported
     """
     torch.set_num_threads(1)
-    engines = find_engines(settings)
+    engines = find_engines(settings, threads=1)
     ids = AutoTokenizer.from_pretrained(model_path)(text.read_text()).input_ids
     length = settings.prompt_tokens
     prompts = [ids[place * length : (place + 1) * length] for place in range(settings.prompts)]
@@ -174,12 +174,12 @@ def main(
         folders = {name: folder for _, name, folder in made}
         parameters = {name: Checkpoint(folder).totals()["parameters"] / 1e6 for name, folder in folders.items()}
         results: Results = {}
-        for result in measure(engines, folders, prompts, settings, threads=1):
+        for result in measure(engines, folders, prompts):
             results.setdefault((result.engine, result.model), []).append(result)
     conditions = [
         f"{model_path.name}, {Checkpoint(model_path).config['dtype']}; Mixtral: random weights,"
         f" {MIXTRAL['num_local_experts']} experts",
-        ", ".join(f"{name} {version}" for name, (_, version) in engines.items()),
+        ", ".join(f"{engine.name} {engine.version}" for engine in engines),
         f"{settings.prompts} prompts of {length} tokens of {text.name}, one after the other,"
         f" {settings.new_tokens} greedy tokens after each; one thread; means of {settings.repeats} repeats, with"
         f" 95 % intervals of the ratios; the largest memory; GGUF in {settings.gguf}",
