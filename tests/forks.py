@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from jobs import Process
@@ -75,5 +76,7 @@ def are_alive(processes: list[Process]) -> bool:
 def kill(processes: list[Process]) -> None:
     """Kill processes at once. One that has ended is left out."""
     for process in processes:
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
+        # It may end at this moment.
+        with suppress(ProcessLookupError):
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
