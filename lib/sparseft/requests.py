@@ -23,7 +23,7 @@ PROGRAM = 400_000_000
 WHOLE, DIVIDED = 0.9, 0.6
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SLOWER, SLOW_START = 4, 20  # how much slower a machine may be, and minutes until a job computes
-SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
+SNAKEMAKE = 400_000_000  # bytes of the two or three processes of Snakemake itself in a cluster's job
 # MB and minutes of a job that reads no model. A file of C4 is 0.8 GB of text, which is there as documents and as rows.
 WITHOUT_MODEL = 4_000, 60
 BEFORE_FETCH = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there

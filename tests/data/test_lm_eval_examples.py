@@ -59,7 +59,7 @@ GENERATION = {
 OWN_ROWS = {"colours": colour_row, "sums": lambda n: {"a": n, "b": 2 * n}}
 OWN = {"colours": COLOURS, "sums": GENERATION}
 CASES = [*ROWS, *OWN]
-# Splits of the few-shot examples, of which lm-eval draws in its own way.
+# The splits from which lm-eval draws the few-shot examples in its own way.
 FEW_SHOT = {
     "no split is named": {"fewshot_split": None},
     "none, and a test split": {"fewshot_split": None, "validation_split": None, "test_split": "validation"},
