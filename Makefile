@@ -34,13 +34,13 @@ run: .venv/installed ## set up, then the default study
 # Each file runs in one of two processes, so that its fixtures are made once. Long files come first, so that both end together.
 TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: .venv/installed-tests ## set up, then run the short tests that start no process; 70 seconds
+test-fast: .venv/installed-tests ## set up, then run the short tests that start no process; 50 seconds
 	$(TESTS) --tier fast
 
-test: .venv/installed-tests ## set up, then run the tests for a commit, with the scripts, the plans and one whole study; 4 minutes
+test: .venv/installed-tests ## set up, then run the tests for a commit, with the scripts, the plans and one whole study; 3 minutes
 	$(TESTS) --tier commit
 
-test-all: .venv/installed-tests ## set up, then run every test that needs no other environment; 15 minutes
+test-all: .venv/installed-tests ## set up, then run every test that needs no other environment; 10 minutes
 	$(TESTS) --tier all
 
 test-browser: .venv/installed-tests ## the results page in headless Chromium; skipped without Chromium and chromedriver

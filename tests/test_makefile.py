@@ -28,7 +28,7 @@ def test_make_alone_lists_every_target_on_one_line():
     assert make("help") == make()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_without_a_gpu_its_tests_end_with_one_line_and_a_code_that_is_not_0():
     recipe = make("--dry-run", "--assume-old=.venv/installed-tests", f"BIN={Path(sys.executable).parent}", "test-gpu")
     command = recipe.splitlines()[0].split()

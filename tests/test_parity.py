@@ -18,6 +18,8 @@ from sparseft.evaluation.harness import task_definition
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import SPLITS
 
+pytestmark = pytest.mark.long
+
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 YAMLS = {"boolq": "super_glue/boolq/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml", "gsm8k": "gsm8k/gsm8k.yaml"}
@@ -51,6 +53,7 @@ class Answers(LM):
 # Rows in the original fields: those of ROWS with some that the project generates, and rows of the data sets in the
 # developers' folder.
 SOURCES = {"generated": 24, "real": 200}
+EITHER = ["generated", pytest.param("real", marks=pytest.mark.slow)]
 # Blanks, marks, templates and labels in all their forms.
 ROWS = {
     "boolq": [{"passage": "Ice is cold.\n{{x}}", "question": "is ice cold", "answer": True}],
@@ -101,7 +104,7 @@ def samples(lm: LM, definition: dict) -> list[dict]:
     return sorted(found["samples"][definition["task"]], key=lambda sample: (sample["doc_id"], sample["filter"]))
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", EITHER)
 @pytest.mark.parametrize("name", YAMLS)
 def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name, source):
     rows = rows_of(name, source)
@@ -115,7 +118,7 @@ def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name, source):
         assert asked == stock_asked
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", EITHER)
 @pytest.mark.parametrize("name", ["boolq", "hellaswag"])
 def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name, source):
     task, rows = BY_NAME[name], rows_of(name, source)
@@ -129,7 +132,7 @@ def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name, source):
     assert record["predictions"] == [int(np.argmax(np.divide(*pair))) for pair in zip(logs, lengths, strict=True)]
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", EITHER)
 def test_generated_answers_are_stock_lm_eval_s(model32, source):
     model, tokenizer = model32
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)

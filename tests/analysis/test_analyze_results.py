@@ -96,6 +96,7 @@ def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_
     assert tree(tmp_path / "out").keys() == FILES
 
 
+@pytest.mark.long
 def test_torch_is_never_imported(study, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from sparseft.analysis.figures import drawing, study_figures
 from sparseft.analysis.tables import Results
 
+pytestmark = pytest.mark.long
+
 
 def drawn(study: Results) -> dict[str, Figure]:
     """Return the figures of a study by name."""

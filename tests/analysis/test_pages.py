@@ -20,6 +20,8 @@ from sparseft.analysis.sentences import sentences
 from sparseft.analysis.tables import Results
 from sparseft.grid import FINDINGS, PAGES, REPORT, Run
 
+pytestmark = pytest.mark.long
+
 EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
 METHODS = ["unstructured", "structured", "random"]
 MEASURES = ("value", "eval_loss", "divergence")

@@ -63,7 +63,7 @@ def with_error(files: dict) -> None:
         evaluation["standard_error"] = float(np.std(right, ddof=1) / len(right) ** 0.5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_number_of_the_tables_is_what_the_records_give(write_run, runs_dir):
     write_study(write_run)
     frames, words = read_study(runs_dir), set()

@@ -158,6 +158,7 @@ def test_masks_of_every_pattern_cover_every_layer(stages, method):
     assert mask.meta["reached"] == pytest.approx(0 if method == "dense" else 0.5, abs=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "mode"), TRAININGS)
 def test_the_merge_has_the_trained_logits_and_the_proof_holds(stages, method, mode):
     same_bits = TRAININGS[method, mode]

@@ -156,7 +156,7 @@ def time_layers(name: str, folder: Path) -> None:
     print("builds", *sorted(builds.values()))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "lora_gpu"])
 def test_the_row_whose_effective_weight_is_kept_builds_it_once_while_it_is_timed(tmp_path, name):
     code, output = forks.call(time_layers, name, tmp_path)
@@ -176,6 +176,7 @@ def calibrate(folder: Path) -> None:
     step()
 
 
+@pytest.mark.slow
 def test_a_model_of_a_benchmark_is_not_written_into_the_folder_of_the_system(tmp_path):
     code, output = forks.call(calibrate, tmp_path)
     assert code == 0, output

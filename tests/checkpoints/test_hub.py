@@ -17,6 +17,8 @@ from sparseft.errors import InputError
 from sparseft.planning.inputs import check_sources
 from tiny_models import change_json
 
+pytestmark = pytest.mark.long
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

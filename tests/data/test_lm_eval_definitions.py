@@ -149,7 +149,7 @@ def test_reading_a_prepared_task_imports_neither_lm_eval_nor_torch():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_names_of_lm_eval_s_tasks(tmp_path):
     """lm-eval's index takes 8 s to make, so one test has all cases."""
     for name in ("arc_esay", "mmlu"):

@@ -23,7 +23,7 @@ from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.language_model.batches import encode
 
 # lm-eval starts git and tools that describe the machine.
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.slow
 # One row of each task in the fields that the hub has, with {n} for its number.
 ROWS = {
     "arc_easy": lambda n: {"id": f"q{n}", "question": f"Which of these {n} things melts?", "answerKey": "ABC"[n % 3],

@@ -23,7 +23,7 @@ TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.
 FOLDERS = ("config", "profiles", "studies", "workflow", "benchmarks", "tests", "docs", "envs")
 OTHER_MODES = {"--unlock", "--lint", "--report", "--help"}  # of snakemake: these plan nothing
 ASKED = [
-    pytest.param(page, words, marks=[pytest.mark.long] if words[0].endswith("snakemake") else [])
+    pytest.param(page, words, marks=[pytest.mark.slow] if words[0].endswith("snakemake") else [])
     for page in PAGES
     for words in commands(page)
 ]

@@ -28,6 +28,8 @@ from sparseft.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from transformers import AutoTokenizer
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 EXAMPLES = 24
@@ -204,7 +206,7 @@ def test_log_likelihoods_that_are_not_finite_are_refused(folder):
         evaluate(model, tokenizer, task, rows_of(task, 4), batch_size=4)
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the_overlap(folder, tmp_path):
     flags = {"task": "boolq_mini", "train_examples": 16, "validation_examples": 12}
     succeed("prepare_task.py", **flags, output_dir=tmp_path / "data")

@@ -80,7 +80,7 @@ def test_an_end_is_one_of_memory_where_the_process_says_so(code, printed, reason
         reason_of(2, code, printed)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_script_takes_its_measuring_process_with_it(job, tmp_path):
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data/train.jsonl", job.rows)
@@ -113,7 +113,7 @@ def test_an_example_of_another_length_ends_alike_and_answers_in_as_many_tokens(l
     assert example.ids[example.answer_start :] == [4, 5][-(length - 1) :]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_length_leaves_no_padding_and_one_that_the_model_does_not_take_is_refused(job):
     throughput = Throughput(batch_sizes=[3], warmup_steps=0, steps=2, repeats=1, sequence_length=50)
     (row,) = measure(replace(job, throughput=throughput))

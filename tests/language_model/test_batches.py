@@ -162,6 +162,7 @@ SLOW = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor 
 LEAVES_OUT = "leaves a message out, changes its text, "
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("template", "fault"), [
     ("{{ raise_exception('No system role') }}", "chats, row 1: .* refuses the messages .*No system role"),
     ("{{ messages.__class__.__mro__ }}", "row 1: .* refuses .*unsafe"),

@@ -75,8 +75,7 @@ os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.process
-@pytest.mark.long
+@pytest.mark.slow
 def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_path):
     jobs = [started(number, 1, tmp_path, 0.7) for number in (1, 1, 2, 1)]
     spans = [line.split() for line in (job.communicate(timeout=60)[0] for job in jobs)]
@@ -161,8 +160,7 @@ run(main)
 """
 
 
-@pytest.mark.process
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees_no_others(machine, monkeypatch):
     machine(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")

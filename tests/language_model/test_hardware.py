@@ -26,6 +26,7 @@ print(before, peak_memory(device), 1024 * resource.getrusage(resource.RUSAGE_SEL
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss is itself what is reported")
 def test_peak_memory_is_the_kernel_s_largest_resident_set_and_keeps_what_was_freed():
     # A shell between the two: what the kernel counts for getrusage begins with what the parent held, here 2 MB.
@@ -75,6 +76,7 @@ STAGES = sorted((ROOT / "lib/sparseft/stages").glob("[a-z]*.py"))
 WRITERS = {"gen_train_config"}
 
 
+@pytest.mark.long
 def test_products_of_float32_are_exact_whatever_the_environment_and_other_code_ask_for():
     command = [sys.executable, "-c", MULTIPLY]
     done = subprocess.run(command, env=os.environ | OVERRIDES, capture_output=True, text=True, check=True)

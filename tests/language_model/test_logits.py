@@ -112,6 +112,7 @@ RESULTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture_has_the_results_of_stock_transformers(tmp_path, monkeypatch, name, result):

@@ -22,6 +22,7 @@ def asked(**values: object) -> CalibrationText:
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
+@pytest.mark.long
 def test_every_token_is_drawn_from_the_softmax_of_the_whole_sequence_before_it(tiny_models32, name):
     # Longer than the windows of attention of these models.
     model, tokenizer = load_model(tiny_models32[name], CPU)

@@ -94,6 +94,7 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("r", RANKS)
 def test_the_weight_is_the_plain_loop_of_fused_steps_with_w_added_last(r, dtype, kernels):
@@ -144,6 +145,7 @@ def test_a_weight_whose_rows_lie_apart_is_built_as_its_copy(dtype, kernels):
     assert not out[:, 140:].any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", FLOATS[:2])
 @pytest.mark.parametrize("r", [1, 16, 40])
 def test_the_gradients_of_a_gpu_are_nearer_to_the_exact_ones_than_those_of_a_cpu(r, dtype, interpreted):

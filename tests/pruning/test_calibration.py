@@ -43,6 +43,7 @@ TASK = BY_NAME["hellaswag_mini"]
 CALIBRATION = looking_at(EXAMPLES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtype", "length"),
     [

@@ -132,6 +132,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, value, method):
         compute_masks(Checkpoint(tmp_path / "m"), method, [50], seed=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("importance", "scope", "score"),
     [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import sparseft
 
 USE = """
@@ -18,6 +19,7 @@ print(counts[7])
 """
 
 
+@pytest.mark.long
 def test_without_a_folder_for_compiled_code_the_loops_compile_anew_and_it_is_said_once(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")
     package = shutil.copytree(Path(sparseft.__file__).parent, tmp_path / "sparseft", ignore=ignore)

@@ -50,7 +50,7 @@ CASES = {
     "rounded weights": ("llama", BF16, "unstructured", "full_sparse_to_dense", {"train": ["embeddings"]}),
 }
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.slow
 
 
 def train_each(folder: Path) -> None:

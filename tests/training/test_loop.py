@@ -170,6 +170,7 @@ def parts_of(loop: Prepared, stock: torch.nn.Module, batch: list) -> list[torch.
     return [F.cross_entropy(own, whole.targets), F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weight", [None, 0.3, 1.0])
 def test_the_gradient_of_a_step_is_autograd_s_of_the_loss_of_the_whole_batch(tiny, weight):
     distillation = {"weight": weight, "temperature": 3.0} if weight else None

@@ -77,6 +77,7 @@ def test_a_training_is_plain_adamw_with_the_mask_put_on_again_after_every_step(t
     assert zeros.all() == (mode == "full_sparse_to_sparse")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["full_sparse_to_sparse", "full_sparse_to_dense"])
 @pytest.mark.parametrize(("name", "dtype"), [("llama", torch.bfloat16), ("mixtral", torch.float16)])
 def test_the_merged_model_has_the_trained_weights_and_no_others_and_passes_the_proof(tmp_path, name, dtype, mode):

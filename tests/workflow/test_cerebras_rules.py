@@ -50,6 +50,7 @@ def calls(study: Study) -> list[list[str]]:
     return [line.split() for line in (study.folder.parent / "calls").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_appliance_is_taken_in_turns(study):
     study.snakemake("train", *CS3, "--cores", "4")
     seen = calls(study)
@@ -83,6 +84,7 @@ def test_a_broken_connection_is_tried_again_and_a_wrong_configuration_is_not(stu
     assert study.planned("train") == {}
 
 
+@pytest.mark.slow
 def test_each_batch_size_is_measured_in_turns(study):
     asked = {"batch_sizes": [4, 2], "steps": 100, "warmup_steps": 10, "repeats": 2, "sparsities": [50]}
     configure(study, grid={"modes": ["sparse_to_sparse"]}, throughput=asked)

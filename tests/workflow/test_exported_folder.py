@@ -145,6 +145,7 @@ def test_the_mask_and_the_export_of_another_run_are_refused(box, tmp_path, scrip
     assert fault in refused(tmp_path, script, **given | {flag: other[flag]})
 
 
+@pytest.mark.slow
 def test_a_model_that_changes_while_it_is_measured_is_refused(box, tmp_path):
     export = Path(shutil.copytree(folders(box, RANDOM)[1], tmp_path / "export"))
     # It is changed by the first request that names a model.
@@ -174,6 +175,7 @@ def test_no_exported_file_says_where_files_lie_on_this_machine(finished_runs, tm
         assert str(finished_runs).encode() not in path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_its_engines_are_checked_when_they_are_the_target(own_study):
     asked = "{prompts: 2, prompt_tokens: 16, new_tokens: 4, repeats: 2"
     export = f"export: {asked}, engines: ['transformers:{sys.executable}']}}"

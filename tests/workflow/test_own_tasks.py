@@ -85,6 +85,7 @@ def finished(tmp_path_factory) -> Study:
     return study
 
 
+@pytest.mark.slow
 def test_a_template_in_the_configuration_has_no_fields_of_snakemake(tmp_path):
     (tmp_path / "study.yaml").write_text("tasks: {mine: {lm_eval: gsm8k, answer: 'So {{question}}'}}")
     assert "write_configuration" in Study(tmp_path).snakemake("--dry-run")

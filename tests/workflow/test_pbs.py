@@ -73,6 +73,7 @@ def asked(queue: Path, rule: str) -> list[str]:
     return [text for path in files if (text := path.read_text()).startswith(f"sparseft-{rule} ")]
 
 
+@pytest.mark.slow
 def test_a_study_goes_through_the_queue_and_memory_grows_where_it_was_too_little(queue, study, monkeypatch):
     monkeypatch.setenv("LEAST", "1500")
     study.snakemake(*PROFILE)

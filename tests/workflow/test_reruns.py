@@ -14,6 +14,8 @@ import yaml
 from hub_cache import COLOURS, colour_row, write
 from project import ROOT, Study, copy_project, succeed, tiny_grid, tree
 
+pytestmark = pytest.mark.slow
+
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
@@ -203,7 +205,6 @@ def test_a_setting_makes_only_that_again_that_depends_on_it(own_study, old, new,
         assert own_study.planned() == RECONFIGURED | jobs
 
 
-@pytest.mark.slow
 def test_a_sparsity_that_is_added_makes_its_own_runs_and_masks_of_the_same_bits_and_one_taken_out_makes_none(own_study):
     with own_study.edited("  - 50", "  - 50\n  - 55"):
         assert own_study.planned() == RECONFIGURED | {"compute_one_mask": 1} | of_runs(2, 3)

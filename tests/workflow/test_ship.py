@@ -32,6 +32,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
     return study
 
 
+@pytest.mark.slow
 def test_the_chosen_folder_has_the_perplexity_that_the_frontier_says(study):
     table = pd.read_csv(study.folder / "results/ship/tiny/frontier.csv")
     folder = study.folder / "results/ship/tiny/chosen"
@@ -49,6 +50,7 @@ def test_the_chosen_folder_has_the_perplexity_that_the_frontier_says(study):
     assert row.own_perplexity == pytest.approx(float(torch.stack(losses).mean().exp()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_every_candidate_is_compared_with_dense_trained_alike_on_the_same_windows(study):
     table = pd.read_csv(study.folder / "results/ship/tiny/frontier.csv").set_index("candidate")
     alike = table.loc["dense, trained on the same texts"]
@@ -60,6 +62,7 @@ def test_every_candidate_is_compared_with_dense_trained_alike_on_the_same_window
     assert table.loc["dense"].speed == 1
 
 
+@pytest.mark.slow
 def test_a_candidate_learns_from_the_dense_model_that_was_trained_on_its_texts(study):
     (dense,) = study.folder.glob("results/runs/tiny-ship-*sparsity00*")
     (pruned,) = study.folder.glob("results/runs/tiny-ship-structured_obs*-full_sparse_to_sparse-*")
@@ -67,6 +70,7 @@ def test_a_candidate_learns_from_the_dense_model_that_was_trained_on_its_texts(s
     assert study.json(pruned / "train.json")["inputs"]["dense"] == Checkpoint(dense / "export").digest
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_text_have_no_window_in_common(study):
     texts = [
         {json.loads(line)["text"] for line in (study.folder / f"data/calibration_{name}-tiny.jsonl").open()}
@@ -75,6 +79,7 @@ def test_the_parts_of_a_text_have_no_window_in_common(study):
     assert len(set.union(*texts)) == sum(map(len, texts)) and min(map(len, texts)) >= 4
 
 
+@pytest.mark.slow
 def test_the_card_has_both_dense_models_and_the_findings(study):
     card = (study.folder / "results/ship/tiny/chosen/README.md").read_text()
     assert "| dense " in card and "| dense, trained on the same texts " in card
@@ -95,6 +100,7 @@ def test_formats_need_llama_cpp(tmp_path, tiny_models):
     assert "ship.formats are those of llama_cpp" in study.snakemake("ship", "--dry-run", expect=2)
 
 
+@pytest.mark.slow
 def test_a_sibling_reads_the_answers_of_the_dense_model_with_its_own_tokenizer(tmp_path, tiny_models):
     """The dense model's answers to prompts are the text, and no shape of the dense model is small enough."""
     with open(tmp_path / "asked.jsonl", "w") as file:
@@ -132,6 +138,7 @@ def test_a_wish_that_cannot_be_served_is_refused(tmp_path, tiny_models, ship, wo
     assert words in study.snakemake("ship", "--dry-run", expect=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ship", "words"), [
     ({"bytes": 1000.0}, "ship.bytes: no candidate reaches it: channels"),
     ({"bytes": 1e9, "texts": ["short.txt"]}, "short has 2 windows of 512 tokens, which are too few to divide"),

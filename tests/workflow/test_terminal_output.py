@@ -28,6 +28,7 @@ def test_a_study_names_its_jobs_and_ends_in_its_findings(own_study):
     assert findings in own_study.snakemake()
 
 
+@pytest.mark.slow
 def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_named(tmp_path, monkeypatch):
     program(tmp_path / "bin/nvidia-smi", '#!/bin/sh\nfor i in 0 1; do echo "GPU $i: X (UUID: GPU-0000000$i)"; done\n')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
