@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparseft import grid
 from sparseft.errors import InputError, message
-from sparseft.jobs import Jobs, cell_of, files
+from sparseft.jobs import Jobs, files, with_task
 from sparseft.language_model.gpus import smallest_gpu, visible_gpus
 from sparseft.planning.inputs import check_inputs
 from sparseft.requests import Requests

@@ -25,7 +25,7 @@ use rule run_script as evaluate_run with:
     # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
     params:
-        **running("evaluate", everything=True),
+        **running("evaluate", has_probes=True),
 
 
 # Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among them.

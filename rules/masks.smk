@@ -25,7 +25,7 @@ PRUNED = [*OF_MASK, update(str(PRUNED_MANIFEST))]
 
 # What passes do that compute these sparsities.
 in_pass = lambda threads: {"sparsities": TOGETHER, "threads": threads}
-examples_of = lambda w: targets.mask_examples(STUDY, cell_of(w))
+examples_of = lambda w: targets.mask_examples(STUDY, with_task(w))
 
 
 use rule run_script as compute_masks with:

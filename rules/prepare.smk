@@ -117,7 +117,7 @@ use rule run_script as mix_texts with:
         lambda w: [f"{text}.json" for text in parts_of(w)],
         model_path=grid.MANIFEST,
         text=lambda w: parts_of(w),
-        data_dir=lambda w: targets.data_files(STUDY, cell_of(w).task, w.model, "train") if w.task_folder else [],
+        data_dir=lambda w: targets.data_files(STUDY, with_task(w).task, w.model, "train") if w.task_folder else [],
     output:
         f"{grid.MIXED}.json",
         output=grid.MIXED,

@@ -132,7 +132,7 @@ def summary(requests: Requests, jobs: Iterable[Planned], *, has_all: bool = Fals
         lines = memory(requests, jobs, has_all)
     except InputError as error:
         return f"no estimate of hours and disk: {error}"
-    space = [f"{size / GB:,.2f} GB of {name}" for name, size in kept.items()]
+    space = [f"{size / GB:,.2f} GB of {name}" for name, size in sorted(kept.items())]
     space.append(f"{running / GB:,.2f} GB per running job")
     return "\n".join([f"{hours(requests, jobs)}; disk: {', '.join(space)}", *lines])
 

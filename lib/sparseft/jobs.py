@@ -24,7 +24,7 @@ from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME, KINDS
 
 
-def cell_of(wildcards: Mapping[str, str]) -> SimpleNamespace:
+def with_task(wildcards: Mapping[str, str]) -> SimpleNamespace:
     """Return the wildcards of a job by name. The folder of its masks says its task."""
     values = dict(wildcards.items())
     return SimpleNamespace(**{"task": values.get("task_folder", "").removeprefix("/"), **values})
@@ -70,15 +70,13 @@ class Jobs:
 
         def flags_of(function: str, wildcards: Any, given: Mapping[str, object]) -> str:
             describe: Callable[..., dict] = getattr(stage, function, lambda *_, **__: {})
-            return flags(**describe(self.config, cell_of(wildcards), **given))
+            return flags(**describe(self.config, with_task(wildcards), **given))
 
         return {
             "script": f"{name}.py",
             "command": command,
-            "job": lambda wildcards: Job.of(name, {**options, **vars(cell_of(wildcards))}),
-            "version": lambda wildcards: self.versions(
-                stage.VERSION, cell_of(wildcards), bool(options.get("everything"))
-            ),
+            "job": lambda wildcards: Job.of(name, {**options, **vars(with_task(wildcards))}),
+            "version": lambda wildcards: self.versions(stage.VERSION, with_task(wildcards), "has_probes" in options),
             "settings": lambda wildcards: flags_of("settings", wildcards, options),
             "effort": lambda wildcards, input, threads: flags_of(
                 "effort", wildcards, effort(threads) if effort else options
@@ -99,10 +97,10 @@ class Jobs:
             "nodes": 1,
         }
 
-    def versions(self, stage: int, cell: SimpleNamespace, has_probes: bool = False) -> str:
+    def versions(self, stage: int, wildcards: SimpleNamespace, has_probes: bool = False) -> str:
         """Return the versions that decide the result of a job: that of its stage, and those of the values of the axes
         that it uses. With `has_probes` they are also those of the probes of the study."""
-        names, values = vars(cell), list[tuple[str, Any]]()
+        names, values = vars(wildcards), list[tuple[str, Any]]()
         if model := names.get("model"):
             known = set(self.architectures_of(model))
             values += [(value.name, value) for value in ARCHITECTURES if value.name in known]

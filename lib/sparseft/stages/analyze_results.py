@@ -36,7 +36,7 @@ from sparseft.study.config import Analysis, Config
 from sparseft.study.configfiles import read_configuration
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return the folder of the runs, and what the tables and pages judge by."""
     return {"results_dir": config.paths.runs, "plot": True, **config.analysis.model_dump()}
 

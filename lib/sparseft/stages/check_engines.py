@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the check of the engines."""
     return {
-        "run_id": RUN_ID.format(**vars(cell)),
+        "run_id": RUN_ID.format(**vars(wildcards)),
         "threads": config.resources.threads,
         **config.export.model_dump(exclude={"limit_seconds", "license"}),
     }
 
 
-def effort(config: Config, cell: Any) -> dict:
+def effort(config: Config, wildcards: Any) -> dict:
     """Return the time limit of an engine with one model."""
     return {"limit_seconds": config.export.limit_seconds}
 

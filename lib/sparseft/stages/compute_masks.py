@@ -50,29 +50,29 @@ if TYPE_CHECKING:
     from sparseft.pruning.mask_generator import MaskPass
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the masks of a method: its settings, its examples, and the place of its pruned base.
 
     Another number of threads changes the last bits of the scores from examples."""
-    method = get_method(cell.method)
-    examples = {"task": cell.task, "data_dir": config.data_folder(cell.task, cell.model)} if method.uses_task else {}
+    method, model, task = get_method(wildcards.method), wildcards.model, wildcards.task
+    examples = {"task": task, "data_dir": config.data_folder(task, model)} if method.uses_task else {}
     if method.calibration:
-        examples = {"text": targets.text_path(config, method.calibration, cell.model, cell.task)}
-    base = f"{grid.PRUNED_BASES.format(model=cell.model)}{cell.task_folder}" if method.has_pruned_base else None
+        examples = {"text": targets.text_path(config, method.calibration, model, task)}
+    base = f"{grid.PRUNED_BASES.format(model=model)}{wildcards.task_folder}" if method.has_pruned_base else None
     threads = config.resources.threads if method.uses_examples else None
-    used = config.mask_settings(method, cell.task)
-    return {"method": cell.method, **examples, "pruned_dir": base, "threads": threads, **used}
+    used = config.mask_settings(method, task)
+    return {"method": method.name, **examples, "pruned_dir": base, "threads": threads, **used}
 
 
-def effort(config: Config, cell: Any, sparsities: list[str], threads: int) -> dict:
+def effort(config: Config, wildcards: Any, sparsities: list[str], threads: int) -> dict:
     """Return the sparsities and the plots of this pass, which decide no bit of a mask, and the threads of scores from
     weights alone."""
-    is_added = hasattr(cell, "sparsity")
+    is_added = hasattr(wildcards, "sparsity")
     return {
-        "sparsity": [f"0.{percent}" for percent in ([cell.sparsity] if is_added else sparsities)],
+        "sparsity": [f"0.{percent}" for percent in ([wildcards.sparsity] if is_added else sparsities)],
         "plot": True,
         "is_added": is_added,
-        "threads": None if get_method(cell.method).uses_examples else threads,
+        "threads": None if get_method(wildcards.method).uses_examples else threads,
     }
 
 

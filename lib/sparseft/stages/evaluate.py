@@ -53,21 +53,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def settings(config: Config, cell: Any, split: str = "", everything: bool = False) -> dict:
-    """Return what decides an evaluation on the task, and with `everything` on the probes and the perplexity's text.
+def settings(config: Config, wildcards: Any, split: str = "", has_probes: bool = False) -> dict:
+    """Return what decides an evaluation on the task, and with `has_probes` on the probes and the perplexity's text.
 
     Another number of threads changes the last bits."""
     common = {
-        "run_id": RUN_ID.format(**vars(cell)),
-        "task": cell.task,
+        "run_id": RUN_ID.format(**vars(wildcards)),
+        "task": wildcards.task,
         "batch_size": config.evaluation_batch_size,
         "threads": config.resources.threads,
         "split": split or None,
     }
-    if not everything:
+    if not has_probes:
         return common
     text = {"wikitext2": WIKITEXT2, "context": config.perplexity.context} if config.perplexity else {}
-    return {**common, "probes": targets.probe_places(config, cell.task), **text}
+    return {**common, "probes": targets.probe_places(config, wildcards.task), **text}
 
 
 # Raise it when the results change.
@@ -169,16 +169,16 @@ def run(
     texts = [examples.wikitext2, examples.divergence, examples.dense, *examples.calibration]
     claim_record(output, Path(schema.file_name).stem, [checkpoint, mask_path, adapter, *folders, *texts])
     start(threads)
-    given = read(examples, is_searched=not adapter)
+    inputs = read(examples, is_searched=not adapter)
     model, tokenizer, sources = load(checkpoint, mask_path, adapter, named)
     begin = time.perf_counter()
-    content = measure(model, tokenizer, given, examples.context, batch_size)
+    content = measure(model, tokenizer, inputs, examples.context, batch_size)
     content |= {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    write(output, schema(run_id=run_id, **given.described, **content, inputs=sources | given.digests))
+    write(output, schema(run_id=run_id, **inputs.described, **content, inputs=sources | inputs.digests))
 
 
 @dataclass
-class Given:
+class Inputs:
     """Hold what was read for an evaluation."""
 
     task: Task
@@ -196,7 +196,7 @@ class Given:
     shares: dict[str, float] = field(default_factory=dict)
 
 
-def read(examples: Examples, is_searched: bool) -> Given:
+def read(examples: Examples, is_searched: bool) -> Inputs:
     """Read what the model is evaluated on, and search it for what the model has seen."""
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.evaluation.divergence import read_dense_windows
@@ -204,39 +204,39 @@ def read(examples: Examples, is_searched: bool) -> Given:
     tasks = read_tasks(examples.task, examples.data_dir, examples.probes)
     task, rows, digests = tasks.pop(examples.task)
     # The few-shot examples come from the training rows.
-    given = Given(task, rows, tasks, {"data": digests["validation"], "train": digests["train"]})
+    inputs = Inputs(task, rows, tasks, {"data": digests["validation"], "train": digests["train"]})
     seen = [texts_of(task, rows["train"])] if task.is_trainable else []
     if examples.split == SELECTION:
         seen.append(texts_of(task, rows["validation"]))
         rows["validation"], digest = read_selection(examples.data_dir, task, digests)
-        given.digests |= {"data": digest, "validation": digests["validation"]}
-        given.described["split"] = SELECTION
+        inputs.digests |= {"data": digest, "validation": digests["validation"]}
+        inputs.described["split"] = SELECTION
     if examples.wikitext2:
         documents, digest = read_documents(examples.wikitext2)
-        given.text = DOCUMENT_BREAK.join(documents)
-        given.digests["wikitext2"] = sha256_of_text(given.text)
-        given.described["perplexity_source"] = recorded_source(examples.wikitext2, digest)
+        inputs.text = DOCUMENT_BREAK.join(documents)
+        inputs.digests["wikitext2"] = sha256_of_text(inputs.text)
+        inputs.described["perplexity_source"] = recorded_source(examples.wikitext2, digest)
     if examples.calibration:
-        given.digests["calibration"] = [sha256(path) for path in examples.calibration]
+        inputs.digests["calibration"] = [sha256(path) for path in examples.calibration]
         seen += [Texts(each_document(path), is_one_text=True) for path in examples.calibration]
     if is_searched:
         sets = {name: texts_of(probe, probe_rows["validation"]) for name, (probe, probe_rows, _) in tasks.items()}
         sets[task.name] = texts_of(task, rows["validation"])
-        if given.text is not None:
-            sets[TEXT] = Texts([given.text], is_one_text=True)
-        given.shares = shares_found(sets, seen)
+        if inputs.text is not None:
+            sets[TEXT] = Texts([inputs.text], is_one_text=True)
+        inputs.shares = shares_found(sets, seen)
     if examples.divergence and examples.dense:
         dense = Checkpoint(examples.dense)
-        given.windows, given.digests["divergence"] = read_dense_windows(
+        inputs.windows, inputs.digests["divergence"] = read_dense_windows(
             examples.divergence, dense, examples.calibration
         )
-    return given
+    return inputs
 
 
 def measure(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    given: Given,
+    inputs: Inputs,
     context: int | Literal["model"],
     batch_size: int,
 ) -> dict[str, Any]:
@@ -246,26 +246,26 @@ def measure(
     from sparseft.language_model.batches import Example
     from sparseft.language_model.sampling import score_windows
 
-    windows, scores, is_task = given.windows, None, False
+    windows, scores, is_task = inputs.windows, None, False
     if windows:
         scores = score_windows(model, [Example(window["ids"], window["answer_start"]) for window in windows])
         # The windows of the divergence may be the rows of the task, which are then not scored again.
-        is_task = [window["ids"] for window in windows] == [row.get("ids") for row in given.rows["validation"]]
+        is_task = [window["ids"] for window in windows] == [row.get("ids") for row in inputs.rows["validation"]]
     perplexity = {}
-    if given.text is not None:
+    if inputs.text is not None:
         context = model.config.max_position_embeddings if context == OWN_CONTEXT else context
-        name = perplexity_name(given.digests["wikitext2"], context)
+        name = perplexity_name(inputs.digests["wikitext2"], context)
         # The perplexity comes before the task, because it may be refused.
-        perplexity[name] = token_perplexity(model, tokenizer, given.text, context)
-    content = evaluate(model, tokenizer, given.task, given.rows, batch_size, scores if is_task else None)
+        perplexity[name] = token_perplexity(model, tokenizer, inputs.text, context)
+    content = evaluate(model, tokenizer, inputs.task, inputs.rows, batch_size, scores if is_task else None)
     content["metrics"] |= perplexity
-    if given.probes:
+    if inputs.probes:
         content["probes"] = {
             name: evaluate_probe(model, tokenizer, probe, rows, batch_size)
-            | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": given.shares[name]}
-            for name, (probe, rows, sha256s) in given.probes.items()
+            | {"data_sha256": sha256s["validation"], "train_sha256": sha256s["train"], "overlap": inputs.shares[name]}
+            for name, (probe, rows, sha256s) in inputs.probes.items()
         }
-    shares = {"overlap": given.shares.get(given.task.name), "perplexity_overlap": given.shares.get(TEXT)}
+    shares = {"overlap": inputs.shares.get(inputs.task.name), "perplexity_overlap": inputs.shares.get(TEXT)}
     content |= {name: share for name, share in shares.items() if share is not None}
     return content | (divergence_of(windows, scores) if windows and scores else {})
 

@@ -20,14 +20,14 @@ from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides an exported folder."""
     section = config.export
     names = section.model_dump(include={"gguf", "converter", "license"}) | {"engines": section.quantizer}
-    return {"run_id": RUN_ID.format(**vars(cell)), **names}
+    return {"run_id": RUN_ID.format(**vars(wildcards)), **names}
 
 
-def effort(config: Config, cell: Any) -> dict:
+def effort(config: Config, wildcards: Any) -> dict:
     """Return the time limit of the converter."""
     return {"limit_seconds": config.export.limit_seconds}
 

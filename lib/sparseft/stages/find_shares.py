@@ -27,13 +27,13 @@ def serving(config: Config) -> dict:
     return {**served, **config.ship.model_dump(include=set(Wish.model_fields))}
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the shares."""
     assert config.ship
     return {**serving(config), "has_siblings": bool(config.ship.siblings)}
 
 
-def effort(config: Config, cell: Any) -> dict:
+def effort(config: Config, wildcards: Any) -> dict:
     """Return the time limit of an engine with one model."""
     return {"limit_seconds": config.export.limit_seconds}
 

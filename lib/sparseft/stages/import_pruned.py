@@ -24,15 +24,15 @@ from sparseft.storage.outputs import check_apart
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return which checkpoint of another tool is imported, and what is known of it."""
-    name = get_method(cell.method).imported
+    name = get_method(wildcards.method).imported
     return {
-        "source": config.pruned_source(cell.model, cell.method, int(cell.sparsity)),
+        "source": config.pruned_source(wildcards.model, wildcards.method, int(wildcards.sparsity)),
         "pattern": config.masks.imported_pattern.get(name),
         "name": name,
-        "sparsity": f"0.{cell.sparsity}",
-        "pruned_dir": grid.PRUNED_BASES.format(model=cell.model),
+        "sparsity": f"0.{wildcards.sparsity}",
+        "pruned_dir": grid.PRUNED_BASES.format(model=wildcards.model),
     }
 
 

@@ -26,13 +26,15 @@ from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides one measurement of a batch size."""
     measured = config.throughput
-    training = config.training_of(cell.task, training_name(cell.training))
-    schedule = measured.schedule(training, int(cell.batch_size)).model_dump(exclude=Training.unused_in(cell.mode))
+    training = config.training_of(wildcards.task, training_name(wildcards.training))
+    schedule = measured.schedule(training, int(wildcards.batch_size)).model_dump(
+        exclude=Training.unused_in(wildcards.mode)
+    )
     given = {
-        "run_id": RUN_ID.format(**vars(cell)),
+        "run_id": RUN_ID.format(**vars(wildcards)),
         "threads": config.resources.threads,
         "evaluation_batch_size": config.evaluation_batch_size,
         "warmup_steps": measured.warmup_steps,
@@ -42,7 +44,7 @@ def settings(config: Config, cell: Any) -> dict:
     return given | schedule | config.cerebras.deciding | given
 
 
-def effort(config: Config, cell: Any) -> dict:
+def effort(config: Config, wildcards: Any) -> dict:
     """Return what says where and when the measurement runs."""
     return config.cerebras.placing
 

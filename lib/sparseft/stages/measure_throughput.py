@@ -31,11 +31,11 @@ from sparseft.trainers.backends import TORCH
 from sparseft.training.settings import MEASURED_KEYS, Narrowed, Throughput, Training
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the measured speeds of a cell."""
-    training = config.training_of(cell.task, training_name(cell.training))
+    training = config.training_of(wildcards.task, training_name(wildcards.training))
     return {
-        "cell": CELL_ID.format(**vars(cell)),
+        "cell": CELL_ID.format(**vars(wildcards)),
         **training.model_dump(exclude=MEASURED_KEYS),
         **config.throughput.model_dump(exclude=Narrowed.model_fields.keys()),
         "threads": config.resources.threads,

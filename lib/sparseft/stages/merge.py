@@ -21,9 +21,9 @@ from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return the run, whose mode decides what is merged."""
-    return {"run_id": RUN_ID.format(**vars(cell))}
+    return {"run_id": RUN_ID.format(**vars(wildcards))}
 
 
 # Raise it when the results change.

@@ -21,11 +21,11 @@ from sparseft.section import parse_section
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return the number of windows of each part of a mixture, and how they are chosen."""
-    text = config.texts[cell.text]
+    text = config.texts[wildcards.text]
     windows = text.windows_of_parts()
-    examples = {"task": cell.task, "task_windows": windows.pop(TASK)} if cell.task else {}
+    examples = {"task": wildcards.task, "task_windows": windows.pop(TASK)} if wildcards.task else {}
     return {"windows": list(windows.values()), **examples, **text.model_dump(include={"length", "seed", "choice"})}
 
 

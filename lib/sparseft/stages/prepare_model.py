@@ -19,9 +19,9 @@ from sparseft.storage.revisions import fixed
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the files of a prepared model."""
-    return config.models[cell.model].model_dump()
+    return config.models[wildcards.model].model_dump()
 
 
 # Raise it when the results change.

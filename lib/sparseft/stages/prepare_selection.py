@@ -25,9 +25,9 @@ from sparseft.storage.record import first_key
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the selection rows of a task."""
-    return {"task": cell.task, **config.task_data(cell.task).model_dump(exclude={"training"})}
+    return {"task": wildcards.task, **config.task_data(wildcards.task).model_dump(exclude={"training"})}
 
 
 # Raise it when the results change.

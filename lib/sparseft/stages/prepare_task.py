@@ -31,17 +31,17 @@ from sparseft.tasks import BY_NAME
 from sparseft.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
 
 
-def settings(config: Config, cell: Any, split: str) -> dict:
+def settings(config: Config, wildcards: Any, split: str) -> dict:
     """Return what decides the prepared rows of a split. A probe may lack training rows."""
-    data = config.task_data(cell.task)
+    data = config.task_data(wildcards.task)
     number = {"validation_examples": data.validation_examples} if split == "validation" else {}
-    return {"task": cell.task, "only_probe": cell.task not in config.grid.tasks, **data.of_training, **number}
+    return {"task": wildcards.task, "only_probe": wildcards.task not in config.grid.tasks, **data.of_training, **number}
 
 
-def effort(config: Config, cell: Any, split: str) -> dict:
+def effort(config: Config, wildcards: Any, split: str) -> dict:
     """Return what decides no training row, and the split that is written."""
     return {"splits": split} | (
-        {"validation_examples": config.task_data(cell.task).validation_examples} if split == "train" else {}
+        {"validation_examples": config.task_data(wildcards.task).validation_examples} if split == "train" else {}
     )
 
 

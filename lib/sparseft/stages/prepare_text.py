@@ -14,9 +14,9 @@ from sparseft.data.loading import prepare_text
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return the text to prepare: one for a calibration, or that of the perplexity."""
-    if name := getattr(cell, "text", None):
+    if name := getattr(wildcards, "text", None):
         return {"text": config.texts[name].text}
     return {"text": config.perplexity.text, "split": "test"} if config.perplexity else {}
 

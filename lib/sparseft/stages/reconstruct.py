@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from sparseft.training.job import TrainingJob
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the result of a reconstruction."""
-    return train.settings(config, cell) | config.reconstruction_examples()
+    return train.settings(config, wildcards) | config.reconstruction_examples()
 
 
 # Raise it when the results change.

@@ -23,9 +23,9 @@ from sparseft.section import parse_section
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides a sampled text. Another number of threads changes the last bits."""
-    return {**config.texts[cell.text].sampled, "threads": config.resources.threads}
+    return {**config.texts[wildcards.text].sampled, "threads": config.resources.threads}
 
 
 # Raise it when the results change.

@@ -36,7 +36,7 @@ perplexities are to the dense model after the same training. No candidate has se
 COLUMNS = ("candidate", "format", "bytes", "speed", "divergence")
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the measurements, the choice, and the chosen file."""
     return {**find_shares.serving(config), "repeats": config.export.repeats}
 

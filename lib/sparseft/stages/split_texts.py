@@ -23,7 +23,7 @@ from sparseft.study.config import Config
 from sparseft.study.ship import CALIBRATION, HELD_OUT, TRAINING
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the windows."""
     assert config.ship
     names = {"calibration": CALIBRATION, "training": TRAINING, "held_out": HELD_OUT}

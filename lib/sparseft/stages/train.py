@@ -24,24 +24,28 @@ from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import Effort, Training
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the result of a training with any backend. Another number of threads changes the last
     bits."""
-    training = training_name(cell.training)
-    left_out = Training.unused_in(cell.mode) | set(Effort.model_fields)
-    evaluates = config.evaluates(cell.mode, cell.task, training)
+    training = training_name(wildcards.training)
+    left_out = Training.unused_in(wildcards.mode) | set(Effort.model_fields)
+    evaluates = config.evaluates(wildcards.mode, wildcards.task, training)
     return {
-        "run_id": RUN_ID.format(**vars(cell)),
+        "run_id": RUN_ID.format(**vars(wildcards)),
         "threads": config.resources.threads,
         "evaluation_batch_size": config.evaluation_batch_size if evaluates else None,
-        **{key: value for key, value in config.schedule_of(cell.mode, cell.task, training) if key not in left_out},
+        **{
+            key: value
+            for key, value in config.schedule_of(wildcards.mode, wildcards.task, training)
+            if key not in left_out
+        },
     }
 
 
-def effort(config: Config, cell: Any) -> dict:
+def effort(config: Config, wildcards: Any) -> dict:
     """Return what changes the time or the memory of a training, and no bit."""
-    schedule = config.schedule_of(cell.mode, cell.task, training_name(cell.training))
-    return schedule.model_dump(include=set(Effort.model_fields) - Training.unused_in(cell.mode))
+    schedule = config.schedule_of(wildcards.mode, wildcards.task, training_name(wildcards.training))
+    return schedule.model_dump(include=set(Effort.model_fields) - Training.unused_in(wildcards.mode))
 
 
 # Raise it when the results change.

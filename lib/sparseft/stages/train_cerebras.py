@@ -22,14 +22,14 @@ from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the result of a training on the appliance."""
-    return train.settings(config, cell) | config.cerebras.deciding
+    return train.settings(config, wildcards) | config.cerebras.deciding
 
 
-def effort(config: Config, cell: Any) -> dict:
+def effort(config: Config, wildcards: Any) -> dict:
     """Return what changes no number. run_on_appliance.py adds the labels."""
-    return train.effort(config, cell) | config.cerebras.placing
+    return train.effort(config, wildcards) | config.cerebras.placing
 
 
 # Raise it when the results change.

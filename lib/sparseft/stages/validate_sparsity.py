@@ -26,9 +26,9 @@ from sparseft.storage.record import claim_record
 from sparseft.study.config import Config
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return the run, whose mode decides what must be zero."""
-    return {"run_id": RUN_ID.format(**vars(cell))}
+    return {"run_id": RUN_ID.format(**vars(wildcards))}
 
 
 # Raise it when the results change.

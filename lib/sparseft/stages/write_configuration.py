@@ -17,7 +17,7 @@ from sparseft.study.config import Config
 from sparseft.study.configfiles import complete_text
 
 
-def settings(config: Config, cell: Any) -> dict:
+def settings(config: Config, wildcards: Any) -> dict:
     """Return the text of the complete configuration, for a study in this folder."""
     return {"text": complete_text(config, Path.cwd())}
 

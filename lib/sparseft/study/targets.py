@@ -164,13 +164,13 @@ def task_windows(config: Config, task: str, sampler: str) -> list[str]:
     return text_paths(config, [text, DIVERGENCE], model, task) if text and model else []
 
 
-def mask_examples(config: Config, cell: Any) -> list[str]:
+def mask_examples(config: Config, wildcards: Any) -> list[str]:
     """Return the files of the examples that the method of a mask looks at: a text's, a task's, or none."""
-    method = get_method(cell.method)
+    method = get_method(wildcards.method)
     if method.calibration:
-        text = text_path(config, method.calibration, cell.model, cell.task)
+        text = text_path(config, method.calibration, wildcards.model, wildcards.task)
         return [text, f"{text}.json"]
-    return data_files(config, cell.task, cell.model, "train") if method.uses_task else []
+    return data_files(config, wildcards.task, wildcards.model, "train") if method.uses_task else []
 
 
 def window_files(config: Config) -> list[Path]:
