@@ -61,7 +61,7 @@ def settings(config: Config, wildcards: Any) -> dict:
     base = f"{grid.PRUNED_BASES.format(model=model)}{wildcards.task_folder}" if method.has_pruned_base else None
     threads = config.resources.threads if method.uses_examples else None
     used = config.mask_settings(method, task)
-    return {"method": method.name, **examples, "pruned_dir": base, "threads": threads, **used}
+    return {"method": wildcards.method, **examples, "pruned_dir": base, "threads": threads, **used}
 
 
 def effort(config: Config, wildcards: Any, sparsities: list[str], threads: int) -> dict:
