@@ -13,7 +13,7 @@ import torch
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.settings import Model
 from sparseft.errors import InputError
-from sparseft.export.engines import find_engines, measure
+from sparseft.export.engines import Engine, find_engines, measure
 from sparseft.export.gguf_file import format_shares, kept_zeros, write_gguf
 from sparseft.export.settings import Export
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
@@ -103,6 +103,6 @@ def test_an_engine_that_is_older_than_the_file_is_one_line(models, tmp_path):
     write_gguf(settings_of("f32"), folder, file, "model")
     # The version of the format.
     file.write_bytes(b"GGUF" + (99).to_bytes(4, "little") + file.read_bytes()[8:])
-    engine = {"llama_cpp": (os.environ["LLAMA_CPP_PYTHON"], "1")}
+    engine = Engine("llama_cpp", os.environ["LLAMA_CPP_PYTHON"], "1", settings_of("f32"), threads=1)
     with pytest.raises(InputError, match=r"cannot load the file \(.*version 99.*\): is it older\?; "):
-        list(measure(engine, {"run": folder}, PROMPTS, settings_of("f32"), threads=1))
+        list(measure([engine], {"run": folder}, PROMPTS))
