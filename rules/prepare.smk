@@ -4,6 +4,8 @@ validation_sources = own_files(lambda w: task_files(STUDY.task_data(w.task)))
 selection_sources = own_files(lambda w: selection_files(STUDY.task_data(w.task)))
 # The texts of windows that are the rows of a task.
 windows_of = lambda w: targets.task_windows(STUDY, w.task, w.sampler)
+# The validation rows decide no training row.
+training_windows_of = lambda w: [*windows_of(w)[:1], *map(ancient, windows_of(w)[1:])]
 DATA = f"{grid.DATA}{{sampler}}"
 perplexity_sources = own_files(lambda w: [STUDY.perplexity.local] if STUDY.perplexity else [])
 calibration_sources = own_files(lambda w: [STUDY.texts[w.text].local])
@@ -27,7 +29,7 @@ use rule run_script as prepare_model with:
 use rule run_script as prepare_task with:
     input:
         training_sources,
-        windows=windows_of,
+        windows=training_windows_of,
     output:
         output_dir=[f"{DATA}/train.jsonl", f"{DATA}/manifest.json"],
     pathvars:
@@ -114,9 +116,9 @@ use rule run_script as sample_text with:
 # Windows of several texts, as token ids of a model. If the task's examples are among them, it is one per task.
 use rule run_script as mix_texts with:
     input:
-        lambda w: [f"{text}.json" for text in parts_of(w)],
+        # Snakemake ignores their order, which the settings have.
+        lambda w: parts_of(w) + [f"{text}.json" for text in parts_of(w)],
         model_path=grid.MANIFEST,
-        text=lambda w: parts_of(w),
         data_dir=lambda w: targets.data_files(STUDY, with_task(w).task, w.model, "train") if w.task_folder else [],
     output:
         f"{grid.MIXED}.json",

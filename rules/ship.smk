@@ -52,6 +52,7 @@ use rule run_script as find_shares with:
     threads: ALONE
     params:
         **running("find_shares"),
+        gpus=STUDY.resources.gpus,
 
 
 workflow.get_rule("find_shares").is_checkpoint = True
@@ -74,3 +75,4 @@ use rule run_script as ship_model with:
     threads: ALONE
     params:
         **running("ship"),
+        gpus=STUDY.resources.gpus,

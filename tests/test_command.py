@@ -37,6 +37,7 @@ def script(
     schedule: Flags[Schedule] = Schedule(),
     *,
     sparsity: tuple[float, ...] = (0.5,),
+    seed: int | None = None,
     plot: bool = False,
     nested: Schedule = Schedule(),
 ) -> tuple:
@@ -44,6 +45,7 @@ def script(
 
     Args:
         sparsity: fractions to prune
+        seed: seed of the script
     """
     return places, schedule, sparsity, plot, nested
 
@@ -67,6 +69,8 @@ def test_0_and_false_are_values_nothing_is_none_and_a_shell_reads_each_as_it_was
     ("--model_path m --steps 0", "--steps: Input should be greater than 0"),
     ("--model_path m --sparsity half", "half"),
     ("--model_path m left over", "left"),
+    # cyclopts would round it.
+    ("--model_path m --seed 1.5", "--seed 1.5: not a whole number"),
 ])  # fmt: skip
 def test_a_wrong_command_line_is_refused_with_its_place(words, named):
     with pytest.raises(InputError) as refused:

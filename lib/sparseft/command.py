@@ -11,13 +11,14 @@ their scripts is a log. The log gets every traceback except those of an InputErr
 can correct.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.validators import Number
 from pydantic import ValidationError
 
@@ -60,9 +61,20 @@ def command_line(main: Main) -> App:
         help_format="plaintext",
         version_flags=(),
         default_parameter=_FLAGS,
+        config=_check_whole_numbers,
     )
     app.default(main)
     return app
+
+
+def _check_whole_numbers(app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Raise InputError if a flag of whole numbers has another one, which cyclopts would round."""
+    for argument in arguments:
+        if re.search(r"\bint\b", str(argument.hint)):
+            for token in argument.tokens:
+                if not re.fullmatch(r"[+-]?\d+", token.value):
+                    what = f"{argument.name} {token.value}: not a whole number"
+                    raise InputError(what, f"{app.name[0]} --help lists the flags")
 
 
 def _what(error: CycloptsError) -> str:

@@ -3,7 +3,7 @@ it."""
 
 import numpy as np
 import pytest
-from records.sound_records import digest
+from records.sound_records import check_engines, digest
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
 from sparseft.study.config import Analysis, Config
@@ -125,3 +125,13 @@ def test_a_run_with_other_settings_than_the_configured_ones_is_at_fault(write_ru
     for study, is_other in ((study_with(), False), (study_with(**sections), True)):
         faults = read_study(runs_dir, study).faults.query("kind == 'fault'")
         assert any(reason in text for text in faults["text"]) == is_other
+
+
+@pytest.mark.parametrize("tokens", [32, 16])
+def test_engines_that_were_measured_with_other_settings_are_left_out(write_run, runs_dir, tokens):
+    write_run(SPARSE.format(seed=0), change=check_engines)
+    frames = read_study(runs_dir, study_with(export={"new_tokens": tokens}))
+    reason = "engines.json: made with other settings than the configured ones (new_tokens), so it is left out"
+    # They were measured with 32.
+    assert ("vllm_speedup" in frames.runs) == (tokens == 32)
+    assert any(reason in text for text in frames.faults["text"]) == (tokens != 32)

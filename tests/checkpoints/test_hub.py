@@ -113,7 +113,7 @@ def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny
     manifest = json.loads((tmp_path / "models/m/manifest.json").read_text())
     assert (manifest["source"], manifest["revision"]) == (f"hub:somebody/mistral{revision}", COMMIT)
     # A revision that is not fixed is said, with what fixes it.
-    warning = f"warning: hub:somebody/mistral may change; .* set source to hub:somebody/mistral@{COMMIT}\n"
+    warning = f"warning: hub:somebody/mistral may change; .* set revisions to {{hub:somebody/mistral: {COMMIT}}}\n"
     assert bool(re.search(warning, done.stderr)) == (not revision)
     for file in tiny_models["mistral"].iterdir():
         assert (tmp_path / "models/m" / file.name).read_bytes() == file.read_bytes()

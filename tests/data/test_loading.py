@@ -114,7 +114,7 @@ def test_the_manifest_has_the_source_the_digests_and_the_share_of_validation_row
     assert manifests["validation"]["validation_overlap"] == 0.5
     for (split, manifest), number in zip(manifests.items(), (6, 4), strict=True):
         assert manifest["examples"] == {split: number}
-        assert manifest["source"] == {"local": {name: sha256(path) for name, path in files.items()}}
+        assert manifest["source"] == {"local": sha256(files[split])}
         assert manifest["sha256"] == {split: sha256(tmp_path / f"out/{split}.jsonl")}
 
 

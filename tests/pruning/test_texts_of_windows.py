@@ -4,9 +4,10 @@ import json
 import re
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import pytest
-from project import refused, succeed
+from project import laid_over, refused, succeed
 from sparseft.data.rows import write_rows
 from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import read_documents
@@ -16,6 +17,7 @@ from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, text_examples
+from sparseft.stages.mix_texts import settings
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME
 
@@ -56,6 +58,15 @@ def other(tmp_path_factory, tiny_models) -> Path:
 
 def windows_in(path: Path) -> list[Example]:
     return [Example(row["ids"], row["answer_start"]) for row in map(json.loads, path.open())]
+
+
+def test_the_order_of_the_parts_of_a_mixture_decides_it():
+    texts = {name: {"text": f"{name}.jsonl"} for name in ("a", "b")}
+    given = []
+    for parts in (["a", "b"], ["b", "a"]):
+        config = laid_over({"masks": {"calibration": texts | {"mix": {"text": parts, "examples": 8}}}})
+        given.append(settings(config, SimpleNamespace(text="mix", model="smollm2", task="")))
+    assert given[0]["text"] == given[1]["text"][::-1] == ["data/calibration_a.jsonl", "data/calibration_b.jsonl"]
 
 
 def test_a_mixture_has_the_shares_of_its_parts(box, tiny_llama):

@@ -169,6 +169,22 @@ def test_another_number_of_windows_evaluates_again_and_trains_nothing(study, win
     assert jobs & untouched == sampled
 
 
+def test_more_held_out_windows_of_a_sampled_task_prepare_no_training_row_again(tmp_path, tiny_models):
+    texts = {"own": {"text": "self", "examples": 4, "length": 16, "together": 4}}
+    study = Study(tmp_path).configure(
+        {"llama": tiny_models["llama"]},
+        tasks={"mine": {"kind": "text", "text": "own", "validation_examples": 4}},
+        masks={"calibration": texts},
+        grid=tiny_grid("llama", "mine"),
+    )
+    files = [f"data/mine-llama/{name}.json" for name in ("manifest", "validation_manifest")]
+    study.snakemake(*files, "--cores", "2")
+    with study.edited("validation_examples: 4", "validation_examples: 6"):
+        assert study.planned(*files) == {"sample_text": 1, "prepare_validation": 1}
+        study.snakemake(*files, "--cores", "2")
+        assert study.planned(*files) == {}
+
+
 def test_an_import_of_the_model_itself_has_no_source_and_names_its_pattern(tmp_path, tiny_models):
     model = Path(shutil.copytree(tiny_models["llama"], tmp_path / "sparse"))
     masks = {"imported": {"own": {50: "path:./sparse"}}, "imported_pattern": {"own": "2:4"}}

@@ -60,6 +60,9 @@ def test_every_candidate_is_compared_with_dense_trained_alike_on_the_same_window
         assert alike.name == row.Index or row.own_ratio_low < row.own_ratio < row.own_ratio_high
     assert table.loc["dense"].divergence == pytest.approx(0, abs=0.01)
     assert table.loc["dense"].speed == 1
+    # What was measured on the CPU says nothing about a GPU.
+    with study.edited("\nship:", "\nresources:\n  gpus: 1\nship:"):
+        assert "find_shares" in study.planned("ship")
 
 
 @pytest.mark.slow
@@ -128,6 +131,8 @@ def test_a_sibling_reads_the_answers_of_the_dense_model_with_its_own_tokenizer(t
 @pytest.mark.parametrize(("ship", "words"), [
     ({"model": "tiny", "speed": 1.3, "bytes": 1e6}, "speed and bytes are two wishes; set one"),
     ({"model": "tiny"}, "nothing is wished; set speed or bytes"),
+    (None, "nothing is wished; write a section `ship`"),
+    ({"model": "tiny", "speed": 1.3, "byte": 1}, "ship.byte: unknown key (the nearest is bytes)"),
     ({"model": "other", "speed": 1.3}, "asks for 'other'"),
     ({"model": "tiny", "speed": 1.3, "siblings": ["none"]}, "ship.siblings asks for 'none'"),
     # It has two decoder layers.

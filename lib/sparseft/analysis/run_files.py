@@ -92,8 +92,13 @@ class RunFiles:
         return _itself(what) in self.digests[what]
 
 
-def read_run(folder: Path, study: Path, sha256: Callable[[Path], str]) -> RunFiles:
+def read_run(
+    folder: Path, study: Path, sha256: Callable[[Path], str], engine_settings: Mapping[str, object]
+) -> RunFiles:
     """Return the records of a run folder. `study` is the folder that holds masks/ and data/.
+
+    Speeds that were measured with other settings than `engine_settings` are left out, because nothing can be compared
+    with them.
 
     Raises InputError if no table can have the run, with every reason."""
     run = Run.parse(folder.name)
@@ -105,7 +110,7 @@ def read_run(folder: Path, study: Path, sha256: Callable[[Path], str]) -> RunFil
     mismatches = list(_mismatches(run, records))
     if mismatches or not records["evaluation"] or not records["validation_report"]:
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
-    reasons += _leave_out_outdated(records, folder)
+    reasons += _leave_out_outdated(records, folder, engine_settings)
     digests = _named_digests({name: record for name, record in records.items() if name not in OPTIONAL})
     if run.mode == NO_FINETUNE:
         digests["adapter"][f"mode {NO_FINETUNE}"] = None
@@ -163,9 +168,9 @@ def _mismatches(run: Run, records: Mapping[str, Any]) -> Iterator[str]:
             yield f"{report.file_name}: of a mask of {mask.method} at {mask.sparsity}"
 
 
-def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
-    """Replace the optional records that name other files than the merge and the evaluation by None. Yield a reason for
-    each."""
+def _leave_out_outdated(records: dict[str, Any], folder: Path, engine_settings: Mapping[str, object]) -> Iterator[str]:
+    """Replace the optional records that name other files than the merge and the evaluation, or that have other
+    settings, by None. Yield a reason for each."""
     digests = _named_digests(records)
     for file, name in ((f"{name}.json", name) for name in OPTIONAL):
         others = [
@@ -173,10 +178,14 @@ def _leave_out_outdated(records: dict[str, Any], folder: Path) -> Iterator[str]:
             for what, named in digests.items()
             if file in named and any(named.get(now, named[file]) != named[file] for now in CURRENT)
         ]
-        if others:
+        settings = engine_settings if isinstance(records[name], EnginesRecord) else {}
+        differing = [key for key, value in settings.items() if getattr(records[name], key) != value]
+        if others or differing:
             records[name] = None
-            what = f"of an earlier model or of other rows (by the hash: {', '.join(others)}), so it is left out"
-            yield f"{file}: {what}; to make it again: snakemake {folder / file}"
+            what = f"of an earlier model or of other rows (by the hash: {', '.join(others)})"
+            if not others:
+                what = f"made with other settings than the configured ones ({', '.join(differing)})"
+            yield f"{file}: {what}, so it is left out; to make it again: snakemake {folder / file}"
 
 
 # The files that an optional record must agree with.

@@ -91,7 +91,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     folders = [path for path in sorted(results_dir.iterdir()) if path.is_dir() and path.name[0] != "."]
     if config:
         folders = [results_dir / run.id for run in configured_runs(config)]
-    files_of, faults = _read_folders(folders, study_folder(results_dir))
+    files_of, faults = _read_folders(folders, study_folder(results_dir), config)
     if not files_of:
         first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
         raise InputError(f"{results_dir}: {len(folders)} runs, none complete{first}", "run the study first")
@@ -123,10 +123,15 @@ def study_folder(results_dir: Path) -> Path:
     return three if (three / "masks").is_dir() and not (two / "masks").is_dir() else two
 
 
-def _read_folders(folders: Iterable[Path], study: Path) -> tuple[dict[Run | None, RunFiles], list[tuple]]:
+def _read_folders(
+    folders: Iterable[Path], study: Path, config: Config | None
+) -> tuple[dict[Run | None, RunFiles], list[tuple]]:
     """Return the runs that can be read, and the faults of the reading. Any error is a fault of its run only."""
     files_of: dict[Run | None, RunFiles] = {}
     faults = []
+    # Speeds with others cannot be compared.
+    keys = {"gguf", "prompts", "prompt_tokens", "new_tokens"}
+    engines = {"threads": config.resources.threads, **config.export.model_dump(include=keys)} if config else {}
     # Many runs share a mask.
     sha256_once = cache(sha256)
     for folder in folders:
@@ -135,7 +140,7 @@ def _read_folders(folders: Iterable[Path], study: Path) -> tuple[dict[Run | None
             faults.append((name, "missing", "no such folder, though the configuration asks for it"))
             continue
         try:
-            files = read_run(folder, study, sha256_once)
+            files = read_run(folder, study, sha256_once, engines)
         except Exception as error:
             reason = error.args[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             faults.append((name, "missing", _in_one_line(str(reason))))

@@ -44,7 +44,7 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class Examples:
-    """Hold a task, its rows by split, and where they come from. `source` is written into manifest.json."""
+    """Hold a task, its rows by split, and where they come from, with a digest per split of local files."""
 
     task: Task
     rows: SplitRows

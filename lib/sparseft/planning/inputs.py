@@ -58,7 +58,7 @@ def check_inputs(config: Config, hashes: KnownHashes) -> None:
 
 def source_manifests(config: Config) -> list[Path]:
     """Return the manifests of the models, tasks and texts of a study, prepared or not."""
-    manifests = [Path(MANIFEST.format(model=name)) for name in config.grid.models]
+    manifests = [Path(MANIFEST.format(model=name)) for name in _models(config)]
     prepared = product(_prepared_tasks(config), config.grid.models)
     folders = {config.data_folder(*names): names[0] in config.grid.tasks for names in prepared}
     manifests += [Path(folder, name) for folder in folders for name in MANIFESTS.values()]
@@ -73,13 +73,18 @@ def fetched_files(config: Config) -> list[Path]:
     tool.
 
     A model that is made from a pruned base of the study is not among them, nor a task whose rows a model samples."""
-    made = []
+    made = [MODEL.format(model=name) for name in _models(config) if pruned_base(config.models[name].source)]
     for model in config.grid.models:
-        made += [MODEL.format(model=model)] if pruned_base(config.models[model].source) else []
         made += [config.data_folder(task, model) for task in config.grid.tasks if config.tasks[task].text]
     unused = "" if any(config.training_names) else MANIFEST_FILE
     files = [file for file in source_manifests(config) if str(file.parent) not in made and file.name != unused]
     return files + [base for _, base, source in _imported(config) if source.startswith(HUB)]
+
+
+def _models(config: Config) -> list[str]:
+    """Return the models of the grid, those from which they were pruned, and those that are measured beside them."""
+    names = [*config.grid.models, *(config.ship.siblings if config.ship else [])]
+    return list(dict.fromkeys(each for name in names for each in config.lineage(name)))
 
 
 def _imported(config: Config) -> Iterator[tuple[str, Path, str]]:

@@ -287,7 +287,7 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
     if texts[0] == SELF and not has_windows(examples.text):
         name = next(value.name for value in methods if value.calibration == SELF)
         what = f"--text {examples.text}: {name} looks at what the model samples, and this text is another one"
-        raise InputError(what, f"write {name}{ON}NAME, or sample a text with sample_text.py")
+        raise InputError(what, f"write {name.removesuffix(SELF)}NAME, or sample a text with sample_text.py")
     text = given_text(examples.text, f"masks.calibration.{texts[0]}", **chosen)
     return masks.model_copy(update={"calibration": {texts[0]: text}})
 

@@ -21,14 +21,16 @@ from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
 from sparseft.section import parse_section
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
+from sparseft.storage.revisions import fixed
 from sparseft.study.config import Config
 
 
 def settings(config: Config, wildcards: Any) -> dict:
     """Return which checkpoint of another tool is imported, and what is known of it."""
     name = get_method(wildcards.method).imported
+    source = config.pruned_source(wildcards.model, wildcards.method, int(wildcards.sparsity))
     return {
-        "source": config.pruned_source(wildcards.model, wildcards.method, int(wildcards.sparsity)),
+        "source": source and fixed(source),
         "pattern": config.masks.imported_pattern.get(name),
         "name": name,
         "sparsity": f"0.{wildcards.sparsity}",

@@ -18,15 +18,21 @@ from sparseft.data.texts import MODEL, claim_text
 from sparseft.errors import InputError
 from sparseft.methods import TASK
 from sparseft.section import parse_section
+from sparseft.study import targets
 from sparseft.study.config import Config
 
 
 def settings(config: Config, wildcards: Any) -> dict:
-    """Return the number of windows of each part of a mixture, and how they are chosen."""
+    """Return the parts of a mixture in their order, the number of windows of each, and how they are chosen."""
     text = config.texts[wildcards.text]
     windows = text.windows_of_parts()
     examples = {"task": wildcards.task, "task_windows": windows.pop(TASK)} if wildcards.task else {}
-    return {"windows": list(windows.values()), **examples, **text.model_dump(include={"length", "seed", "choice"})}
+    return {
+        "text": targets.text_paths(config, windows, wildcards.model, TASK),
+        "windows": list(windows.values()),
+        **examples,
+        **text.model_dump(include={"length", "seed", "choice"}),
+    }
 
 
 # Raise it when the results change.

@@ -49,8 +49,9 @@ def run(*, model: Flags[Model], output_dir: Path) -> None:
     manifest = prepare_model(model, output_dir)
     revision = manifest["revision"]
     if revision and not fixed(model.source).endswith(f"@{revision}"):
-        place = f"{model.source.partition('@')[0]}@{revision}"
-        print(f"warning: {model.source} may change; to keep what was fetched, set source to {place}", file=sys.stderr)
+        place = model.source.partition("@")[0]
+        key = f"source to {place}@{revision}" if "@" in model.source else f"revisions to {{{place}: {revision}}}"
+        print(f"warning: {model.source} may change; to keep what was fetched, set {key}", file=sys.stderr)
     print(
         f"{output_dir}: {manifest['architecture']}, {manifest['prunable_layers']} prunable layers, "
         f"{manifest['prunable_weights']} prunable weights",

@@ -91,12 +91,14 @@ def run(
         )
     for split in splits:
         manifest = MANIFESTS[split]
+        # A folder and texts of windows have a digest per split.
+        source = {name: part[split] if isinstance(part, dict) else part for name, part in examples.source.items()}
         hold(output_dir / manifest)
         with atomic_files(output_dir / manifest, TaskManifest.known_by) as folder:
             write_rows(folder / f"{split}.jsonl", examples.rows[split])
             record = TaskManifest(
                 task=task,
-                source=examples.source,
+                source=source,
                 seed=data.seed,
                 examples={split: len(examples.rows[split])},
                 sha256={split: sha256(folder / f"{split}.jsonl")},

@@ -9,9 +9,11 @@ the training. With --prompts, the dense model's answers to them are one more tex
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts.types import PositiveInt
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt, PositiveInt
+from cyclopts.validators import Number
 
 from sparseft.command import Threads
 from sparseft.data.settings import OWN_LENGTH
@@ -50,8 +52,8 @@ def run(
     calibration: PositiveInt,
     training: PositiveInt,
     held_out: PositiveInt,
-    length: int = OWN_LENGTH,
-    seed: int = 0,
+    length: Annotated[int, Parameter(validator=Number(gte=2))] = OWN_LENGTH,
+    seed: NonNegativeInt = 0,
     threads: Threads = 1,
 ) -> None:
     """Divide the texts, and write the three files.
@@ -79,6 +81,8 @@ def run(
     from sparseft.language_model.sampling import write_windows
     from sparseft.language_model.windows import divided
 
+    if not (texts or prompts):
+        raise InputError("there is no text", "give --texts or --prompts")
     for path in output:
         claim_text(path, [model_path, *texts, prompts])
     checkpoint = Checkpoint(model_path)

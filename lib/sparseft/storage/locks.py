@@ -28,6 +28,8 @@ def hold(path: Path) -> None:
     wait."""
     path = path.resolve()
     lock = path.with_name(f".{path.name}.lock")
+    if str(lock) in (file.name for file in _HELD):
+        raise InputError(f"{path} is given for two outputs", "name another place")
     with naming(path, lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = _open_locked(lock, path)
@@ -41,7 +43,7 @@ def hold(path: Path) -> None:
 def _open_locked(lock: Path, path: Path) -> TextIO:
     """Return the lock's file, open and locked."""
     while True:
-        file = open(lock, "a+", opener=lambda *_: open_lock(lock))  # noqa: SIM115  It stays open until the process ends.
+        file = open(str(lock), "a+", opener=lambda *_: open_lock(lock))  # noqa: SIM115  It stays open until the process ends.
         file.seek(0)
         holder = file.read() or "another process"
         try:

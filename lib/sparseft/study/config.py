@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
@@ -163,10 +164,11 @@ class Config(Section):
     @classmethod
     def _has_candidates(cls, values: dict) -> dict:
         """Return the sections with those that `ship` decides."""
-        # Sections that are parsed already have them.
-        if not values.get("ship") or isinstance(values["ship"], Ship):
-            return values
-        return with_ship(values, Ship.model_validate(values["ship"]))
+        # Sections that are parsed already have them, and a wrong one is reported with the others.
+        if values.get("ship") and not isinstance(values["ship"], Ship):
+            with suppress(ValidationError):
+                return with_ship(values, Ship.model_validate(values["ship"]))
+        return values
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -294,11 +296,15 @@ class Config(Section):
             with located(f"grid.trainings.{training}, for {task}" if training else ""):
                 check(self.training_of(task, training))
 
+    def lineage(self, model: str) -> list[str]:
+        """Return a model and those from which it was pruned, each from the one after it."""
+        base = pruned_base(self.models[model].source) if model in self.models else None
+        return [model, *(self.lineage(base["model"]) if base else [])]
+
     def original(self, model: str) -> str:
         """Return the model from which a model was pruned, in one step or several. A model of another source is its
         own."""
-        base = pruned_base(self.models[model].source) if model in self.models else None
-        return self.original(base["model"]) if base else model
+        return self.lineage(model)[-1]
 
     @property
     def paths(self) -> ResultPaths:

@@ -220,6 +220,8 @@ def check_target(config: Config, target: str, is_made: bool = True, stages: Iter
     path = target if os.path.isabs(target) else os.path.relpath(target)
     # Existing files too, because a job deletes its outputs before it reads its input.
     _check_place(config, path)
+    if target == "ship":
+        ship_targets(config)
     if os.path.exists(path):
         return
     if not is_made:
