@@ -20,9 +20,9 @@ from sparseft.grid import DATA, NO_FINETUNE, SAMPLED_DATA, Run, fill, mask_path,
 from sparseft.lora.merge_record import MergeRecord
 from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode
-from sparseft.modes.mode import ADAPTER, WEIGHTS
+from sparseft.modes.mode import ADAPTER
 from sparseft.records.record_file import RunRecord, files_digest, read_record_file
-from sparseft.storage.record import ADAPTER_FILES, TRAINED_TENSORS, trained_digest
+from sparseft.storage.record import FILES_OF, trained_digest
 from sparseft.training.training_record import TrainingRecord
 
 RECORDS = (
@@ -53,8 +53,6 @@ NAMED = {
     "definition": "train.definition_sha256 before_merge.definition_sha256 evaluation.definition_sha256"
     " selection.definition_sha256",
 }
-# What a training hands on -> its files.
-FILES_OF = {ADAPTER: ADAPTER_FILES, WEIGHTS: (TRAINED_TENSORS,)}
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ ORIGIN = "sparseft"
 # The files of an adapter.
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
-# What a training hands on (modes/mode.py) -> its file of tensors, and the text by which it is known.
-WEIGHTS_OF = {"adapter": WEIGHTS, "weights": TRAINED_TENSORS}
+# What a training hands on (modes/mode.py) -> its files, that of the tensors first, and the text by which this is known.
+FILES_OF = {"adapter": (WEIGHTS, ADAPTER_CONFIG), "weights": (TRAINED_TENSORS,)}
 TRAINED_BY_US = f'"{ORIGIN}": "'
 # What stands before the digest of a record.
 _DIGEST = b',\n  "record_sha256": "'
