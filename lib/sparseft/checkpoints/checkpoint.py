@@ -201,9 +201,8 @@ class Checkpoint:
         if not self.prepared:
             return
         recorded = {name: entry["sha256"] for name, entry in self._manifest().items()}
-        altered = [name for name in hashes | recorded if hashes.get(name) != recorded.get(name)]
-        if altered:
-            what = f"{self.folder / min(altered)}: it is not the file that manifest.json records"
+        if altered := hashes.items() ^ recorded.items():
+            what = f"{self.folder / min(altered)[0]}: it is not the file that manifest.json records"
             raise InputError(what, _REPLACE_FILE)
 
     def digest_of(self, hashes: dict[str, str]) -> str:
