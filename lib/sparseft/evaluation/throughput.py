@@ -14,7 +14,6 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -135,21 +134,20 @@ def reason_of(batch_size: int, code: int | None, output: str) -> str:
 
 
 def _measure_in_child(printed: Path, repeat: Path, training: MeasuredTraining, batch_size: int, seed: int) -> None:
-    """Write a repeat as JSON, and end the process. The file `printed` takes stderr."""
+    """Write a repeat, measured within the memory limit, as JSON, and end the process. The file `printed` takes
+    stderr."""
     end_with_parent()
     with printed.open("ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    end(lambda: partial(_write_repeat, repeat, training, batch_size, seed))
 
+    def write_repeat() -> None:
+        start(training.threads)
+        device = choose_device()
+        limit = int(training.memory_record(device)["memory_limit_bytes"])
+        with limited_memory(limit) if device.type == "cpu" else nullcontext():
+            repeat.write_text(json.dumps(_timed_steps(training, batch_size, seed, device)))
 
-def _write_repeat(path: Path, training: MeasuredTraining, batch_size: int, seed: int) -> None:
-    """Measure one repeat within the memory limit, and write it as JSON."""
-    start(training.threads)
-    device = choose_device()
-    limit = int(training.memory_record(device)["memory_limit_bytes"])
-    with limited_memory(limit) if device.type == "cpu" else nullcontext():
-        repeat = _timed_steps(training, batch_size, seed, device)
-    path.write_text(json.dumps(repeat))
+    end(lambda: write_repeat)
 
 
 def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device: torch.device) -> dict:
