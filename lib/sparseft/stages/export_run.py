@@ -15,7 +15,7 @@ from sparseft.command import Flags
 from sparseft.export.manifest import ExportManifest
 from sparseft.export.settings import Export
 from sparseft.grid import RUN_ID, Run
-from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
+from sparseft.planning.needs import of_one_model
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 
@@ -34,11 +34,7 @@ def effort(config: Config, wildcards: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
-
-
-def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
-    """Return what an export needs."""
-    return matrix_by_matrix(sizes_of(job.model))
+needs = of_one_model
 
 
 def run(
