@@ -69,8 +69,7 @@ class Inputs(RecordPart):
 
 
 class RecordFile(RecordPart):
-    """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own
-    digest."""
+    """Check a whole file. It is known by its first key, `record` (storage/outputs.py). It ends with its own digest."""
 
     file_name: ClassVar[str]
     record: str = kind("")
