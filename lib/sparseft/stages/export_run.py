@@ -13,7 +13,7 @@ from typing import Any
 
 from sparseft.command import Flags
 from sparseft.export.manifest import ExportManifest
-from sparseft.export.settings import Export
+from sparseft.export.settings import LLAMA_CPP, QUANTIZED, Export
 from sparseft.grid import RUN_ID, Run
 from sparseft.planning.needs import of_one_model
 from sparseft.storage.outputs import claim
@@ -23,7 +23,10 @@ from sparseft.study.config import Config
 def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides an exported folder."""
     section = config.export
-    names = section.model_dump(include={"gguf", "converter", "license"}) | {"engines": section.quantizer}
+    # Only the quantiser of llama.cpp writes these formats.
+    is_quantised = section.gguf in QUANTIZED
+    engines = [place for place in section.engines if is_quantised and place.startswith(LLAMA_CPP)]
+    names = section.model_dump(include={"gguf", "converter", "license"}) | {"engines": engines}
     return {"run_id": RUN_ID.format(**vars(wildcards)), **names}
 
 
