@@ -35,10 +35,9 @@ def _expression(has_pruned_base: bool) -> str:
     return rf"(?:{'|'.join(names)})(?:{methods.ON}{methods.TEXT_NAME})?"
 
 
-# The variants of methods on texts. There is one for every name of a text.
-TEXT_METHOD = rf"(?:{'|'.join(EXAMPLE_METHODS)}){methods.ON}{methods.TEXT_NAME}"
-# The methods that the configuration names: texts and imported checkpoints.
-NAMED_METHOD = f"{TEXT_METHOD}|{IMPORTED_METHOD}"
+# The methods that the configuration names: variants of methods on texts, one for every name of a text, and imported
+# checkpoints.
+NAMED_METHOD = rf"(?:{'|'.join(EXAMPLE_METHODS)}){methods.ON}{methods.TEXT_NAME}|{IMPORTED_METHOD}"
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
 MODES = tuple(mode.name for mode in modes.MODES)
