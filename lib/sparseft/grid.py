@@ -148,9 +148,8 @@ def start_of(run: Run, recover_on: str | None) -> Run | None:
 # The paths of the study, relative to the study's folder. The names in braces are the wildcards above.
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
+# A task whose rows a model samples has a folder per model, with the model behind a hyphen.
 DATA = "data/{task}"
-# The rows of a task whose rows a model samples. There is a folder per model.
-SAMPLED_DATA = f"{DATA}-{{model}}"
 WIKITEXT2 = "data/wikitext2.txt"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"

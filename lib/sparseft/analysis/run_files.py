@@ -16,7 +16,7 @@ from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.export.engine_record import EnginesRecord
-from sparseft.grid import DATA, NO_FINETUNE, SAMPLED_DATA, Run, fill, mask_path, start_of
+from sparseft.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
 from sparseft.lora.merge_record import MergeRecord
 from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode
@@ -112,10 +112,8 @@ def read_run(folder: Path, study: Path, sha256: Callable[[Path], str]) -> RunFil
     if not missing:
         digests["adapter"][_itself("adapter")] = trained_digest(trained)
     with suppress(InputError):
-        places = [
-            study / DATA.format(task=run.task),
-            *sorted(study.glob(SAMPLED_DATA.format(task=run.task, model="*"))),
-        ]
+        data = DATA.format(task=run.task)
+        places = [study / data, *sorted(study.glob(f"{data}-*"))]
         folder_of_task = next((place for place in places if place.is_dir()), places[0])
         if definition := find_task(folder_of_task, run.task).definition_sha256:
             digests["definition"][_itself("definition")] = definition
