@@ -155,8 +155,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     throughput = training.throughput
     settings = throughput.schedule(training.settings, batch_size)
     torch.manual_seed(seed)
-    mask = read_mask(training.mask)
-    part, tokenizer = model_to_train(training.checkpoint, mask, training.mode, settings, device)
+    part, tokenizer = model_to_train(training.checkpoint, read_mask(training.mask), training.mode, settings, device)
     limit = part.loss.model.config.max_position_embeddings
     task = find_task(training.data, training.task)
     examples = encode_splits({"train": training.rows}, task, tokenizer, limit, settings.train_on_inputs)["train"]
@@ -167,8 +166,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     cpu_begin = time.process_time()
     progress = train_part(part, examples, settings, seed, accelerator)
     cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
-    batches = settings.batches(examples, seed)
-    timed_batches = islice(batches, throughput.warmup_steps, settings.steps)
+    timed_batches = islice(settings.batches(examples, seed), throughput.warmup_steps, settings.steps)
     return {
         "seconds": sum(progress.seconds[throughput.warmup_steps :]),
         "samples": batch_size * throughput.steps,

@@ -75,8 +75,7 @@ class MaskPass:
     @property
     def origin(self) -> dict[str, Any]:
         """Return what the manifest of a pruned base, and its mask, say about where it comes from."""
-        sparsity = self.percents[0] / 100
-        return {"method": self.method.name, "sparsity": sparsity, "original": self.checkpoint.digest}
+        return {"method": self.method.name, "sparsity": self.percents[0] / 100, "original": self.checkpoint.digest}
 
     def check_outputs(self) -> None:
         """Raise InputError if a file of the pass may be somebody else's."""

@@ -61,7 +61,6 @@ def run(
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.export.export_run import export
 
-    inputs = [checkpoint, model_path, mask_path]
-    claim(output_dir, output_dir / "manifest.json", ExportManifest.known_by, inputs)
+    claim(output_dir, output_dir / "manifest.json", ExportManifest.known_by, [checkpoint, model_path, mask_path])
     reason = export(Run.parse(run_id), Checkpoint(checkpoint), mask_path, model_path, output_dir, settings)
     print(f"smaller: {f'no, {reason}' if reason else 'yes'}", file=sys.stderr)
