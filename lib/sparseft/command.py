@@ -32,9 +32,6 @@ Main = Callable[..., int | None]
 Flags = Annotated[T, Parameter(name="*")]
 # A number of CPU threads.
 Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
-# The parameters are flags of the same names. A list takes all values up to the next flag, and a yes/no question takes
-# none.
-_FLAGS = Parameter(name_transform=str, consume_multiple=True, negative=())
 
 
 def run(main: Main) -> NoReturn:
@@ -60,7 +57,9 @@ def command_line(main: Main) -> App:
         help=main.__globals__["__doc__"],
         help_format="plaintext",
         version_flags=(),
-        default_parameter=_FLAGS,
+        # The parameters are flags of the same names. A list takes all values up to the next flag, and a yes/no question
+        # takes none.
+        default_parameter=Parameter(name_transform=str, consume_multiple=True, negative=()),
         config=_check_whole_numbers,
     )
     app.default(main)

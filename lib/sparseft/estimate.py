@@ -38,8 +38,6 @@ from sparseft.study.configfiles import read_configuration
 
 # A job and its rule; "" if what earlier jobs took does not count.
 Planned = tuple[Job, str]
-# The benchmarks of a rule's job, and of those that differ only in method, sparsity and seed.
-BENCHMARKS = "{model}-{task}-*-{mode}{training}-seed*.tsv"
 # The record of a run that says how much a job had to do, by its stage. Other jobs have the same to do in every study.
 RECORDS = {"train": "train.json", "reconstruct": "train.json", "evaluate": "evaluation.json"}
 # A difference of two accuracies, and the share of the answers in which the two models differ: that of
@@ -257,7 +255,8 @@ def hours(requests: Requests, jobs: Iterable[Planned]) -> str:
         equal[replace(job, method="", sparsity=None), rule, estimated] += 1
     for (job, rule, estimated), number in equal.items():
         training = job.training and f"-{job.training}"
-        files = BENCHMARKS.format(model=job.model, task=job.task, mode=job.mode, training=training)
+        # The benchmarks of a rule's job, and of those that differ only in method, sparsity and seed.
+        files = f"{job.model}-{job.task}-*-{job.mode}{training}-seed*.tsv"
         if measured := _measured(requests, job, Path(requests.config.paths.benchmarks, rule).glob(files)):
             source, lasts = "measured here before", mean(measured)
         else:

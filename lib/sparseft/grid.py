@@ -35,10 +35,9 @@ def _expression(has_pruned_base: bool) -> str:
     return rf"(?:{'|'.join(names)})(?:{methods.ON}{methods.TEXT_NAME})?"
 
 
-# The variants of methods on texts. There is one for every name of a text.
-TEXT_METHOD = rf"(?:{'|'.join(EXAMPLE_METHODS)}){methods.ON}{methods.TEXT_NAME}"
-# The methods that the configuration names: texts and imported checkpoints.
-NAMED_METHOD = f"{TEXT_METHOD}|{IMPORTED_METHOD}"
+# The methods that the configuration names: variants of methods on texts, one for every name of a text, and imported
+# checkpoints.
+NAMED_METHOD = rf"(?:{'|'.join(EXAMPLE_METHODS)}){methods.ON}{methods.TEXT_NAME}|{IMPORTED_METHOD}"
 # Those with a pruned base have a job per sparsity.
 PRUNING_METHOD, MASKING_METHOD = _expression(True), _expression(False)
 MODES = tuple(mode.name for mode in modes.MODES)
@@ -149,9 +148,8 @@ def start_of(run: Run, recover_on: str | None) -> Run | None:
 # The paths of the study, relative to the study's folder. The names in braces are the wildcards above.
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
+# A task whose rows a model samples has a folder per model, with the model behind a hyphen.
 DATA = "data/{task}"
-# The rows of a task whose rows a model samples. There is a folder per model.
-SAMPLED_DATA = f"{DATA}-{{model}}"
 WIKITEXT2 = "data/wikitext2.txt"
 # The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
 CALIBRATION = "data/calibration_{text}.jsonl"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from records.sound_records import digest
 from sparseft.analysis.study import read_study
-from sparseft.storage.record import ADAPTER_FILES
+from sparseft.storage.record import FILES_OF
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 RUN = "m-t-unstructured-sparsity50-sparse_to_sparse-seed0"
@@ -72,7 +72,7 @@ def test_a_run_whose_records_do_not_meet_has_a_fault(study, write_run, change, t
 # What was changed since it was recorded, and its files in the study.
 ALTERED = {
     "mask": ["masks/m/masks_sparsity50_unstructured.pt"],
-    "adapter": [f"results/runs/{RUN}/adapter/{name}" for name in ADAPTER_FILES],
+    "adapter": [f"results/runs/{RUN}/adapter/{name}" for name in FILES_OF["adapter"]],
 }
 
 

@@ -45,7 +45,7 @@ def test_what_we_write_the_package_loads_and_saves_to_what_we_read(tmp_path, dty
     values = torch.randint(0, 2 if dtype == torch.bool else 99, (6, 4, 10)).to(dtype)
     array = values.view(INTEGERS[values.element_size()]).numpy()
     words = array.view({"BF16": "u2", "F16": "u2", "F32": "u4", "BOOL": "?", "I64": "i8"}[KINDS[dtype]])
-    with mdl_writer(tmp_path / "ours.mdl", "model") as writer:
+    with mdl_writer(tmp_path / "ours.mdl") as writer:
         for key, part in (("model.stack", words), ("model.matrix", words[:, 0]), ("model.norm", words[:, 0, 0])):
             writer.create(key, KINDS[dtype], part.shape)
             writer.write(key, (), part)

@@ -16,7 +16,7 @@ VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
 
 
 def write(path: Path, values: np.ndarray = VALUES, dtype: str = "BF16") -> Path:
-    with mdl_writer(path, "model") as writer:
+    with mdl_writer(path) as writer:
         writer.create("w", dtype, values.shape)
         writer.write("w", (), values)
     return path
@@ -41,7 +41,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, dtype, shape):
 
 def test_parts_in_any_order_make_the_whole_and_are_read_alone(tmp_path):
     stack = np.arange(6 * 3 * 5, dtype=np.uint32).reshape(6, 3, 5)
-    with mdl_writer(tmp_path / "x.mdl", "model") as writer:
+    with mdl_writer(tmp_path / "x.mdl") as writer:
         writer.create("w", "F32", stack.shape)
         for expert in (2, 0, 1):
             writer.write("w", (slice(3, 6), expert), stack[3:6, expert])
@@ -52,7 +52,7 @@ def test_parts_in_any_order_make_the_whole_and_are_read_alone(tmp_path):
 
 
 def test_a_file_whose_writing_failed_is_absent(tmp_path):
-    with pytest.raises(RuntimeError, match="half way"), mdl_writer(tmp_path / "x.mdl", "model") as writer:
+    with pytest.raises(RuntimeError, match="half way"), mdl_writer(tmp_path / "x.mdl") as writer:
         writer.create("w", "BF16", VALUES.shape)
         raise RuntimeError("half way")
     assert list(tmp_path.iterdir()) == []
@@ -134,7 +134,7 @@ def test_bad_files_are_refused(tmp_path, name):
 
 
 def test_a_link_is_the_tensor_that_it_names(tmp_path):
-    with mdl_writer(tmp_path / "x.mdl", "model") as writer:
+    with mdl_writer(tmp_path / "x.mdl") as writer:
         writer.create("w", "BF16", VALUES.shape)
         writer.write("w", (), VALUES)
         writer.link("tied", "w")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from project import succeed
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_model
 from sparseft.export.served import smallest
-from sparseft.export.shapes import channels_by_percent, described, layers_by_percent, search, shapes_of
+from sparseft.export.shapes import channels_by_percent, layers_by_percent, search, shapes_of
 from sparseft.export.ship_record import Trial
 from sparseft.patterns import LAYERS
 from sparseft.patterns.channels import channels_removed
@@ -40,18 +41,18 @@ def test_a_shape_of_channels_is_that_of_a_pruned_model(wide, tmp_path):
 
 
 def test_each_shape_of_channels_has_its_lowest_percent(wide):
-    kept = {percent: units["intermediate_size"] for percent, units in channels_by_percent(described(wide)).items()}
+    kept = {percent: units["intermediate_size"] for percent, units in channels_by_percent(prunable_model(wide)).items()}
     assert list(kept.values()) == [128, 96, 64, 32]
     # A percent less prunes fewer than 32 channels, and leaves the shape as it was.
     removed = {
-        percent: channels_removed(described(wide), [percent - 1], 0.0)["intermediate_size"][0] for percent in kept
+        percent: channels_removed(prunable_model(wide), [percent - 1], 0.0)["intermediate_size"][0] for percent in kept
     }
     assert [160 - number > units for number, units in zip(removed.values(), kept.values(), strict=True)] == [True] * 4
 
 
 def test_a_shape_of_layers_lacks_the_first_ones(tmp_path):
     deep = Checkpoint(save_tiny("llama", tmp_path / "deep", changes={"num_hidden_layers": 8}))
-    assert layers_by_percent(described(deep), LAYERS.units) == {12: 1, 25: 2, 38: 3, 50: 4, 62: 5}
+    assert layers_by_percent(prunable_model(deep), LAYERS.units) == {12: 1, 25: 2, 38: 3, 50: 4, 62: 5}
     folder = tmp_path / "shape"
     folder.mkdir()
     smaller = shapes_of("layers", deep, tmp_path)[25](folder)

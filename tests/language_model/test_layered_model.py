@@ -25,11 +25,11 @@ def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it
         model.float()
     unfuse_experts(model)
     whole = dict(model.named_parameters())
-    assert layered.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    assert layered.model.dtype == (torch.float32 if dtype == torch.float16 else dtype)
     for number in layered.layers([1, 0]):
         for path, parameter in layered.model.model.layers[number].named_parameters():
             assert torch.equal(parameter, whole[f"model.layers.{number}.{path}"])
-            assert parameter.dtype == layered.dtype
+            assert parameter.dtype == layered.model.dtype
         held = {path for path, parameter in layered.model.named_parameters() if not parameter.is_meta}
         prefix, shapes = f"model.layers.{number}.", prunable_shapes(checkpoint)
         assert {path for path in held if ".layers." in path} == {path for path in whole if path.startswith(prefix)}

@@ -134,7 +134,7 @@ def rewritten(source: Path, path: Path, change) -> ModelZooCheckpoint:
     old = MdlFile(source)
     tensors = {key.removeprefix("model."): (tensor.dtype, old.read(tensor)) for key, tensor in old.tensors.items()}
     change(tensors)
-    with mdl_writer(path, "model") as writer:
+    with mdl_writer(path) as writer:
         for key, (dtype, values) in tensors.items():
             writer.create(key, dtype, values.shape)
             writer.write(key, (), values)

@@ -21,8 +21,8 @@ from sparseft.records.record_file import write
 from sparseft.storage import atomic
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.storage.locks import hold
-from sparseft.storage.outputs import check_apart
-from sparseft.storage.record import check_record, trained_digest, unaltered, write_record
+from sparseft.storage.outputs import check_apart, check_ours
+from sparseft.storage.record import first_key, trained_digest, unaltered, write_record
 from sparseft.trainers.appliance import held
 from sparseft.training.training_record import TrainingRecord
 
@@ -237,10 +237,10 @@ def test_the_second_writer_waits_for_the_first_and_says_so(tmp_path, is_killed):
 
 def test_a_record_is_replaced_by_its_own_kind_only(tmp_path):
     write_record(tmp_path / "x.json", {"record": "merge"})
-    check_record(tmp_path / "x.json", "merge")
-    check_record(tmp_path / "new.json", "merge")
+    check_ours(tmp_path / "x.json", first_key("merge"))
+    check_ours(tmp_path / "new.json", first_key("merge"))
     with pytest.raises(InputError, match=r"x\.json: .*would be lost"):
-        check_record(tmp_path / "x.json", "merg")
+        check_ours(tmp_path / "x.json", first_key("merg"))
 
 
 def test_any_flipped_bit_of_a_record_is_found(tmp_path):

@@ -56,7 +56,8 @@ def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[st
             A, B = (factors[f"base_model.model.{layer}.lora_{name}.weight"] for name in "AB")
             W = torch.from_numpy(read_float32(checkpoint, f"{layer}.weight"))
             name = memory_path(checkpoint.architecture, layer).removeprefix(prefix)
-            weights[f"{name}.weight"] = (W + SETTINGS.lora_scale * B @ A) * torch.from_numpy(job.mask.kept(layer))
+            scale = SETTINGS.lora_alpha / SETTINGS.lora_r
+            weights[f"{name}.weight"] = (W + scale * B @ A) * torch.from_numpy(job.mask.kept(layer))
     return weights
 
 

@@ -83,11 +83,6 @@ def comparable(table: pd.DataFrame) -> pd.Series:
     return table["chosen"] & table["status"].isin(SOUND) & (table["repeated_prompts"] <= REPEATED)
 
 
-def probes_of(table: pd.DataFrame) -> list[str]:
-    """Return the columns of the probes that have an interval."""
-    return [name for name in table if name.startswith("probe_") and f"{name}_low" in table]
-
-
 def gain(metric: str) -> int:
     """Return 1 if a higher value of a metric is better, else -1."""
     return 1 if get_metric(metric).higher_is_better else -1

@@ -87,7 +87,10 @@ def compare_cells(
     rows: list[dict[str, object]] = []
     for pairs in _pairs(cells):
         for question in asked:
-            for pair in _of_question(pairs, question, against).to_dict("records"):
+            own = pairs.query(QUESTIONS[question], local_dict={"against": against}, engine="python")
+            # Their cells agree in the settings that both have.
+            agrees = list(map(compatible, own["settings"], own["against_settings"]))
+            for pair in own.loc[agrees].to_dict("records"):
                 rows += _compare(question, pair)
     table = pd.DataFrame(rows, columns=[*COMPARISONS, "deviation", "is_equal", "against_guesses"])
     table = table.astype({"is_equal": bool, "against_guesses": bool, "p_value": float, "deviation": float})
@@ -127,7 +130,7 @@ def sections(curves: pd.DataFrame) -> pd.DataFrame:
     both = dense.drop(columns="setting").merge(
         pruned[[*PLACE, "setting", "settings"]], on=PLACE, suffixes=("", "_pruned")
     )
-    agrees = [compatible(*settings) for settings in zip(both["settings"], both["settings_pruned"], strict=True)]
+    agrees = list(map(compatible, both["settings"], both["settings_pruned"]))
     used = both.loc[agrees].drop_duplicates(["cell", "setting"])
     alone = dense[~dense["cell"].isin(both["cell"])]
     return pd.concat([used, pruned, alone], ignore_index=True)[list(curves)]
@@ -144,13 +147,6 @@ def _pairs(cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
     side["guesses"] = side["value_low"] <= side[["chance", "majority_floor"]].astype(float).max(axis=1)
     for _, place in side.groupby(["original", "task", "metric"], sort=False):
         yield place.merge(place.add_prefix("against_"), how="cross")
-
-
-def _of_question(pairs: pd.DataFrame, question: str, against: str | None) -> pd.DataFrame:
-    """Return the pairs that a question compares. Their cells agree in the settings that both have."""
-    own = pairs.query(QUESTIONS[question], local_dict={"against": against}, engine="python")
-    settings = zip(own["settings"], own["against_settings"], strict=True)
-    return own.loc[[compatible(ours, theirs) for ours, theirs in settings]]
 
 
 def _compare(question: str, pair: dict) -> Iterator[dict[str, object]]:

@@ -35,7 +35,7 @@ from matplotlib.ticker import LogFormatter
 
 from sparseft.analysis.cells import PLACE
 from sparseft.analysis.comparisons import sections
-from sparseft.analysis.sentences import FEW, dense_name, percent, ranked_by, when
+from sparseft.analysis.sentences import FEW, dense_name, pruned_name, ranked_by, when
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
 from sparseft.data.settings import DIVERGENCE
@@ -76,7 +76,6 @@ X = "reached_sparsity"
 BARS = ("value", "eval_loss", DIVERGENCE)
 # The distance of two modes in a row.
 APART = 0.22
-LOSS_LABEL = "loss (nats per answer token)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +164,7 @@ def _charts(points: pd.DataFrame, metric: str, is_sampled: bool) -> Iterator[tup
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
     yield metric, "value", label, label
     if metric != LOSS.name:
-        yield "loss", "eval_loss", LOSS_LABEL, "loss"
+        yield "loss", "eval_loss", "loss (nats per answer token)", "loss"
     yield from ((name, name, "perplexity", f"perplexity ({name})") for name in points if name.startswith(PERPLEXITIES))
 
 
@@ -222,7 +221,7 @@ def _draw_rows(axes: Axes, points: pd.DataFrame, column: str) -> None:
     levels: dict[float, str] = {}
     for place, mode in enumerate(modes):
         own = points[(points["mode"] == mode) & (points["sparsity"] > 0)]
-        heights = [rows.index(_row_name(row)) + APART * (place - (len(modes) - 1) / 2) for row in own.itertuples()]
+        heights = [rows.index(pruned_name(row)) + APART * (place - (len(modes) - 1) / 2) for row in own.itertuples()]
         look = {"color": _COLOURS[place], "marker": _MARKERS[place]}
         dense = points[(points["mode"] == mode) & (points["sparsity"] == 0)]
         axes.errorbar(
@@ -239,12 +238,7 @@ def _draw_rows(axes: Axes, points: pd.DataFrame, column: str) -> None:
 
 def _pruned_names(points: pd.DataFrame) -> list[str]:
     """Return the names of the rows, in the order of the study."""
-    return [*dict.fromkeys(map(_row_name, points[points["sparsity"] > 0].itertuples()))]
-
-
-def _row_name(row: Any) -> str:
-    """Return the name of the row of a pruned cell."""
-    return f"{row.method} {percent(row)} %"
+    return [*dict.fromkeys(map(pruned_name, points[points["sparsity"] > 0].itertuples()))]
 
 
 def _bars(points: pd.DataFrame, column: str) -> list[pd.Series] | None:

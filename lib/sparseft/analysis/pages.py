@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparseft import __version__
-from sparseft.analysis.cells import CELL, probes_of
+from sparseft.analysis.cells import CELL
 from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
@@ -31,6 +31,7 @@ from sparseft.analysis.sentences import (
     name_of,
     number,
     percent,
+    pruned_name,
     ranked_by,
     sentences,
     speeds,
@@ -242,7 +243,7 @@ def _judged(row: Any, measure: str, verdict: str) -> str:
 
 def _cell(row: Any) -> str:
     """Return a cell in words."""
-    words = [name_of(row)] if row.method == DENSE else [f"{row.method} {percent(row)} %", row.mode]
+    words = [name_of(row)] if row.method == DENSE else [pruned_name(row), row.mode]
     return ", ".join(filter(None, (*words, row.training)))
 
 
@@ -289,7 +290,9 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.Data
         named = pairs.assign(compared_with=[_cell(row) for row in others.itertuples()])
         if len(pairs):
             yield f"{caption} ({pairs['comparisons'].max()} tests)", _table(named, COMPARISON_COLUMNS)
-    if probes := probes_of(rows):
+    # Those that have an interval.
+    probes = [name for name in rows if name.startswith("probe_") and f"{name}_low" in rows]
+    if probes:
         columns = {name.removeprefix("probe_"): partial(with_interval, column=name) for name in probes}
         yield "Other tasks (probes)", _table(rows, {"cell": _cell, **columns})
     tried = results.cells[results.cells["trainings_tried"] > 1]

@@ -16,13 +16,13 @@ from sparseft.data.prepared import find_task
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.export.engine_record import EnginesRecord
-from sparseft.grid import DATA, NO_FINETUNE, SAMPLED_DATA, Run, fill, mask_path, start_of
+from sparseft.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
 from sparseft.lora.merge_record import MergeRecord
 from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode
-from sparseft.modes.mode import ADAPTER, WEIGHTS
+from sparseft.modes.mode import ADAPTER
 from sparseft.records.record_file import RunRecord, files_digest, read_record_file
-from sparseft.storage.record import ADAPTER_FILES, TRAINED_TENSORS, trained_digest
+from sparseft.storage.record import FILES_OF, trained_digest
 from sparseft.training.training_record import TrainingRecord
 
 RECORDS = (
@@ -53,8 +53,6 @@ NAMED = {
     "definition": "train.definition_sha256 before_merge.definition_sha256 evaluation.definition_sha256"
     " selection.definition_sha256",
 }
-# What a training hands on -> its files.
-FILES_OF = {ADAPTER: ADAPTER_FILES, WEIGHTS: (TRAINED_TENSORS,)}
 
 
 @dataclass(frozen=True)
@@ -119,10 +117,8 @@ def read_run(
     if not missing:
         digests["adapter"][_itself("adapter")] = trained_digest(trained)
     with suppress(InputError):
-        places = [
-            study / DATA.format(task=run.task),
-            *sorted(study.glob(SAMPLED_DATA.format(task=run.task, model="*"))),
-        ]
+        data = DATA.format(task=run.task)
+        places = [study / data, *sorted(study.glob(f"{data}-*"))]
         folder_of_task = next((place for place in places if place.is_dir()), places[0])
         if definition := find_task(folder_of_task, run.task).definition_sha256:
             digests["definition"][_itself("definition")] = definition

@@ -65,6 +65,11 @@ def percent(row: Any) -> str:
     return str(asked) if round(reached, 1) == asked else f"{asked} ({reached:.1f})"
 
 
+def pruned_name(row: Any) -> str:
+    """Return the method and the sparsity of a pruned cell."""
+    return f"{row.method} {percent(row)} %"
+
+
 def name_of(row: Any) -> str:
     """Return what the pages call the method of a row. The dense runs are two models with names of their own."""
     return dense_name(row.mode) if row.method == DENSE else row.method
@@ -213,7 +218,7 @@ def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
     if len(near):
         largest = near[near["sparsity"] == near["sparsity"].max()]
         or_higher = " or higher" if HIGHER in set(largest["verdict"]) else ""
-        methods = listed(f"{row.method} {percent(row)} % ({row.mode})" for row in largest.itertuples())
+        methods = listed(f"{pruned_name(row)} ({row.mode})" for row in largest.itertuples())
         return f"{start}Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
     pruned = rows[rows["method"] != DENSE].dropna(subset=ranking.column)
     if pruned.empty:
@@ -229,8 +234,7 @@ def _nearest(rows: pd.DataFrame, ranking: Ranking, tolerance: float) -> str:
     else:
         texts = [f"{ranking.label} {measured}"]
         texts += [f"{name_of(row)} {with_interval(row, ranking.column, ranking.form)}" for row in dense.itertuples()]
-    name = f"{best['method']} {percent(best)} % ({best['mode']})"
-    return f"{start}Nearest to dense by its number: {name}, {', '.join(texts)}."
+    return f"{start}Nearest to dense by its number: {pruned_name(best)} ({best['mode']}), {', '.join(texts)}."
 
 
 def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
@@ -249,7 +253,7 @@ def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
     # Methods are compared at the requested sparsity.
     pruned = rows[rows["method"] != DENSE].drop_duplicates(["method", "sparsity"])
     missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]]
-    names = [f"{row.method} {percent(row)} %" for row in missed.itertuples()]
+    names = list(map(pruned_name, missed.itertuples()))
     names[NAMED:] = ["others"] * (len(names) > NAMED)
     parts += [f"reached sparsities differ: {listed(names)}"] if names else []
     seeds = rows["seeds"].max()
@@ -277,7 +281,7 @@ def speeds(rows: pd.DataFrame) -> list[str]:
             continue
         fastest = measured.sort_values(column, ascending=False)
         named = [
-            f"{row.method} {percent(row)} % ({row.mode}) x {with_interval(row, column, '.2f')}"
+            f"{pruned_name(row)} ({row.mode}) x {with_interval(row, column, '.2f')}"
             for row in fastest[: 2 * NAMED].itertuples()
         ]
         named += [f"{len(measured) - len(named)} more"] * (len(measured) > len(named))

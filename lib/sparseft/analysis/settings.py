@@ -84,12 +84,12 @@ def setting_texts(runs: pd.DataFrame) -> pd.Series:
 def _by_key(run: Run, evaluation: Values, masks: Values, training: Values) -> Settings:
     """Return the settings of a run by their keys, lists as tuples. A reconstruction shares only some of its own with
     trainings on a task."""
-    mode, of_layers = get_mode(run.mode), LAYERED_KEYS
+    mode = get_mode(run.mode)
     settings: Settings = {("evaluation", name): value for name, value in evaluation.items()}
     if run.method != DENSE:
         settings |= {("masks", run.method, name): value for name, value in masks.items()}
     for name in [name for name in training if name not in Training.unused_in(run.mode)]:
-        if mode.reconstructs and (name in of_layers or name == TEACHER or name.startswith(RECONSTRUCTION)):
+        if mode.reconstructs and (name in LAYERED_KEYS or name == TEACHER or name.startswith(RECONSTRUCTION)):
             key: Key = ("reconstruction", name.removeprefix(RECONSTRUCTION))
         else:
             # What grid.trainings can change belongs to the name of the training.

@@ -9,7 +9,6 @@ A safetensors file has three parts (github.com/huggingface/safetensors, "Format"
 Without the sign, the bit patterns of floats have the order of their magnitudes. So pruning and validation compare bits,
 and need neither torch nor a conversion."""
 
-import hashlib
 import json
 import math
 import shutil
@@ -25,7 +24,7 @@ from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 from sparseft.storage.bits import BITS
-from sparseft.storage.hashes import hash_files
+from sparseft.storage.hashes import hash_files, sha256_of_text
 from sparseft.storage.reading import read_json
 from sparseft.storage.record import ADAPTER_CONFIG
 
@@ -201,9 +200,8 @@ class Checkpoint:
         if not self.prepared:
             return
         recorded = {name: entry["sha256"] for name, entry in self._manifest().items()}
-        altered = [name for name in hashes | recorded if hashes.get(name) != recorded.get(name)]
-        if altered:
-            what = f"{self.folder / min(altered)}: it is not the file that manifest.json records"
+        if altered := hashes.items() ^ recorded.items():
+            what = f"{self.folder / min(altered)[0]}: it is not the file that manifest.json records"
             raise InputError(what, _REPLACE_FILE)
 
     def digest_of(self, hashes: dict[str, str]) -> str:
@@ -212,11 +210,9 @@ class Checkpoint:
         config.json is hashed without the dtype and the version of its writer, so that a checkpoint keeps its digest
         when it is prepared. The index is left out, because it only names the files of the weights."""
         content = {key: value for key, value in self.config.items() if key not in _UNDECIDING}
-        canonical = json.dumps(content, sort_keys=True).encode()
         parts = {name: digest for name, digest in hashes.items() if name != INDEX}
-        parts["config.json"] = hashlib.sha256(canonical).hexdigest()
-        lines = sorted(f"{name} {digest}\n" for name, digest in parts.items())
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        parts["config.json"] = sha256_of_text(json.dumps(content, sort_keys=True))
+        return sha256_of_text("".join(sorted(f"{name} {digest}\n" for name, digest in parts.items())))
 
     def _manifest(self) -> dict[str, dict]:
         """Return the entries of manifest.json by file name, {"bytes": ..., "sha256": ...}."""

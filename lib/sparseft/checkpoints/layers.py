@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sparseft.architectures import tensor_shapes
+from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.errors import InputError
 from sparseft.storage.bits import is_finite
@@ -45,6 +46,11 @@ def prunable_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
         rows, cols = checkpoint.tensors[f"{layer}.weight"].shape
         shapes[layer] = rows, cols
     return shapes
+
+
+def prunable_model(checkpoint: Checkpoint) -> PrunableModel:
+    """Return what can be removed from a model, without its weights."""
+    return PrunableModel(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), checkpoint.folder)
 
 
 def decoder_layer_of(layer: str) -> int:

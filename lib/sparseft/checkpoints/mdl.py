@@ -25,6 +25,8 @@ from sparseft.storage.atomic import atomic_file
 from sparseft.storage.bits import BITS
 
 VERSION = 0.5
+# The key of the tree that holds the weights.
+BRANCH = "model"
 _SUFFIX = ".__metadata__"
 # torch's name of a dtype -> (safetensors' name, numpy's name of what is stored, its number in Cerebras' RtFx).
 _DTYPES = {
@@ -162,10 +164,9 @@ class MdlFile:
 
 @dataclass
 class MdlWriter:
-    """Write the tensors below one key of the tree, in any order and in parts. `mdl_writer` makes the file complete."""
+    """Write the tensors below BRANCH, in any order and in parts. `mdl_writer` makes the file complete."""
 
     file: h5py.File
-    branch: str
     target: "Target"
     leaves: dict[str, dict] = field(default_factory=dict)
 
@@ -189,20 +190,19 @@ class MdlWriter:
             rows = max(1, min(first, _CHUNK // (np.dtype(stored).itemsize * math.prod(columns))))
             # Whole rows. If experts are stacked, (out, E, in), those of one expert.
             options = {"chunks": (rows, *[1] * len(others[:-1]), *columns), **hdf5plugin.LZ4()}
-        dataset = self.file.create_dataset(f"{self.branch}.{key}", shape, stored, **options)
-        dataset.attrs.update(meta)
+        self.file.create_dataset(f"{BRANCH}.{key}", shape, stored, **options).attrs.update(meta)
         self.leaves[key] = meta
 
     def write(self, key: str, selection: object, values: np.ndarray) -> None:
         """Write a part of a tensor. `values` are as `MdlFile.read` returns them."""
-        dataset = self.file[f"{self.branch}.{key}"]
+        dataset = self.file[f"{BRANCH}.{key}"]
         dataset[selection] = values.view(dataset.dtype)
         self.target.check()
 
     def link(self, key: str, other: str) -> None:
         """Tie a tensor to another."""
         self.leaves[key] = {
-            "key": f"{self.branch}.{other}",
+            "key": f"{BRANCH}.{other}",
             "__LINKED__": True,
             "__TYPE__": "LinkedObject",
             "__NONE__": True,
@@ -210,15 +210,15 @@ class MdlWriter:
 
 
 @contextmanager
-def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
-    """Yield a writer of the tensors below `branch`, such as "model". The file appears complete, or not at all."""
+def mdl_writer(path: Path) -> Iterator[MdlWriter]:
+    """Yield a writer of the tensors below BRANCH. The file appears complete, or not at all."""
     with hdf5_file(path) as (file, target):
-        writer = MdlWriter(file, branch, target)
+        writer = MdlWriter(file, target)
         yield writer
-        file.attrs["__spec__"] = json.dumps(_spec({branch: dict.fromkeys(writer.leaves, "*")}))
+        file.attrs["__spec__"] = json.dumps(_spec({BRANCH: dict.fromkeys(writer.leaves, "*")}))
         file.attrs["__version__"] = VERSION
         for key, meta in writer.leaves.items():
-            name = f"{branch}.{key}"
+            name = f"{BRANCH}.{key}"
             leaf = {"__spec__": _spec({name: "*"}), "__objects__": [name], name + _SUFFIX: meta}
             file.attrs[name + _SUFFIX] = json.dumps(leaf)
         file.attrs["__SUCCESS__"] = True

@@ -24,15 +24,13 @@ from sparseft.architectures.architecture import Shapes, attention_heads
 from sparseft.architectures.decoder import ROTATED
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, small_files
 from sparseft.checkpoints.layers import differences
-from sparseft.checkpoints.mdl import MdlFile, MdlTensor
+from sparseft.checkpoints.mdl import BRANCH, MdlFile, MdlTensor
 from sparseft.checkpoints.rewriting import safetensors_stream
 from sparseft.checkpoints.settings import split_mdl
 from sparseft.errors import InputError
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files
 
-# The key of the tree that holds the weights.
-BRANCH = "model"
 _IN_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
 
 

@@ -81,7 +81,6 @@ def own_task(name: str, data: TaskData, windows: Sequence[Path] = ()) -> Task:
     """Return the task of kind text or instruction that the configuration describes.
 
     The first training row decides the format of the rows of an instruction, and the length of the `windows`."""
-    assert data.kind
     if windows:
         length = len(next(each_row(windows[0], WINDOW), {"ids": ()})["ids"])
         return KINDS["text"].task_of(name, {"kind": "text", "length": length, "windows": True})

@@ -99,11 +99,6 @@ class TaskData(Section):
         }
 
     @property
-    def of_training(self) -> dict[str, Any]:
-        """Return the keys that decide the training rows and the definition of the task."""
-        return self.model_dump(exclude={"training", "validation_examples", "selection_examples"})
-
-    @property
     def numbers(self) -> dict[str, int | None]:
         """Return the number of examples by split; None means all."""
         return {"train": self.train_examples, "validation": self.validation_examples}

@@ -14,7 +14,6 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -135,21 +134,20 @@ def reason_of(batch_size: int, code: int | None, output: str) -> str:
 
 
 def _measure_in_child(printed: Path, repeat: Path, training: MeasuredTraining, batch_size: int, seed: int) -> None:
-    """Write a repeat as JSON, and end the process. The file `printed` takes stderr."""
+    """Write a repeat, measured within the memory limit, as JSON, and end the process. The file `printed` takes
+    stderr."""
     end_with_parent()
     with printed.open("ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    end(lambda: partial(_write_repeat, repeat, training, batch_size, seed))
 
+    def write_repeat() -> None:
+        start(training.threads)
+        device = choose_device()
+        limit = int(training.memory_record(device)["memory_limit_bytes"])
+        with limited_memory(limit) if device.type == "cpu" else nullcontext():
+            repeat.write_text(json.dumps(_timed_steps(training, batch_size, seed, device)))
 
-def _write_repeat(path: Path, training: MeasuredTraining, batch_size: int, seed: int) -> None:
-    """Measure one repeat within the memory limit, and write it as JSON."""
-    start(training.threads)
-    device = choose_device()
-    limit = int(training.memory_record(device)["memory_limit_bytes"])
-    with limited_memory(limit) if device.type == "cpu" else nullcontext():
-        repeat = _timed_steps(training, batch_size, seed, device)
-    path.write_text(json.dumps(repeat))
+    end(lambda: write_repeat)
 
 
 def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device: torch.device) -> dict:
@@ -157,8 +155,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     throughput = training.throughput
     settings = throughput.schedule(training.settings, batch_size)
     torch.manual_seed(seed)
-    mask = read_mask(training.mask)
-    part, tokenizer = model_to_train(training.checkpoint, mask, training.mode, settings, device)
+    part, tokenizer = model_to_train(training.checkpoint, read_mask(training.mask), training.mode, settings, device)
     limit = part.loss.model.config.max_position_embeddings
     task = find_task(training.data, training.task)
     examples = encode_splits({"train": training.rows}, task, tokenizer, limit, settings.train_on_inputs)["train"]
@@ -169,8 +166,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     cpu_begin = time.process_time()
     progress = train_part(part, examples, settings, seed, accelerator)
     cpu_share = (time.process_time() - cpu_begin) / (time.perf_counter() - begin) / torch.get_num_threads()
-    batches = settings.batches(examples, seed)
-    timed_batches = islice(batches, throughput.warmup_steps, settings.steps)
+    timed_batches = islice(settings.batches(examples, seed), throughput.warmup_steps, settings.steps)
     return {
         "seconds": sum(progress.seconds[throughput.warmup_steps :]),
         "samples": batch_size * throughput.steps,

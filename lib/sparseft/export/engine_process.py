@@ -64,8 +64,7 @@ def transformers(request: dict[str, Any]) -> Engine:
 
     def generate(prompts: list[Tokens], number: int) -> list[Tokens]:
         ids = torch.tensor(prompts, device=device)
-        mask = torch.ones_like(ids)
-        made = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=number)
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=number)
         return made[:, ids.shape[1] :].tolist()
 
     @torch.no_grad()

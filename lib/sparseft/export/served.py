@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_model
 from sparseft.data.rows import read_rows
 from sparseft.errors import InputError
 from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
@@ -21,7 +22,7 @@ from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.export.engines import Answer, Engine, weight_bytes, weight_files
 from sparseft.export.gguf_file import GGUF, temporary_gguf
 from sparseft.export.settings import CANDIDATES, FIRST_LAYERS, QUANTIZED, SAMPLED, Format, Wish
-from sparseft.export.shapes import FURTHER, described, search, shapes_of
+from sparseft.export.shapes import FURTHER, search, shapes_of
 from sparseft.export.ship_record import Served, Trial
 from sparseft.grid import DENSE
 from sparseft.language_model.hardware import choose_device, device_name, start
@@ -79,7 +80,7 @@ def find_shares(dense: Checkpoint, wish: Wish, engine: Engine, prompts: list[lis
     In each format, each candidate has the smallest share that fulfils the wish, unless the dense model does so."""
     trials: list[Trial] = []
     weights = sum(math.prod(tensor.shape) for tensor in dense.tensors.values())
-    prunable = sum(math.prod(shape) for shape in described(dense).shapes.values()) / weights
+    prunable = sum(math.prod(shape) for shape in prunable_model(dense).shapes.values()) / weights
     limit = wish.bytes or 1 / (wish.speed or 1)
     with tempfile.TemporaryDirectory() as scratch, serving(engine, wish.formats, [dense.folder]) as places:
         reference = next(iter(places.values()))

@@ -78,11 +78,6 @@ class Export(Section):
         """Return the Python of each engine by its name."""
         return dict(place.partition(":")[::2] for place in self.engines)
 
-    @property
-    def quantizer(self) -> list[str]:
-        """Return the engine that writes the format of the GGUF file, as in `engines`; nothing if none is needed."""
-        return [place for place in self.engines if place.startswith(LLAMA_CPP)] if self.gguf in QUANTIZED else []
-
     def check(self, target: str) -> None:
         """Raise InputError if the Python of an engine, which `target` needs, is not there."""
         for name, python in self.pythons.items():

@@ -16,7 +16,7 @@ import numpy as np
 from sparseft.architectures.architecture import size_of
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.layers import prunable_model
 from sparseft.checkpoints.rewriting import Cut, write_smaller
 from sparseft.errors import InputError
 from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS
@@ -30,11 +30,6 @@ from sparseft.pruning.smaller import unit_cut
 MOST, TRIALS = 70, 4
 # A speed is measured to a few percent, so the search aims a little further.
 FURTHER = 0.97
-
-
-def described(checkpoint: Checkpoint) -> PrunableModel:
-    """Return what a shape of a model depends on."""
-    return PrunableModel(checkpoint.architecture, checkpoint.config, prunable_shapes(checkpoint), checkpoint.folder)
 
 
 def layers_by_percent(model: PrunableModel, units: Units) -> dict[int, int]:
@@ -65,7 +60,7 @@ def channels_by_percent(model: PrunableModel) -> dict[int, dict[str, int]]:
 
 def without_layers(checkpoint: Checkpoint, units: Units, number: int, folder: Path) -> Checkpoint:
     """Write a model without its first `number` decoder layers."""
-    kept = [list(range(number, units.number(described(checkpoint))))]
+    kept = [list(range(number, units.number(prunable_model(checkpoint))))]
     changes = checkpoint.architecture.config_of_part(checkpoint.config, units.key, kept[0])
     return write_smaller(checkpoint, folder, changes, partial(unit_cut, checkpoint.architecture, units, kept))
 
@@ -73,7 +68,7 @@ def without_layers(checkpoint: Checkpoint, units: Units, number: int, folder: Pa
 def with_first_channels(checkpoint: Checkpoint, kept: dict[str, int], folder: Path) -> Checkpoint:
     """Write a model with the first units of each kind, so many as `kept` says."""
     cuts: dict[str, Cut] = {}
-    for parts in described(checkpoint).groups:
+    for parts in prunable_model(checkpoint).groups:
         unit = parts[0].unit
         cuts |= cuts_of(parts, np.arange(size_of(unit, checkpoint.config)) < kept[unit])
     changes = checkpoint.architecture.smaller_config(checkpoint.config, kept)
@@ -89,13 +84,13 @@ def shapes_of(candidate: str, dense: Checkpoint, scratch: Path) -> dict[int, Cal
     units = get_method(FIRST).pattern.units
     assert units
     if method == FIRST:
-        numbers = layers_by_percent(described(dense), units)
+        numbers = layers_by_percent(prunable_model(dense), units)
         return {percent: partial(without_layers, dense, units, number) for percent, number in numbers.items()}
     if is_shorter:
-        number = units.removed(described(dense), [FIRST_LAYERS])[FIRST_LAYERS]
+        number = units.removed(prunable_model(dense), [FIRST_LAYERS])[FIRST_LAYERS]
         (scratch / "shorter").mkdir()
         dense = without_layers(dense, units, number, scratch / "shorter")
-    shapes = channels_by_percent(described(dense))
+    shapes = channels_by_percent(prunable_model(dense))
     return {percent: partial(with_first_channels, dense, kept) for percent, kept in shapes.items()}
 
 

@@ -18,9 +18,6 @@ from sparseft.language_model.gpus import sharing_jobs, take_requested
 from sparseft.limits import CUDA, status_bytes
 
 CPUINFO = Path("/proc/cpuinfo")
-# Options of mallopt, from malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 
 
 def start(threads: int) -> None:
@@ -99,8 +96,9 @@ def keep_freed_memory(below: int = 1 << 30) -> None:
     On other systems than Linux this does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        mallopt(_M_TRIM_THRESHOLD, below)
-        mallopt(_M_MMAP_THRESHOLD, below)
+        # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h.
+        for option in (-1, -3):
+            mallopt(option, below)
 
 
 def device_name(device: torch.device) -> str:

@@ -37,7 +37,6 @@ class LayeredModel:
             set_module_tensor_to_device(model, name, device)
         self.checkpoint = checkpoint
         self.device = device
-        self.dtype = model.dtype
         self.model = model
         self._read(name for name in checkpoint.tensors if name.startswith("model.") and not name.startswith(_LAYERS))
 
@@ -129,7 +128,7 @@ class Stream:
         """The sequences are token ids, int64 (tokens,). The caller keeps at most so many `copies` of all states."""
         self.model = layered.model
         self.device = layered.device
-        size = layered.model.config.hidden_size * layered.dtype.itemsize * sum(map(len, sequences))
+        size = layered.model.config.hidden_size * layered.model.dtype.itemsize * sum(map(len, sequences))
         self.place = place_of_states(self.device, copies * size)
         # (tokens, H) for each sequence.
         self.states = [layer_arguments(self.model, ids[None].to(self.device))[0][0].to(self.place) for ids in sequences]

@@ -99,7 +99,7 @@ class LoRALinear(nn.Module):
         _prune(linear.requires_grad_(False), kept)
         self.weight = linear.weight
         self.bias = linear.bias
-        self.scale = settings.lora_scale
+        self.scale = settings.lora_alpha / settings.lora_r
         self.workspace = workspace
         self.dropout = nn.Dropout(settings.lora_dropout)
         self.lora_A = nn.Parameter(initial_factor(settings.lora_r, kept.shape[1], kept.device))

@@ -38,8 +38,6 @@ def check_model(folder: Path, hashes: dict[str, str]) -> MergeRecord | None:
     if folder.name != MODEL or not path.is_file():
         return None
     record = read_record_file(path, MergeRecord)
-    recorded = record.outputs
-    altered = [name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name)]
-    if altered:
-        raise InputError(f"{folder / min(altered)}: not the file that merge.json records", remake_advice(folder))
+    if altered := hashes.items() ^ record.outputs.items():
+        raise InputError(f"{folder / min(altered)[0]}: not the file that merge.json records", remake_advice(folder))
     return record

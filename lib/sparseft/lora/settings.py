@@ -21,8 +21,3 @@ class Adapters(Section):
         [], examples=[["q_proj", "v_proj"]]
     )
     """Projections that get an adapter. If the list is empty, all prunable projections get one."""
-
-    @property
-    def lora_scale(self) -> float:
-        """Return s = alpha / r."""
-        return self.lora_alpha / self.lora_r

@@ -100,6 +100,11 @@ def matrix_by_matrix(model: ModelSizes, **others: Any) -> Needs:
     return Needs(model, host=MATRIX * model.largest_prunable, **others)
 
 
+def of_one_model(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
+    """Return the needs of a stage that reads or writes its model one matrix at a time, and needs nothing else."""
+    return matrix_by_matrix(sizes_of(job.model))
+
+
 def adapter_bytes(config: Config, settings: Training, model: ModelSizes) -> int:
     """Return the bytes of an adapter in training, and of W' and a gradient of a layer."""
     trained = ADAM * model.trained_numbers(settings) + 3 * model.width * model.largest_prunable

@@ -51,14 +51,9 @@ def this_machine() -> tuple[Speeds, str]:
         subprocess.run(command, env=environment, capture_output=True, check=False)
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_json(file)
-        return speeds_of(kept), f"the speeds of {kept['machine']}, measured on {kept['date']}"
+        thread = {int(width): 1 / (1 / speed + 1 / OTHER_WORK) for width, speed in kept["products"].items()}
+        return Speeds(thread, kept["disk"]), f"the speeds of {kept['machine']}, measured on {kept['date']}"
     return TYPICAL, f"the speeds of an AMD EPYC, because {file} could not be written"
-
-
-def speeds_of(kept: dict) -> Speeds:
-    """Return the speeds of jobs on a machine from what `measured` returned there."""
-    thread = {int(width): 1 / (1 / speed + 1 / OTHER_WORK) for width, speed in kept["products"].items()}
-    return Speeds(thread, kept["disk"])
 
 
 def measured() -> dict:

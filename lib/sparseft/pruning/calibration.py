@@ -77,7 +77,7 @@ class ExampleCalibration:
         IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
         for stream, number, linears in decoder_layers(checkpoint, self.examples_of(checkpoint)):
             wanted = {layer: linears[layer] for layer in linears if observed is None or layer in observed}
-            with _accumulated(statistic, wanted, stream.device) as values_of:
+            with _accumulated(statistic, wanted) as values_of:
                 run_layer(stream, number, advance=False)
             weights = {layer: linear.weight for layer, linear in linears.items()}
             yield weights, values_of
@@ -109,7 +109,7 @@ def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic
         return values
     with torch.no_grad():
         for stream, number, linears in decoder_layers(checkpoint, examples):
-            with _accumulated(statistic, linears, stream.device) as values_of:
+            with _accumulated(statistic, linears) as values_of:
                 run_layer(stream, number, advance=True)
             values |= {layer: values_of(layer).cpu().numpy() for layer in linears}
     return values
@@ -127,13 +127,11 @@ def decoder_layers(
 
 
 @contextmanager
-def _accumulated(
-    statistic: Statistic, linears: dict[str, nn.Linear], device: torch.device
-) -> Iterator[Callable[[str], Tensor]]:
+def _accumulated(statistic: Statistic, linears: dict[str, nn.Linear]) -> Iterator[Callable[[str], Tensor]]:
     """Accumulate the statistic of the inputs of some layers during the block.
 
     Yield a function that returns the statistic of a layer after it, once, because it frees the layer's total."""
-    totals = {layer: _zeros(statistic, linear.weight, device) for layer, linear in linears.items()}
+    totals = {layer: _zeros(statistic, linear.weight) for layer, linear in linears.items()}
     tokens: Counter[str] = Counter()
 
     def add_inputs(layer: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -187,7 +185,7 @@ def _of_gradients(
             inputs[number + 1] = stream.states
             continue
         linears = layered.linears(number, prunable)
-        totals = {layer: _zeros(statistic, linear.weight, layered.device) for layer, linear in linears.items()}
+        totals = {layer: _zeros(statistic, linear.weight) for layer, linear in linears.items()}
         for layer, linear in linears.items():
             linear.weight.requires_grad_(True)
             linear.weight.register_post_accumulate_grad_hook(partial(_add_and_free, statistic, totals, layer))
@@ -254,9 +252,9 @@ def run_layer(stream: Stream, number: int, *, advance: bool) -> None:
             stream.advance([example], outputs)
 
 
-def _zeros(statistic: Statistic, weight: Tensor, device: torch.device) -> Tensor:
+def _zeros(statistic: Statistic, weight: Tensor) -> Tensor:
     """Return the total of a layer's statistic before the first example."""
-    return torch.zeros(statistic.shape(*weight.shape), dtype=getattr(torch, statistic.dtype), device=device)
+    return torch.zeros(statistic.shape(*weight.shape), dtype=getattr(torch, statistic.dtype), device=weight.device)
 
 
 def _finished(layer: str, statistic: Statistic, total: Tensor, count: int) -> Tensor:

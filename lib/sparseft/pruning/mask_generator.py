@@ -24,7 +24,7 @@ import numpy as np
 
 from sparseft.architectures.prunable_model import PrunableModel
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_shapes
+from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_model, prunable_shapes
 from sparseft.grid import PassFiles
 from sparseft.importances import Importance
 from sparseft.masks.mask_file import MaskWriter
@@ -65,7 +65,7 @@ class MaskPass:
     @property
     def model(self) -> PrunableModel:
         """Return the model that is pruned, without its weights."""
-        return PrunableModel(self.checkpoint.architecture, self.checkpoint.config, self.shapes, self.checkpoint.folder)
+        return prunable_model(self.checkpoint)
 
     @cached_property
     def scope(self) -> str:
@@ -75,8 +75,7 @@ class MaskPass:
     @property
     def origin(self) -> dict[str, Any]:
         """Return what the manifest of a pruned base, and its mask, say about where it comes from."""
-        sparsity = self.percents[0] / 100
-        return {"method": self.method.name, "sparsity": sparsity, "original": self.checkpoint.digest}
+        return {"method": self.method.name, "sparsity": self.percents[0] / 100, "original": self.checkpoint.digest}
 
     def check_outputs(self) -> None:
         """Raise InputError if a file of the pass may be somebody else's."""

@@ -40,14 +40,11 @@ def write_report(
 
 def _plot(report: dict, path: Path) -> None:
     """Draw a panel per sparsity: the number of layers by the sparsity that they reached."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     panels = report["sparsities"]
-    size = (6.4, 1 + 1.1 * len(panels))
-    figure, axes = pyplot.subplots(len(panels), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    figure = Figure(figsize=(6.4, 1 + 1.1 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False)
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         axis.hist([100 * row["reached"] for row in panel["layers"]], bins=np.arange(-1, 102, 2))
         axis.axvline(panel["asked_percent"], color="black", linewidth=1)
@@ -56,4 +53,3 @@ def _plot(report: dict, path: Path) -> None:
     figure.suptitle(report["method"])
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-    pyplot.close(figure)

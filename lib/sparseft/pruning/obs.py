@@ -39,7 +39,7 @@ from sparseft.patterns.channels import channels_removed
 from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
 from sparseft.pruning.mask_generator import MaskPass, rankings
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
-from sparseft.selection.units import unit_scores
+from sparseft.selection.units import unit_ranks
 
 
 def prune_units(masks: MaskPass) -> None:
@@ -70,8 +70,7 @@ def units_by_scores(masks: MaskPass, numbers: dict[str, list[int]]) -> dict[str,
     kept = {}
     for ranking in rankings(masks, lambda *_: None):
         for parts in (parts for parts in masks.model.groups if parts[0].layer in ranking.shape):
-            ranks = np.argsort(np.argsort(unit_scores(ranking, parts), kind="stable"))
-            kept[parts[-1].layer] = torch.from_numpy(ranks >= numbers[parts[0].unit][0])
+            kept[parts[-1].layer] = torch.from_numpy(unit_ranks(ranking, parts) >= numbers[parts[0].unit][0])
     return kept
 
 

@@ -38,8 +38,7 @@ def remove_units(masks: MaskPass) -> None:
     checkpoint, files, units = masks.checkpoint, masks.files, masks.method.pattern.units
     architecture = checkpoint.architecture
     assert units and files.base, f"{masks.method.name} removes no units"
-    numbers = units.removed(masks.model, masks.percents)
-    number = numbers.get(masks.percents[0], 0)
+    number = units.removed(masks.model, masks.percents).get(masks.percents[0], 0)
     meta = masks.checked_meta() | masks.origin
     scores = score_units(masks)
     order = np.argsort(scores, axis=1, kind="stable")

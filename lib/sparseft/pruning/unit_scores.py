@@ -120,8 +120,7 @@ def score_units(masks: MaskPass) -> np.ndarray:
     assert importance and importance.score_units and units, f"{method.name} removes no units"
     number = units.number(masks.model)
     groups = {unit[0] for name in checkpoint.tensors if (unit := units.unit_of(name))}
-    shape = len(groups), number
-    scores = importance.score_units(Observation(masks, shape))
+    scores = importance.score_units(Observation(masks, (len(groups), number)))
     if not np.isfinite(scores).all():
         raise InputError(
             f"{checkpoint.folder}: a score of {method.name} is not finite",
@@ -150,8 +149,7 @@ def _routed(block: nn.Module, values: Callable[[Routed], Tensor], parts: list[Te
         # The experts run in the order of their numbers, and each one gets its tokens in their order.
         table.T[chosen.T] = torch.cat(norms)
         norms.clear()
-        routed = Routed(logits.softmax(1, dtype=torch.float32), chosen, table)
-        parts.append(values(routed))
+        parts.append(values(Routed(logits.softmax(1, dtype=torch.float32), chosen, table)))
 
     # transformers calls the router `gate` in every class.
     hooks = [block.gate.register_forward_hook(note_router), block.register_forward_hook(finish)]

@@ -69,8 +69,7 @@ class Inputs(RecordPart):
 
 
 class RecordFile(RecordPart):
-    """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own
-    digest."""
+    """Check a whole file. It is known by its first key, `record` (storage/outputs.py). It ends with its own digest."""
 
     file_name: ClassVar[str]
     record: str = kind("")
@@ -134,5 +133,4 @@ def files_digest(files: dict[str, str]) -> str | None:
     It is the file's own if there is one file. Else it is the sha256 of what `LC_ALL=C sha256sum *` prints."""
     if len(files) < 2:
         return next(iter(files.values()), None)
-    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
-    return sha256_of_text(listing)
+    return sha256_of_text("".join(f"{digest}  {name}\n" for name, digest in sorted(files.items())))

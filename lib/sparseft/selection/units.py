@@ -21,9 +21,8 @@ def by_unit(ranking: Ranking, groups: list[list[Part]], numbers: dict[str, list[
     numbers: kind of unit -> how many units each level prunes; None if each level prunes its share of every group"""
 
     def select(parts: list[Part]) -> None:
-        units = unit_scores(ranking, parts)
-        ranks = np.argsort(np.argsort(units, kind="stable"))
-        counts = np.array(numbers[parts[0].unit]) if numbers else ranking.counts(units.size)
+        ranks = unit_ranks(ranking, parts)
+        counts = np.array(numbers[parts[0].unit]) if numbers else ranking.counts(ranks.size)
         kept_units = ranks >= counts[:, None]  # (levels, units)
         for part in parts:
             _write_part(ranking, part, np.repeat(kept_units, part.width, axis=1))
@@ -42,11 +41,12 @@ def _write_part(ranking: Ranking, part: Part, kept: np.ndarray) -> None:
         ranking.emit(part.layer, start * row_bytes(cols), packed.reshape(len(kept), -1))
 
 
-def unit_scores(ranking: Ranking, parts: list[Part]) -> np.ndarray:
-    """Return the scores of the coupled units of `parts`, fp64 (units,). Units without columns are scored by their
-    rows."""
+def unit_ranks(ranking: Ranking, parts: list[Part]) -> np.ndarray:
+    """Return the ranks of the coupled units of `parts`, int64 (units,), by their scores. Units without columns are
+    scored by their rows."""
     summed = [part for part in parts if part.axis == 1 or not ranking.sums_columns] or parts
-    return np.sum([_part_scores(ranking, part) for part in summed], axis=0)
+    scores = np.sum([_part_scores(ranking, part) for part in summed], axis=0)
+    return np.argsort(np.argsort(scores, kind="stable"))
 
 
 def _part_scores(ranking: Ranking, part: Part) -> np.ndarray:

@@ -9,17 +9,12 @@ config.json, the tokenizer, and export.json with the hashes of inputs and output
 
 from pathlib import Path
 
-from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
+from sparseft.planning.needs import of_one_model
 from sparseft.storage.outputs import claim
-from sparseft.study.config import Config
 
 # Raise it when the results change.
 VERSION = 1
-
-
-def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
-    """Return what an export needs."""
-    return matrix_by_matrix(sizes_of(job.model))
+needs = of_one_model
 
 
 def run(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:

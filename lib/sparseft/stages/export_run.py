@@ -13,9 +13,9 @@ from typing import Any
 
 from sparseft.command import Flags
 from sparseft.export.manifest import ExportManifest
-from sparseft.export.settings import Export
+from sparseft.export.settings import LLAMA_CPP, QUANTIZED, Export
 from sparseft.grid import RUN_ID, Run
-from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
+from sparseft.planning.needs import of_one_model
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 
@@ -23,7 +23,10 @@ from sparseft.study.config import Config
 def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides an exported folder."""
     section = config.export
-    names = section.model_dump(include={"gguf", "converter", "license"}) | {"engines": section.quantizer}
+    # Only the quantiser of llama.cpp writes these formats.
+    is_quantised = section.gguf in QUANTIZED
+    engines = [place for place in section.engines if is_quantised and place.startswith(LLAMA_CPP)]
+    names = section.model_dump(include={"gguf", "converter", "license"}) | {"engines": engines}
     return {"run_id": RUN_ID.format(**vars(wildcards)), **names}
 
 
@@ -34,11 +37,7 @@ def effort(config: Config, wildcards: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
-
-
-def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
-    """Return what an export needs."""
-    return matrix_by_matrix(sizes_of(job.model))
+needs = of_one_model
 
 
 def run(
@@ -62,7 +61,6 @@ def run(
     from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.export.export_run import export
 
-    inputs = [checkpoint, model_path, mask_path]
-    claim(output_dir, output_dir / "manifest.json", ExportManifest.known_by, inputs)
+    claim(output_dir, output_dir / "manifest.json", ExportManifest.known_by, [checkpoint, model_path, mask_path])
     reason = export(Run.parse(run_id), Checkpoint(checkpoint), mask_path, model_path, output_dir, settings)
     print(f"smaller: {f'no, {reason}' if reason else 'yes'}", file=sys.stderr)

@@ -21,7 +21,6 @@ from sparseft.study.config import Config
 
 def serving(config: Config) -> dict:
     """Return the wish, and how models are served."""
-    assert config.ship
     exclude = {"license", "limit_seconds", "repeats", "load"}
     served = {"threads": config.resources.threads, **config.export.model_dump(exclude=exclude)}
     return {**served, **config.ship.model_dump(include=set(Wish.model_fields))}
@@ -29,7 +28,6 @@ def serving(config: Config) -> dict:
 
 def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the shares."""
-    assert config.ship
     return {**serving(config), "has_siblings": bool(config.ship.siblings)}
 
 
@@ -44,7 +42,6 @@ VERSION = 1
 
 def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     """Return what the search needs. `ship` measures each candidate about as often."""
-    assert config.ship
     model, wish = sizes_of(job.model), config.ship
     measured = (2 + len(wish.candidates) + len(wish.siblings)) * max(1, len(wish.formats))
     return Needs(

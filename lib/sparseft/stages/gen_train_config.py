@@ -69,14 +69,12 @@ def run(
         training=settings,
     )
     exported = Path(fill(grid.exported(method), named))
-    rows = flags.data_dir / "train.jsonl"
-    inputs = [flags.model_path / "manifest.json", rows, flags.mask_path, exported]
+    inputs = [flags.model_path / "manifest.json", flags.data_dir / "train.jsonl", flags.mask_path, exported]
     if missing := [path for path in inputs if not path.exists()]:
         configured = ["--configfile", *map(str, configfile)] if configfile else []
         command = ["snakemake", *map(str, inputs), *configured, "--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
-    job = job_of(flags, version=VERSION)
-    trainer = trainer_run(job, cerebras, exported, flags.output_dir)
+    trainer = trainer_run(job_of(flags, version=VERSION), cerebras, exported, flags.output_dir)
     trainer.write_batches()
     configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))
     driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration)])

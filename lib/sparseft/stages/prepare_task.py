@@ -35,7 +35,8 @@ def settings(config: Config, wildcards: Any, split: str) -> dict:
     """Return what decides the prepared rows of a split. A probe may lack training rows."""
     data = config.task_data(wildcards.task)
     number = {"validation_examples": data.validation_examples} if split == "validation" else {}
-    return {"task": wildcards.task, "only_probe": wildcards.task not in config.grid.tasks, **data.of_training, **number}
+    rows = data.model_dump(exclude={"training", "validation_examples", "selection_examples"})
+    return {"task": wildcards.task, "only_probe": wildcards.task not in config.grid.tasks, **rows, **number}
 
 
 def effort(config: Config, wildcards: Any, split: str) -> dict:

@@ -27,7 +27,6 @@ from sparseft.study.ship import CALIBRATION, HELD_OUT, TRAINING
 
 def settings(config: Config, wildcards: Any) -> dict:
     """Return what decides the windows."""
-    assert config.ship
     names = {"calibration": CALIBRATION, "training": TRAINING, "held_out": HELD_OUT}
     return {
         "texts": config.ship.texts,

@@ -62,7 +62,6 @@ def run(
     if compile_only or validate_only:
         lower(job, cerebras, flags.output_dir, compile_only=compile_only, validate_only=validate_only)
         return
-    record = train(job, cerebras, flags.output_dir)
-    write_train_record(flags, job, record)
+    write_train_record(flags, job, train(job, cerebras, flags.output_dir))
     for state in saved_mdl(flags.output_dir):
         state.unlink()

@@ -19,7 +19,7 @@ from sparseft.grid import RUN_ID, Run
 from sparseft.lora.merge_record import check_model
 from sparseft.masks.validation_record import ValidationRecord
 from sparseft.modes import get_mode
-from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
+from sparseft.planning.needs import of_one_model
 from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import claim_record
@@ -33,11 +33,7 @@ def settings(config: Config, wildcards: Any) -> dict:
 
 # Raise it when the results change.
 VERSION = 1
-
-
-def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
-    """Return what a proof needs."""
-    return matrix_by_matrix(sizes_of(job.model))
+needs = of_one_model
 
 
 def run(

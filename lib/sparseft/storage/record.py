@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256, sha256_of_text
-from sparseft.storage.outputs import check_ours, claim
+from sparseft.storage.outputs import claim
 
 # The folder of the merged model in the folder of a run.
 MODEL = "model_dir"
@@ -25,9 +25,8 @@ ORIGIN = "sparseft"
 # The files of an adapter.
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
-# What a training hands on (modes/mode.py) -> its file of tensors, and the text by which it is known.
-WEIGHTS_OF = {"adapter": WEIGHTS, "weights": TRAINED_TENSORS}
+# What a training hands on (modes/mode.py) -> its files, that of the tensors first, and the text by which this is known.
+FILES_OF = {"adapter": (WEIGHTS, ADAPTER_CONFIG), "weights": (TRAINED_TENSORS,)}
 TRAINED_BY_US = f'"{ORIGIN}": "'
 # What stands before the digest of a record.
 _DIGEST = b',\n  "record_sha256": "'
@@ -38,12 +37,6 @@ def write_record(path: Path, content: dict) -> None:
     head = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}").encode()
     with atomic_file(path) as temporary:
         temporary.write_bytes(head + _DIGEST + _end(head))
-
-
-def check_record(path: Path, kind: str) -> None:
-    """Raise InputError if no record can be written to `path`, or if a file is there that is not a record of this
-    kind."""
-    check_ours(path, first_key(kind))
 
 
 def claim_record(path: Path, kind: str, inputs: Iterable[Path | None]) -> None:

@@ -235,7 +235,7 @@ class Config(Section):
             method = get_method(base["method"])
             place = base_folder(method.name).format(**base.groupdict()).removeprefix("pruned/")
             names_known = base["model"] in self.models and (base["task"] or "") in ("", *self.tasks)
-            is_made = names_known and method.has_pruned_base and self.models[seen[-1]].source == f"pruned:{place}"
+            is_made = names_known and method.has_pruned_base and base.string == f"pruned:{place}"
             refuse(
                 {
                     f"models.{name}: this study makes no {base.string}; write pruned:MODEL/sparsityXX_METHOD, or"

@@ -22,7 +22,6 @@ from uuid import uuid4
 from sparseft.errors import TRACEBACK_PREFIX, InputError
 from sparseft.storage.locks import lock_file, open_lock
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The label of every job. Each job has a new value, so that no other job is cancelled.
 LABEL = "sparseft"
 # A process whose child was killed exits with this code plus the signal's number.
@@ -120,7 +119,7 @@ def _attend(command: list[str], inherited: tuple[int, ...]) -> int:
 
 
 def _on_signals(action: Callable | signal.Handlers) -> None:
-    for number in SIGNALS:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, action)
 
 

@@ -47,8 +47,7 @@ class FixedLengthLoss(nn.Module):
         make_experts_dense(model)
         # All decoder layers of LLaMA, Mistral and Mixtral have the same window.
         window = find_architecture(config.architectures, config.name_or_path).windows(config.to_dict())[0]
-        mask = causal_mask(length, window).to(model.dtype)
-        self.register_buffer("causal_mask", mask, persistent=False)
+        self.register_buffer("causal_mask", causal_mask(length, window).to(model.dtype), persistent=False)
         self.model = model
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:

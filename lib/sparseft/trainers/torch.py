@@ -111,7 +111,7 @@ def reconstruct(job: TrainingJob, examples: list[Example], state: Path | None) -
             for layer in layers
         ],
     }
-    return measured | _conditions(layered.dtype, accelerator)
+    return measured | _conditions(layered.model.dtype, accelerator)
 
 
 def _machine(accelerator: Accelerator) -> list:

@@ -30,7 +30,7 @@ from sparseft.modes import get_mode
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files, sha256_of_text
 from sparseft.storage.outputs import check_apart, check_ours
-from sparseft.storage.record import TRAINED_BY_US, WEIGHTS_OF, check_record, trained_digest, write_record_of
+from sparseft.storage.record import FILES_OF, TRAINED_BY_US, first_key, trained_digest, write_record_of
 from sparseft.tasks.task import SPLITS, SplitRows, Task
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import Training
@@ -139,13 +139,13 @@ def job_of(
     inputs: what else the caller reads"""
     read = [flags.model_path, flags.mask_path, flags.data_dir, initial_adapter, dense_path, *inputs]
     check_apart([flags.output_dir], read)
-    check_record(flags.output_dir / "train.json", "training")
+    check_ours(flags.output_dir / "train.json", first_key("training"))
     run = Run.parse(flags.run_id)
     mode = get_mode(run.mode)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
     output = flags.output_dir / mode.trains
-    check_ours(output / WEIGHTS_OF[mode.trains], TRAINED_BY_US, output)
+    check_ours(output / FILES_OF[mode.trains][0], TRAINED_BY_US, output)
     task = find_task(flags.data_dir, run.task)
     task.check_trainable()
     checkpoint = Checkpoint(flags.model_path)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import peak_memory
-from sparseft.training.progress import NOT_SAVED, Progress, SavedState, check_finite, print_step, step_seed
+from sparseft.training.progress import Progress, SavedState, check_finite, print_step, step_seed
 from sparseft.training.settings import Training
 from sparseft.training.trained_part import TrainedPart
 
@@ -43,7 +43,7 @@ def train_part(
     accelerator: Accelerator,
     *,
     evaluate: Callable[[], float] | None = None,
-    saved: SavedState = NOT_SAVED,
+    saved: SavedState = SavedState(),
 ) -> Progress:
     """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is
     one.

@@ -125,6 +125,3 @@ class SavedState:
                 reason = "of other code, inputs or settings"
         print(f"{self.path} is {reason}: the training starts from its beginning", file=sys.stderr)
         return None
-
-
-NOT_SAVED = SavedState()

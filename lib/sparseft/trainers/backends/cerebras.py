@@ -130,19 +130,17 @@ def _check(config: StudyConfig) -> None:
         config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 
 
-def _host_memory(weights: int) -> int:
-    """Return the bytes that tracing takes on this machine: fp32 weights, masks and the graph, and the program.
-
-    They were measured on LLaMA shapes of 83 and 185 million weights."""
-    return 9 * weights + 1_200_000_000
-
-
 CEREBRAS = Backend(
     "cerebras",
     check=_check,
     # Those that cerebras-pytorch has compiled.
     architectures=(LLAMA, MISTRAL, MIXTRAL),
-    # The wait in the appliance's own queue counts.
-    appliance=Appliance(_host_memory, queue_minutes=24 * 60),
+    appliance=Appliance(
+        # What tracing takes: fp32 weights, masks and the graph, and the program. Measured on LLaMA shapes of 83 and 185
+        # million weights.
+        host_memory=lambda weights: 9 * weights + 1_200_000_000,
+        # The wait in the appliance's own queue counts.
+        queue_minutes=24 * 60,
+    ),
     evaluates=True,
 )

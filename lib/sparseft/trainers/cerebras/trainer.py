@@ -76,8 +76,7 @@ class Trainer:
             self.layers = attach(model, self.kept, self.paths, job.mode, job.settings, plain_kind_of)
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
-        machine = [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE]
-        self.identity = job.identity(self.data, machine)
+        self.identity = job.identity(self.data, [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE])
         state = read_last_mdl(folder, self.identity)
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)

@@ -19,7 +19,7 @@ from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import check_tensors, prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
-from sparseft.checkpoints.modelzoo_checkpoint import BRANCH, Place, duplicates, places
+from sparseft.checkpoints.modelzoo_checkpoint import Place, duplicates, places
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, read_checked_mask, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
@@ -62,7 +62,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
     with atomic_folder(output, RECORD, KNOWN_BY) as folder:
         checkpoint.copy_rest(folder)
         (folder / CONFIGURATION).write_text(yaml.safe_dump({"model": section}))
-        with mdl_writer(folder / CHECKPOINT, BRANCH) as writer:
+        with mdl_writer(folder / CHECKPOINT) as writer:
             for name, place in places(checkpoint.config, shapes).items():
                 _write_tensor(writer, checkpoint, name, place, mask)
             for key, other in duplicates(checkpoint.config).items():

@@ -72,8 +72,7 @@ class TrainerRun:
     def batches(self) -> list[list[Example]]:
         """Return the batches in the order in which the Trainer reads them."""
         settings = self.job.settings
-        batches = settings.batches(self.examples, self.job.seed)
-        return list(islice(batches, settings.steps))
+        return list(islice(settings.batches(self.examples, self.job.seed), settings.steps))
 
     def write_batches(self) -> None:
         """Write the batches."""
