@@ -89,7 +89,7 @@ FILES = {
     ({"task": "bolq"}, "task 'bolq' is not built in; give --lm_eval or --kind, or choose one of boolq, hellaswag"),
     ({"task": "boolq", "local": "gsm8k", "hub": "org/boolq"}, "give one of local and hub"),
     ({"task": "boolq", "hub": "boolq"}, "--hub: .*pattern"),
-    ({"task": "boolq", "train_examples": "many"}, "--train_examples: .*integer.*'many'"),
+    ({"task": "boolq", "train_examples": "many"}, "--train_examples many: not a whole number"),
     ({"task": "boolq", "seed": -1}, "--seed: .*equal to 0"),
     ({"task": "mine", "kind": "instruction"}, "a task of kind instruction needs rows"),
     ({"task": "mine", "kind": "text"}, "a task of kind text needs rows"),

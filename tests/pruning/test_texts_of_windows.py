@@ -133,6 +133,7 @@ def test_the_mask_says_whose_text_and_task_it_looked_at(box, tmp_path, tiny_mode
 # The script, what is changed in its flags, and what it says. `other` stands for the model with other token ids.
 REFUSED = [
     ("compute_masks.py", {}, "self.jsonl: it has 6 windows, and 128 are asked for; .*at most 6"),
+    ("compute_masks.py", {"model_path": "other"}, "self.jsonl: it was not sampled by .*llama"),
     ("compute_masks.py", {"calibration_examples": 6, "calibration_seed": 1}, "its windows are fixed, .*leave"),
     ("compute_masks.py", {"method": ["unstructured_wanda_on_c4", "unstructured_ria_on_pile"]},
      "^error: --method: the methods look at the texts c4 and pile; "),

@@ -20,7 +20,8 @@ def windows(config: dict) -> list[int | None]:
     """Return the window of each decoder layer. `layer_types` or `sliding_window_pattern` says which layers have one."""
     pattern = config.get("sliding_window_pattern", WINDOW_PATTERN)
     layers = range(config["num_hidden_layers"])
-    types = config.get("layer_types") or [FULL if (number + 1) % pattern == 0 else SLIDING for number in layers]
+    by_pattern = [FULL if (number + 1) % pattern == 0 else SLIDING for number in layers]
+    types = config.get("layer_types") or by_pattern
     return [config["sliding_window"] if types[number] == SLIDING else None for number in layers]
 
 

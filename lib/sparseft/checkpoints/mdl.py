@@ -190,7 +190,8 @@ class MdlWriter:
             rows = max(1, min(first, _CHUNK // (np.dtype(stored).itemsize * math.prod(columns))))
             # Whole rows. If experts are stacked, (out, E, in), those of one expert.
             options = {"chunks": (rows, *[1] * len(others[:-1]), *columns), **hdf5plugin.LZ4()}
-        self.file.create_dataset(f"{BRANCH}.{key}", shape, stored, **options).attrs.update(meta)
+        dataset = self.file.create_dataset(f"{BRANCH}.{key}", shape, stored, **options)
+        dataset.attrs.update(meta)
         self.leaves[key] = meta
 
     def write(self, key: str, selection: object, values: np.ndarray) -> None:

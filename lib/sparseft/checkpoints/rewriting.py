@@ -61,8 +61,9 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
     """Copy a checkpoint to `folder` without the tensors `names`, and yield the function that writes these.
 
     The copy has the files, the headers and the byte layout of the checkpoint. The block must write each of `names`
-    once, in any order."""
+    once, in any order. Raises ValueError if it leaves one out."""
     checkpoint.copy_rest(folder)
+    missing = set(names)
     with ExitStack() as stack:
         targets = {file: stack.enter_context(open(folder / file.name, "wb")) for file in checkpoint.files}
         for file, target in targets.items():
@@ -77,8 +78,11 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
             tensor = checkpoint.tensors[name]
             targets[tensor.file].seek(tensor.start)
             targets[tensor.file].writelines(parts)
+            missing.remove(name)
 
         yield write
+    if missing:
+        raise ValueError(f"{len(missing)} tensors were not written (first: {min(missing)})")
 
 
 class Cut(NamedTuple):

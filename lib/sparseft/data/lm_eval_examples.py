@@ -97,7 +97,8 @@ class Source:
         self.leaves_out = named == test
         self.evaluated = test or validation
         train = train or self.few_shot or self.evaluated
-        self.origin = dict(zip(SPLITS, SPLITS if data.local else (train, self.evaluated), strict=True))
+        names = SPLITS if data.local else (train, self.evaluated)
+        self.origin = dict(zip(SPLITS, names, strict=True))
         is_unused = test and validation not in (test, train, self.few_shot) and not data.local
         self.unused = validation if is_unused else None
 

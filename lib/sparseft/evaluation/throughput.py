@@ -155,7 +155,8 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
     throughput = training.throughput
     settings = throughput.schedule(training.settings, batch_size)
     torch.manual_seed(seed)
-    part, tokenizer = model_to_train(training.checkpoint, read_mask(training.mask), training.mode, settings, device)
+    mask = read_mask(training.mask)
+    part, tokenizer = model_to_train(training.checkpoint, mask, training.mode, settings, device)
     limit = part.loss.model.config.max_position_embeddings
     task = find_task(training.data, training.task)
     examples = encode_splits({"train": training.rows}, task, tokenizer, limit, settings.train_on_inputs)["train"]

@@ -208,7 +208,8 @@ class MaskWriter:
     def finish(self) -> None:
         """Write the files."""
         for level, path in enumerate(self.paths):
-            content = {"format_version": FORMAT_VERSION, "meta": self.metas[level] | {"reached": self.reached(level)}}
+            meta = self.metas[level] | {"reached": self.reached(level)}
+            content = {"format_version": FORMAT_VERSION, "meta": meta}
             write = self._write_safetensors if path.suffix == ".safetensors" else self._write_pt
             write(path, content, self.bits[level])
             # This frees the disk space of the temporary file.

@@ -86,7 +86,8 @@ def import_pruned(masks: MaskPass, source: str | None, stated: str | None = None
         check_origin(pruned, source, base)
     meta = {"inferred": True, "source": source, "source_digest": pruned.digest, "stated_pattern": stated}
     totals: Counter[str] = Counter()
-    with pruned_writer(masks, {key: value for key, value in meta.items() if value is not None}) as writer:
+    given = {key: value for key, value in meta.items() if value is not None}
+    with pruned_writer(masks, given) as writer:
         for layer in show(shapes, "layer", len(shapes)):
             bits = _read_in_dtype(pruned, place, base, f"{layer}.weight")
             if stated:

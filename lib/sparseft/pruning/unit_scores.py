@@ -149,7 +149,8 @@ def _routed(block: nn.Module, values: Callable[[Routed], Tensor], parts: list[Te
         # The experts run in the order of their numbers, and each one gets its tokens in their order.
         table.T[chosen.T] = torch.cat(norms)
         norms.clear()
-        parts.append(values(Routed(logits.softmax(1, dtype=torch.float32), chosen, table)))
+        routed = Routed(logits.softmax(1, dtype=torch.float32), chosen, table)
+        parts.append(values(routed))
 
     # transformers calls the router `gate` in every class.
     hooks = [block.gate.register_forward_hook(note_router), block.register_forward_hook(finish)]

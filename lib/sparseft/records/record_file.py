@@ -133,4 +133,5 @@ def files_digest(files: dict[str, str]) -> str | None:
     It is the file's own if there is one file. Else it is the sha256 of what `LC_ALL=C sha256sum *` prints."""
     if len(files) < 2:
         return next(iter(files.values()), None)
-    return sha256_of_text("".join(f"{digest}  {name}\n" for name, digest in sorted(files.items())))
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return sha256_of_text(listing)

@@ -33,15 +33,17 @@ from pydantic import Field
 from sparseft import grid
 from sparseft.command import Flags, Threads
 from sparseft.data.settings import Choice
-from sparseft.data.texts import given_text, has_windows
+from sparseft.data.texts import MODEL, given_text, recorded_source
 from sparseft.errors import InputError
 from sparseft.grid import pass_files
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.masks.settings import Masks, whole_percent
 from sparseft.methods import ON, SELF, Method, get_method
 from sparseft.planning.needs import Job, Needs, SizesOf, calibration_lengths, logit_bytes, matrix_by_matrix
+from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
+from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
 
@@ -210,6 +212,8 @@ def run(
         if value.has_pruned_base and not (pruned_dir and format == "pt"):
             raise InputError(f"{value.name} writes a pruned base", "give --pruned_dir for it, and leave --format out")
     checkpoint = checkpoint_for(methods, model_path)
+    if SELF in [value.calibration for value in methods]:
+        check_sampled(examples.text, checkpoint)
     passes = []
     for value in methods:
         bases = pruned_dir if value.has_pruned_base else None
@@ -284,12 +288,20 @@ def with_text(masks: Masks, methods: list[Method], examples: Examples) -> Masks:
         return masks
     chosen = {"length": examples.calibration_length, "choice": examples.calibration_choice}
     chosen |= {"examples": masks.calibration_examples, "seed": masks.calibration_seed}
-    if texts[0] == SELF and not has_windows(examples.text):
-        name = next(value.name for value in methods if value.calibration == SELF)
-        what = f"--text {examples.text}: {name} looks at what the model samples, and this text is another one"
-        raise InputError(what, f"write {name.removesuffix(SELF)}NAME, or sample a text with sample_text.py")
     text = given_text(examples.text, f"masks.calibration.{texts[0]}", **chosen)
     return masks.model_copy(update={"calibration": {texts[0]: text}})
+
+
+def check_sampled(text: Path, checkpoint: Checkpoint) -> None:
+    """Raise InputError if a text was not sampled by the model.
+
+    A model that was made from a pruned base looks at what the dense model has sampled."""
+    source = (recorded_source(text, sha256(text)) or {}).get(MODEL)
+    manifest = checkpoint.folder / "manifest.json"
+    has_parent = manifest.exists() and str(read_json(manifest).get("source")).startswith("pruned:")
+    if not source or (source != checkpoint.digest and not has_parent):
+        what = f"--text {text}: it was not sampled by {checkpoint.folder}"
+        raise InputError(what, f"sample one with sample_text.py, or name the method ..{ON}NAME")
 
 
 def check_method(method: Method, settings: Masks, percents: list[int], examples: Examples) -> None:

@@ -81,7 +81,8 @@ def run(
     parse_section(Masks, {"imported": described, "imported_pattern": {name: pattern} if pattern else {}}, "masks")
     files = pass_files(output_dir, method.name, [f"{percent:02d}"], pruned_dir)
     kind, _, place = (source or "").partition(":")
-    check_apart([output_dir, files.base], [model_path, Path(place) if kind == "path" else None])
+    inputs = [model_path, Path(place) if kind == "path" else None]
+    check_apart([output_dir, files.base], inputs)
     masks = MaskPass(Checkpoint(model_path), method, [percent], files, Masks())
     masks.check_outputs()
     hold(files.report)

@@ -62,6 +62,7 @@ def run(
     if compile_only or validate_only:
         lower(job, cerebras, flags.output_dir, compile_only=compile_only, validate_only=validate_only)
         return
-    write_train_record(flags, job, train(job, cerebras, flags.output_dir))
+    record = train(job, cerebras, flags.output_dir)
+    write_train_record(flags, job, record)
     for state in saved_mdl(flags.output_dir):
         state.unlink()

@@ -176,7 +176,8 @@ def mask_examples(config: Config, wildcards: Any) -> list[str]:
 def window_files(config: Config) -> list[Path]:
     """Return the files of the texts that the models of the study sample, and of the mixtures."""
     names = [name for name in config.texts_read() if config.texts[name].has_own_windows]
-    return sorted({Path(text_path(config, *cell)) for cell in product(names, config.grid.models, config.grid.tasks)})
+    cells = product(names, config.grid.models, config.grid.tasks)
+    return sorted({Path(text_path(config, *cell)) for cell in cells})
 
 
 def text_paths(config: Config, names: Iterable[str | None], model: str, task: str) -> list[str]:

@@ -76,7 +76,8 @@ class Trainer:
             self.layers = attach(model, self.kept, self.paths, job.mode, job.settings, plain_kind_of)
         self.data = encoded_data(job, tokenizer, self.length, fill=fill)
         self.module = FixedLengthLoss(model, self.length)
-        self.identity = job.identity(self.data, [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE])
+        machine = [cerebras.deciding, torch.get_num_threads(), versions(), RELEASE]
+        self.identity = job.identity(self.data, machine)
         state = read_last_mdl(folder, self.identity)
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)

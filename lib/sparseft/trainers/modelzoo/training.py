@@ -76,7 +76,8 @@ class ModelZoo:
     def commit(self) -> str:
         """Return the checkout's commit, or "unknown" if git does not know it."""
         command = ["git", "-C", str(self.home), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or "unknown"
 
     def run(self, configuration: Path) -> None:
         """Run the Trainer in a process that ends with this one. Its output goes to stderr.
