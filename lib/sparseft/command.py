@@ -69,7 +69,8 @@ def command_line(main: Main) -> App:
 def _check_whole_numbers(app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Raise InputError if a flag of whole numbers has another one, which cyclopts would round."""
     for argument in arguments:
-        if re.search(r"\bint\b", str(argument.hint)):
+        # A word may stand in the place of some numbers.
+        if re.search(r"\bint\b(?!.*Literal)", str(argument.hint)):
             for token in argument.tokens:
                 if not re.fullmatch(r"[+-]?\d+", token.value):
                     what = f"{argument.name} {token.value}: not a whole number"
