@@ -33,4 +33,4 @@ use rule run_script as check_engines with:
         job=f"check_engines/{grid.RUN_ID}",
     params:
         **running("check_engines"),
-        gpus=STUDY.resources.gpus,
+        gpus=STUDY.resources.gpus,  # Another device measures again.

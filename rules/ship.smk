@@ -52,7 +52,7 @@ use rule run_script as find_shares with:
     threads: ALONE
     params:
         **running("find_shares"),
-        gpus=STUDY.resources.gpus,
+        gpus=STUDY.resources.gpus,  # Another device measures again.
 
 
 workflow.get_rule("find_shares").is_checkpoint = True
@@ -75,4 +75,4 @@ use rule run_script as ship_model with:
     threads: ALONE
     params:
         **running("ship"),
-        gpus=STUDY.resources.gpus,
+        gpus=STUDY.resources.gpus,  # Another device measures again.

@@ -68,13 +68,11 @@ def command_line(main: Main) -> App:
 
 def _check_whole_numbers(app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Raise InputError if a flag of whole numbers has another one, which cyclopts would round."""
-    for argument in arguments:
-        # A word may stand in the place of some numbers.
-        if re.search(r"\bint\b(?!.*Literal)", str(argument.hint)):
-            for token in argument.tokens:
-                if not re.fullmatch(r"[+-]?\d+", token.value):
-                    what = f"{argument.name} {token.value}: not a whole number"
-                    raise InputError(what, f"{app.name[0]} --help lists the flags")
+    # A flag that takes a number or a word has a Literal.
+    whole = [argument for argument in arguments if re.search(r"\bint\b(?!.*Literal)", str(argument.hint))]
+    for name, value in ((argument.name, token.value) for argument in whole for token in argument.tokens):
+        if not re.fullmatch(r"[+-]?\d+", value):
+            raise InputError(f"{name} {value}: not a whole number", f"{app.name[0]} --help lists the flags")
 
 
 def _what(error: CycloptsError) -> str:

@@ -47,4 +47,4 @@ use rule run_script as measure_throughput with:
         slurm_extra="--exclusive",
     params:
         **running("measure_throughput"),
-        gpus=STUDY.resources.gpus,
+        gpus=STUDY.resources.gpus,  # Another device measures again.

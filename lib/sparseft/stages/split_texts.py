@@ -81,7 +81,7 @@ def run(
     from sparseft.language_model.windows import divided
 
     if not (texts or prompts):
-        raise InputError("there is no text", "give --texts or --prompts")
+        raise InputError("neither --texts nor --prompts is given", "give one of them")
     for path in output:
         claim_text(path, [model_path, *texts, prompts])
     checkpoint = Checkpoint(model_path)

@@ -220,8 +220,6 @@ def check_target(config: Config, target: str, is_made: bool = True, stages: Iter
     path = target if os.path.isabs(target) else os.path.relpath(target)
     # Existing files too, because a job deletes its outputs before it reads its input.
     _check_place(config, path)
-    if target == "ship":
-        ship_targets(config)
     if os.path.exists(path):
         return
     if not is_made:
@@ -255,6 +253,8 @@ def _check_place(config: Config, target: str) -> None:
     if of_run == "model_dir" and not config.keep_merged:
         kept = target.replace("/model_dir", "/merged")
         raise InputError(f"{target}: it is deleted after its evaluation", f"write {kept}, or set keep_merged: true")
+    if target == "ship":
+        ship_targets(config)
     if target == "engines" or of_run == "engines.json":
         config.export.check(target)
     if target.startswith(("throughput", f"{config.results}/throughput/", config.paths.throughput_table)):
