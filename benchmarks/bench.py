@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from sparseft.language_model.hardware import device_name
+from sparseft.models.language_model.hardware import device_name
 
 RESULTS = Path(__file__).parent / "results"
 # Milliseconds that a case takes per turn, or more if one call takes longer.

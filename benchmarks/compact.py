@@ -16,19 +16,19 @@ from pathlib import Path
 
 import torch
 from bench import interleaved, report
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.command import run
-from sparseft.grid import MASK_NAME
-from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import load_model
-from sparseft.language_model.weights import memory_path, unfuse_experts
-from sparseft.lora.masked_lora import attach
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.axes.grid import MASK_NAME
+from sparseft.common.command import run
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.models.language_model.batches import Example, collate
+from sparseft.models.language_model.loss import AnswerLoss
+from sparseft.models.language_model.model import load_model
+from sparseft.models.language_model.weights import memory_path, unfuse_experts
 from sparseft.pruning.compact import compact
+from sparseft.pruning.masks.mask_file import Mask, read_mask
 from sparseft.storage.hashes import sha256
+from sparseft.training.lora.masked_lora import attach
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Training
 from torch import Tensor, nn
 

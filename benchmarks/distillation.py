@@ -25,24 +25,24 @@ import torch
 from accelerate import Accelerator
 from bench import interleaved, report
 from sparseft.analysis.statistics import Scores, compare, holm, interval, pooled_spread
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import run
+from sparseft.axes.grid import MASK_NAME, MODEL, PRUNED_NAME, base_folder
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.command import run
 from sparseft.data.prepared import read_splits
 from sparseft.evaluation.evaluate import evaluate
-from sparseft.grid import MASK_NAME, MODEL, PRUNED_NAME, base_folder
-from sparseft.language_model.batches import Batch, collate, encode
-from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.language_model.loss import AnswerLoss, teacher_logits
-from sparseft.language_model.model import load_model
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Batch, collate, encode
+from sparseft.models.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.models.language_model.loss import AnswerLoss, teacher_logits
+from sparseft.models.language_model.model import load_model
+from sparseft.pruning.masks.mask_file import read_mask
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256, sha256_of_text
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train
+from sparseft.training.trainers.torch import train
 from torch import nn
 
 TASK = BY_NAME["hellaswag"]

@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from bench import report
 from sparseft.analysis.statistics import mean_interval
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
-from sparseft.command import Flags, run
-from sparseft.export.engine_record import EngineResult
-from sparseft.export.engines import find_engines, measure
-from sparseft.export.settings import Export
-from sparseft.grid import MASK_NAME, PRUNED_NAME
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
+from sparseft.axes.grid import MASK_NAME, PRUNED_NAME
+from sparseft.common.command import Flags, run
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
 from sparseft.pruning.compact import compact
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.serving.engine_record import EngineResult
+from sparseft.serving.engines import find_engines, measure
+from sparseft.serving.settings import Export
 from sparseft.storage.hashes import sha256
+from sparseft.training.lora.merge import merge
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/compute_masks.py"

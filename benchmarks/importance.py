@@ -13,23 +13,23 @@ from pathlib import Path
 
 import torch
 from bench import report
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import run
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks import BY_NAME
+from sparseft.axes.tasks.task import DOCUMENT_BREAK
+from sparseft.common.command import run
 from sparseft.data.loading import load_examples
 from sparseft.data.settings import TaskData
 from sparseft.data.texts import read_documents
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
-from sparseft.grid import PassFiles
-from sparseft.language_model.model import load_model
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.model import load_model
 from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.mask_generator import MaskPass, compute_masks
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.settings import Masks
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import DOCUMENT_BREAK
+from sparseft.training.lora.merge import merge
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]

@@ -31,7 +31,7 @@ import pandas as pd
 from bench import report
 from scipy import stats
 from sparseft.analysis.statistics import LEVEL, Scores, Spread, compare, holm, interval, pooled_spread
-from sparseft.command import run
+from sparseft.common.command import run
 from statsmodels.stats.proportion import proportion_confint
 
 # Of what is measured, the accuracies of the five methods, or None for losses. The first four are equal, or those of a

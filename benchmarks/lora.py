@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from bench import interleaved, report
 from peft import LoraConfig, get_peft_model
-from sparseft.language_model.hardware import keep_freed_memory
-from sparseft.language_model.products import multiply
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
+from sparseft.models.language_model.hardware import keep_freed_memory
+from sparseft.models.language_model.products import multiply
+from sparseft.training.lora.effective_weight import Workspace
+from sparseft.training.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
 from sparseft.training.settings import Training
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -25,10 +25,10 @@ from lora import (
     rows_of,
     step,
 )
-from sparseft.command import run
-from sparseft.language_model.hardware import limit_threads
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
+from sparseft.common.command import run
+from sparseft.models.language_model.hardware import limit_threads
+from sparseft.training.lora.effective_weight import Workspace
+from sparseft.training.lora.masked_lora import LoRALinear, MaskedLoRALinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 

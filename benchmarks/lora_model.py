@@ -15,16 +15,16 @@ import torch
 from bench import CPU, interleaved, report
 from lora import NaiveMaskedLoRA
 from peft import LoraConfig, get_peft_model
-from sparseft.architectures import PROJECTIONS
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.command import run
-from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.hardware import keep_freed_memory, peak_memory
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import load_model
-from sparseft.lora.carried_mask import carried_mask
-from sparseft.lora.masked_lora import attach
+from sparseft.axes.architectures import PROJECTIONS
+from sparseft.common.command import run
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.models.language_model.batches import Example, collate
+from sparseft.models.language_model.hardware import keep_freed_memory, peak_memory
+from sparseft.models.language_model.loss import AnswerLoss
+from sparseft.models.language_model.model import load_model
+from sparseft.training.lora.carried_mask import carried_mask
+from sparseft.training.lora.masked_lora import attach
 from sparseft.training.settings import Training
 from torch import Tensor, nn
 

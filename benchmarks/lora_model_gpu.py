@@ -28,15 +28,15 @@ from accelerate import init_empty_weights
 from bench import clock, device_of, interleaved, publish
 from lora_model import stepper
 from peft import LoraConfig, get_peft_model
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import run
-from sparseft.importances.wanda import INPUT_NORMS
-from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.hardware import limit_threads, peak_memory, use_repeatable_kernels
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.weights import divide
-from sparseft.lora.masked_lora import LoRALinear, attach
+from sparseft.axes.importances.wanda import INPUT_NORMS
+from sparseft.common.command import run
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example, collate
+from sparseft.models.language_model.hardware import limit_threads, peak_memory, use_repeatable_kernels
+from sparseft.models.language_model.loss import AnswerLoss
+from sparseft.models.language_model.weights import divide
 from sparseft.pruning.calibration import compute_statistic
+from sparseft.training.lora.masked_lora import LoRALinear, attach
 from sparseft.training.settings import Training
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM

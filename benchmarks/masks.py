@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from bench import interleaved, report
 from safetensors.torch import save_file
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.command import run
-from sparseft.grid import PassFiles
-from sparseft.masks.mask_file import zero_pruned
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.methods import get_method
+from sparseft.axes.selection import kernels
+from sparseft.axes.selection.ranking import Ranking, by_group, by_layer, by_row
+from sparseft.common.command import run
+from sparseft.models.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.pruning.mask_generator import MaskPass, compute_masks
-from sparseft.selection import kernels
-from sparseft.selection.ranking import Ranking, by_group, by_layer, by_row
+from sparseft.pruning.masks.mask_file import zero_pruned
+from sparseft.pruning.masks.settings import Masks
 from sparseft.storage.bits import unpack
 from torch.nn.utils.prune import L1Unstructured
 

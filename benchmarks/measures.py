@@ -21,8 +21,8 @@ from bench import report
 from scipy import stats
 from sparseft.analysis.comparisons import MEASURES
 from sparseft.analysis.statistics import Scores, Spread, compare, holm, interval
-from sparseft.command import run
-from sparseft.planning.power import SIGNIFICANT
+from sparseft.common.command import run
+from sparseft.study.planning.power import SIGNIFICANT
 
 METHODS = 3
 PAIRS = list(combinations(range(METHODS), 2))

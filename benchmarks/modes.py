@@ -19,24 +19,24 @@ import torch
 from accelerate import Accelerator
 from bench import report
 from scipy.stats import ttest_rel
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import run
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.command import run
 from sparseft.data.loading import load_examples
 from sparseft.data.settings import TaskData
 from sparseft.evaluation.evaluate import evaluate
-from sparseft.grid import PassFiles
-from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.language_model.model import load_model
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.models.language_model.model import load_model
 from sparseft.pruning.mask_generator import MaskPass, compute_masks
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.settings import Masks
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Training
+from sparseft.training.trainers.torch import train
 
 PERCENTS = (50, 70)
 SETTINGS = {

@@ -26,20 +26,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from bench import CPU, report
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
-from sparseft.command import run
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks.task import DOCUMENT_BREAK
+from sparseft.common.command import run
 from sparseft.data.texts import read_documents
 from sparseft.evaluation.evaluate import token_perplexity
-from sparseft.grid import PassFiles
-from sparseft.language_model.model import load_model, load_tokenizer
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import decoder_layer_of, prunable_shapes
+from sparseft.models.language_model.model import load_model, load_tokenizer
 from sparseft.pruning.calibration_examples import calibrate_on_text, choose_windows
 from sparseft.pruning.mask_generator import MaskPass, compute_masks
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.settings import Masks
 from sparseft.pruning.sparsegpt import prune_weights
-from sparseft.tasks.task import DOCUMENT_BREAK
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 

@@ -20,27 +20,27 @@ from typing import NamedTuple
 
 import torch
 from bench import report
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.command import run
+from sparseft.axes.grid import pass_files
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks import BY_NAME
+from sparseft.axes.tasks.task import DOCUMENT_BREAK
+from sparseft.common.command import run
 from sparseft.data.rows import read_rows
 from sparseft.data.settings import SELF, CalibrationText
 from sparseft.data.texts import read_documents
-from sparseft.grid import pass_files
-from sparseft.language_model.batches import Example
-from sparseft.language_model.model import load_model
-from sparseft.language_model.sampling import sample_windows
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.model import load_model
+from sparseft.models.language_model.sampling import sample_windows
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.calibration_examples import text_examples
 from sparseft.pruning.mask_generator import MaskPass, compute_masks
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.settings import Masks
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.updates import UPDATES
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import DOCUMENT_BREAK
+from sparseft.training.lora.merge import merge
 from torch.nn.functional import cross_entropy
 
 LENGTH, WINDOWS = 512, 16

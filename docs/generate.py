@@ -12,14 +12,14 @@ from pathlib import Path
 import yaml
 from packaging.markers import Marker, default_environment
 from sparseft.analysis import baseline, study, tables, throughput
-from sparseft.architectures import ARCHITECTURES
-from sparseft.errors import one_line
+from sparseft.axes.architectures import ARCHITECTURES
+from sparseft.axes.importances import DEFAULT, IMPORTANCES
+from sparseft.axes.patterns import PATTERNS
+from sparseft.common.errors import one_line
 from sparseft.evaluation.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
-from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.patterns import PATTERNS
 from sparseft.study.resources import Resources
-from sparseft.trainers.backends import BACKENDS
 from sparseft.training.settings import Throughput, Training
+from sparseft.training.trainers.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[1]
 # The Python of the conda environment.

@@ -4,13 +4,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from sparseft import grid
-from sparseft.errors import InputError, message
-from sparseft.jobs import Jobs, files, with_task
-from sparseft.language_model.gpus import smallest_gpu, visible_gpus
-from sparseft.planning.inputs import check_inputs
-from sparseft.requests import Requests
-from sparseft.section import flags, parse_section
+from sparseft.axes import grid
+from sparseft.common.errors import InputError, message
+from sparseft.study.jobs import Jobs, files, with_task
+from sparseft.models.language_model.gpus import smallest_gpu, visible_gpus
+from sparseft.study.planning.inputs import check_inputs
+from sparseft.study.planning.requests import Requests
+from sparseft.common.section import flags, parse_section
 from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study import targets

@@ -1,9 +1,9 @@
 # The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
-from sparseft.methods import SELF, TASK
+from sparseft.axes.methods import SELF, TASK
 from sparseft.data.task_files import selection_files, task_files
-from sparseft.planning.inputs import fetched_files, model_files, source_manifests
+from sparseft.study.planning.inputs import fetched_files, model_files, source_manifests
 from sparseft.data.settings import DIVERGENCE
-from sparseft.checkpoints.settings import pruned_base
+from sparseft.models.checkpoints.settings import pruned_base
 from sparseft.study import ship
 
 # Of a run: the manifest of the weights from which it starts, its mask, and what its training hands on.

@@ -29,7 +29,7 @@ rule run_script:
         effort="",
         answer="",
     # The command has no path, because a moved folder would then run everything again. `on_gpus N COMMAND` runs a command
-    # on N GPUs that it locks (language_model/gpus.py). With N = 0 the command sees no GPU.
+    # on N GPUs that it locks (models/language_model/gpus.py). With N = 0 the command sees no GPU.
     shell:
         'export PATH="$SPARSEFT_BIN$PATH" PYTHONPATH="$SPARSEFT_ROOT/lib" SCRIPTS="$SPARSEFT_ROOT/workflow/scripts"'
         ' SPARSEFT_LOG_TRACEBACKS=1; on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '

@@ -60,7 +60,7 @@ sys.path.insert(0, str(ROOT / "lib"))
 while True:
     try:
         # This also imports the libraries that a plan needs.
-        import sparseft.planning.inputs
+        import sparseft.study.planning.inputs
 
         break
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
 # The file to serve, from a wish:
 #   snakemake ship --configfile my.yaml
-from sparseft.export.ship_record import SharesRecord
-from sparseft.records.record_file import read_record_file
+from sparseft.serving.ship_record import SharesRecord
+from sparseft.storage.record_file import read_record_file
 from sparseft.study import ship
 
 # Nothing else may run on the machine while something is measured.

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 from project import TINY_STUDY, Study, tiny_grid
-from sparseft import grid
-from sparseft.command import run
+from sparseft.axes import grid
+from sparseft.common.command import run
 from sparseft.storage.record import trained_digest
 from tiny_models import save_tiny
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from datasets import load_dataset
-from sparseft.tasks import BY_NAME
+from sparseft.axes.tasks import BY_NAME
 from tiny_models import change_json
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"

@@ -21,9 +21,10 @@ import sys
 VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 IMPORTED = (
     "jinja2 pandas snakemake.cli snakemake.report snakemake.workflow transformers.models.llama.modeling_llama"
-    " sparseft.analysis.figures sparseft.analysis.pages sparseft.trainers.torch sparseft.command"
-    " sparseft.evaluation.evaluate sparseft.lora.merge sparseft.masks.validation sparseft.planning.inputs"
-    " sparseft.requests sparseft.pruning.mask_generator sparseft.study.targets"
+    " sparseft.analysis.figures sparseft.analysis.pages sparseft.training.trainers.torch sparseft.common.command"
+    " sparseft.evaluation.evaluate sparseft.training.lora.merge sparseft.pruning.masks.validation"
+    " sparseft.study.planning.inputs sparseft.study.planning.requests"
+    " sparseft.pruning.mask_generator sparseft.study.targets"
 ).split()
 
 

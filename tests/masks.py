@@ -6,21 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sparseft.architectures import find_architecture
-from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.grid import PassFiles
-from sparseft.language_model.batches import Example
-from sparseft.language_model.weights import memory_path
-from sparseft.masks.mask_file import Mask, MaskWriter, read_mask
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.axes.architectures import find_architecture
+from sparseft.axes.architectures.architecture import Part
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks import BY_NAME
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.weights import memory_path
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.mask_generator import MaskPass
+from sparseft.pruning.masks.mask_file import Mask, MaskWriter, read_mask
+from sparseft.pruning.masks.settings import Masks
 from sparseft.storage.bits import to_float32
-from sparseft.tasks import BY_NAME
 from torch import Tensor, nn
 
 # The rows of a task, and how many of them the masks of some tests look at.

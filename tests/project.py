@@ -23,7 +23,7 @@ import pytest
 import torch
 import yaml
 from jobs import Process
-from sparseft.section import parse_section
+from sparseft.common.section import parse_section
 from sparseft.storage import locks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config

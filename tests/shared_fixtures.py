@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.model import load_model
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.model import load_model
 from tiny_models import MODELS, TYPICAL, save_tiny
 
 

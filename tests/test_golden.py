@@ -23,15 +23,15 @@ from analysis.frames import CELLS, write_run
 from hub_cache import write
 from project import ROOT, read_record, succeed
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.grid import Run
+from sparseft.axes.methods import METHODS
+from sparseft.axes.modes import MODES
+from sparseft.axes.tasks import BY_NAME, KINDS, TASKS
 from sparseft.data.prepared import find_task
-from sparseft.grid import Run
-from sparseft.masks.mask_file import read_mask
-from sparseft.methods import METHODS
-from sparseft.modes import MODES
+from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.compact import compact
+from sparseft.pruning.masks.mask_file import read_mask
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.tasks import BY_NAME, KINDS, TASKS
 from tiny_models import MODELS, edited, loaded, save_tiny
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -41,7 +41,9 @@ LEFT_OUT = ("measure_", "join_measurements", "analyze_throughput", "train_", "ex
             "check_engines", "estimate", "export_study", "write_configuration", "find_shares", "ship")  # fmt: skip
 FILES = sorted(ROOT.glob("lib/sparseft/stages/[a-z]*.py"))
 STAGES = [file.stem for file in FILES if not file.stem.startswith(LEFT_OUT)]
-TABLES = {axis: import_module(f"sparseft.{axis}") for axis in "importances patterns modes architectures tasks".split()}
+TABLES = {
+    axis: import_module(f"sparseft.axes.{axis}") for axis in "importances patterns modes architectures tasks".split()
+}
 VALUES = {f"{axis} {one.name}": one for axis, table in TABLES.items() for one in getattr(table, axis.upper())}
 VERSIONS = {name: value.version for name, value in VALUES.items()}
 VERSIONS |= {f"tasks {name}": kind.version for name, kind in KINDS.items()}

@@ -12,11 +12,11 @@ from lm_eval.models.dummy import DummyLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from sparseft.axes.tasks import BY_NAME
+from sparseft.axes.tasks.task import SPLITS
 from sparseft.data.rows import read_rows as read_examples
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import task_definition
-from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import SPLITS
 
 pytestmark = pytest.mark.long
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from project import DAMAGES
-from sparseft.errors import InputError
-from sparseft.grid import Cell, Run
-from sparseft.language_model.model import load_model
-from sparseft.masks.mask_file import read_mask
+from sparseft.axes.grid import Cell, Run
+from sparseft.common.errors import InputError
+from sparseft.models.language_model.model import load_model
+from sparseft.pruning.masks.mask_file import read_mask
 from sparseft.training.progress import SavedState
 from tiny_models import change_json, save_tiny
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from sparseft.language_model.weights import unfuse_experts
+from sparseft.models.language_model.weights import unfuse_experts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SIZES = {
@@ -62,7 +62,7 @@ MODELS = {
     "qwen3_moe": described("Qwen3Moe", **WINDOW, head_dim=16, **EXPERTS),
     "granite": described("Granite", tie_word_embeddings=True, **MULTIPLIERS),
 }
-# Most tests run on these. tests/architectures/test_stages.py takes every model through every stage.
+# Most tests run on these. tests/axes/architectures/test_stages.py takes every model through every stage.
 TYPICAL = ("llama", "mistral", "mixtral")
 # The scaled rotary angles of LLaMA 3.
 LLAMA3 = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from analysis import frames
-from sparseft.grid import Run
+from sparseft.axes.grid import Run
 
 
 @pytest.fixture

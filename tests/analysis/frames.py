@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from records.sound_records import SCHEMAS, diverge, pieces
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import Results, compute
-from sparseft.grid import Run
-from sparseft.records.record_file import write
+from sparseft.axes.grid import Run
+from sparseft.storage.record_file import write
 from sparseft.study.config import Analysis
+from storage.sound_records import SCHEMAS, diverge, pieces
 
 # method, sparsity, mode, value; the loss is 2 - value
 CELLS = (

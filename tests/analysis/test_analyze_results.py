@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from project import ROOT, refused, succeed, tree
-from sparseft.grid import FINDINGS, PAGES, REPORT, TABLES
+from sparseft.axes.grid import FINDINGS, PAGES, REPORT, TABLES
 
 SCRIPT = ROOT / "workflow/scripts/analyze_results.py"
 ORIGINAL = "m-boolq_mini-dense-sparsity00-no_finetune-seed0"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from project import ROOT
 from sparseft.analysis.baseline import COLUMNS, OPTIONAL, beside, read_baseline
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 
 # The columns that a file must have.
 HEADER = ",".join(name for name in COLUMNS if name not in OPTIONAL)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sparseft.analysis.cells import pool
 from sparseft.analysis.study import read_study
-from sparseft.grid import Run
+from sparseft.axes.grid import Run
 
 
 def run_id(mode: str = "sparse_to_sparse", training: str = "", seed: int = 0) -> str:

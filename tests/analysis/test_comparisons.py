@@ -4,10 +4,10 @@ word."""
 from functools import partial
 
 import pytest
-from records.sound_records import diverge
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
 from sparseft.study.config import Analysis
+from storage.sound_records import diverge
 
 
 def run_id(method="unstructured", sparsity="50", mode="sparse_to_sparse", seed=0) -> str:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 from sparseft.analysis.frontier import frontier, sentences
-from sparseft.export.engine_record import EngineUse, LoadSpeed
-from sparseft.export.settings import Wish
-from sparseft.export.ship_record import Served, ServedRecord
+from sparseft.serving.engine_record import EngineUse, LoadSpeed
+from sparseft.serving.settings import Wish
+from sparseft.serving.ship_record import Served, ServedRecord
 
 RUN = "m-ship-structured_obs_on_ship-sparsity{}-full_sparse_to_sparse-seed0"
 DENSE = "m-ship-dense-sparsity00-full_sparse_to_sparse-seed0"

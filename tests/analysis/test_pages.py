@@ -12,13 +12,13 @@ import pytest
 from analysis.frames import CELLS, large_study, make_study, on_sampled_windows
 from markdown_it import MarkdownIt
 from project import laid_over
-from records.sound_records import CPU
 from sparseft.analysis.comparisons import decided
 from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, commands
 from sparseft.analysis.sentences import sentences
 from sparseft.analysis.tables import Results
-from sparseft.grid import FINDINGS, PAGES, REPORT, Run
+from sparseft.axes.grid import FINDINGS, PAGES, REPORT, Run
+from storage.sound_records import CPU
 
 pytestmark = pytest.mark.long
 

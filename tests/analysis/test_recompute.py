@@ -7,10 +7,10 @@ import pytest
 import yaml
 from project import TINY_STUDY, Study
 from recompute import differences
-from records.sound_records import diverge, random_of
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute, write_tables
 from sparseft.study.config import Analysis
+from storage.sound_records import diverge, random_of
 
 MODES = ["sparse_to_dense", "sparse_to_sparse"]
 TRAININGS = {"low": {"learning_rate": 0.0003}, "high": {"learning_rate": 0.01}}

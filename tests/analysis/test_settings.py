@@ -3,10 +3,10 @@ it."""
 
 import numpy as np
 import pytest
-from records.sound_records import check_engines, digest
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute
 from sparseft.study.config import Analysis, Config
+from storage.sound_records import check_engines, digest
 
 RUN = "m-boolq_mini-{method}-sparsity{sparsity}-{mode}-seed{seed}"
 DENSE = RUN.format(method="dense", sparsity="00", mode="sparse_to_dense", seed=0)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from records.sound_records import digest
 from sparseft.analysis.study import read_study
 from sparseft.storage.record import FILES_OF
+from storage.sound_records import digest
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 RUN = "m-t-unstructured-sparsity50-sparse_to_sparse-seed0"

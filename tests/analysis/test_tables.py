@@ -2,12 +2,12 @@
 
 import pandas as pd
 import pytest
-from records.sound_records import check_engines
 from scipy import stats
 from sparseft.analysis import study, tables
 from sparseft.analysis.study import read_study
 from sparseft.analysis.tables import compute, write_tables
 from sparseft.study.config import Analysis
+from storage.sound_records import check_engines
 
 TRAINED = [f"sparse_to_dense-{name}-seed{seed}" for name in ("low", "high") for seed in (0, 1)]
 RUNS = [f"m-t-dense-sparsity00-{name}" for name in ("no_finetune-seed0", *TRAINED)]

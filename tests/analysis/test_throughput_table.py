@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 from project import succeed, tree
-from records.sound_records import CPU, measured
 from sparseft.analysis.figures import write_throughput_figures
 from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.evaluation.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord, read_measurements
-from sparseft.records.record_file import write
+from sparseft.storage.record_file import write
+from storage.sound_records import CPU, measured
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense"
 SPARSE = "m-t-unstructured-sparsity50-sparse_to_sparse"

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft import grid
-from sparseft.errors import InputError
-from sparseft.grid import METHODS, MODES, NO_FINETUNE, SEEDS, Cell, Run
+from sparseft.axes import grid
+from sparseft.axes.grid import METHODS, MODES, NO_FINETUNE, SEEDS, Cell, Run
+from sparseft.common.errors import InputError
 
 AXES = {name: st.from_regex(grid.WILDCARDS[name], fullmatch=True) for name in ("model", "task")}
 AXES |= {"method": st.sampled_from(METHODS), "sparsity": st.integers(0, 99)}

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 from project import ROOT
-from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.importances.sparsegpt import SPARSEGPT
-from sparseft.methods import IMPORTED, METHODS, get_method, sort_key
-from sparseft.patterns import PATTERNS, Pattern
-from sparseft.patterns.unstructured import UNSTRUCTURED
-from sparseft.trainers.backends import BACKENDS
+from sparseft.axes.importances import DEFAULT, IMPORTANCES
+from sparseft.axes.importances.sparsegpt import SPARSEGPT
+from sparseft.axes.methods import IMPORTED, METHODS, get_method, sort_key
+from sparseft.axes.patterns import PATTERNS, Pattern
+from sparseft.axes.patterns.unstructured import UNSTRUCTURED
+from sparseft.common.errors import InputError
+from sparseft.training.trainers.backends import BACKENDS
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Test what the modes say of one another."""
 
 import pytest
-from sparseft import grid
-from sparseft.modes import MODES, get_mode, with_starts
+from sparseft.axes import grid
+from sparseft.axes.modes import MODES, get_mode, with_starts
 
 
 def test_a_mode_brings_the_one_that_it_starts_from():

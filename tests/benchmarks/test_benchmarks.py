@@ -14,9 +14,9 @@ import pytest
 import torch
 from hub_cache import write
 from project import ROOT
-from sparseft.command import parse
-from sparseft.lora import effective_weight
-from sparseft.tasks import BY_NAME
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.command import parse
+from sparseft.training.lora import effective_weight
 from sparseft.training.settings import Training
 from tiny_models import save_tiny
 

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.model import load_model
-from sparseft.lora.adapter import read_adapter
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.validation import validate
-from sparseft.modes import get_mode
-from sparseft.modes.mode import ADAPTER
+from sparseft.axes.modes import get_mode
+from sparseft.axes.modes.mode import ADAPTER
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.model import load_model
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.validation import validate
 from sparseft.storage.hashes import sha256
+from sparseft.training.lora.adapter import read_adapter
+from sparseft.training.lora.merge import merge
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hub_cache import write_generated

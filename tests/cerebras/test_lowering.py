@@ -3,7 +3,7 @@
 import pytest
 from tiny_models import PRUNABLE_LAYERS
 
-STOCK_EXPERTS = "import sparseft.trainers.fixed_shapes as f; f.make_experts_dense = lambda model: None"
+STOCK_EXPERTS = "import sparseft.training.trainers.fixed_shapes as f; f.make_experts_dense = lambda model: None"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sparseft.checkpoints.mdl import MdlFile, mdl_writer
+from sparseft.models.checkpoints.mdl import MdlFile, mdl_writer
 
 cstorch = pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures"

@@ -4,15 +4,15 @@ from itertools import islice
 
 import torch
 from runs import CPU, Inputs, written
+from sparseft.axes.tasks import BY_NAME
 from sparseft.data.rows import read_rows
-from sparseft.language_model.batches import encode, shuffled
-from sparseft.language_model.model import load_model
-from sparseft.tasks import BY_NAME
+from sparseft.models.language_model.batches import encode, shuffled
+from sparseft.models.language_model.model import load_model
 
 RUN = "llama-unstructured-50-sparse_to_sparse"
 SLOW_WARM_UP = """
 import time
-import sparseft.trainers.cerebras.trainer as c
+import sparseft.training.trainers.cerebras.trainer as c
 real, steps = c.check_finite, []
 def slow(*given):
     steps.append(1)

@@ -5,23 +5,23 @@ import time
 
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.tasks import BY_NAME
 from sparseft.data.rows import read_rows
-from sparseft.masks.mask_file import read_mask
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.backends.cerebras import Cerebras
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.pruning.masks.mask_file import read_mask
 from sparseft.training.job import TrainingJob
 from sparseft.training.settings import Training
+from sparseft.training.trainers.backends.cerebras import Cerebras
 from tiny_models import MODELS, PRUNABLE_LAYERS, TYPICAL
 from transformers import get_scheduler
 
 pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 import cerebras.pytorch as cstorch
-from sparseft.language_model.batches import Example
-from sparseft.trainers.cerebras import trainer as trainer_module
-from sparseft.trainers.cerebras.package import optimizer_and_schedule, read_last_mdl, write_mdl
-from sparseft.trainers.cerebras.trainer import Trainer, evaluation_batches
-from sparseft.trainers.fixed_shapes import DenseExperts, top_k_weights
+from sparseft.models.language_model.batches import Example
+from sparseft.training.trainers.cerebras import trainer as trainer_module
+from sparseft.training.trainers.cerebras.package import optimizer_and_schedule, read_last_mdl, write_mdl
+from sparseft.training.trainers.cerebras.trainer import Trainer, evaluation_batches
+from sparseft.training.trainers.fixed_shapes import DenseExperts, top_k_weights
 
 
 @pytest.fixture(scope="module")

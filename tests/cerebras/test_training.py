@@ -79,7 +79,7 @@ def test_a_killed_training_goes_on_from_its_last_complete_state_to_the_same_numb
 
 
 FILLS_THE_DISK = """
-import sparseft.trainers.cerebras.trainer as c
+import sparseft.training.trainers.cerebras.trainer as c
 real = c.write_mdl
 def write(folder, *given):
     with open(folder / "filler", "wb", buffering=0) as file:

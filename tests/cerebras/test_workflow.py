@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from runs import CPU, DEFAULT_PYTHON
-from sparseft import grid
+from sparseft.axes import grid
 from sparseft.evaluation.throughput_record import MEASURED
 from sparseft.storage.record import trained_digest
 

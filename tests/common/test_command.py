@@ -14,9 +14,9 @@ import pytest
 import torch
 from project import ROOT
 from pydantic import Field
-from sparseft.command import Flags, command_line, parse, run
-from sparseft.errors import TRACEBACK_PREFIX, InputError
-from sparseft.section import Section, flags
+from sparseft.common.command import Flags, command_line, parse, run
+from sparseft.common.errors import TRACEBACK_PREFIX, InputError
+from sparseft.common.section import Section, flags
 from sparseft.storage.atomic import write_json
 
 
@@ -156,7 +156,7 @@ POOL = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from concurrent.futures import ProcessPoolExecutor
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.storage.locks import end_with_parent
 
 def main():

@@ -2,7 +2,7 @@
 
 import re
 
-from sparseft import progress
+from sparseft.common import progress
 
 
 def test_a_log_has_a_line_for_each_slow_item_and_none_for_a_short_loop(capsys, monkeypatch):

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from hub_cache import write
-from sparseft import limits
+from sparseft.common import limits
+from sparseft.common.errors import InputError
 from sparseft.data.lm_eval_definitions import FOLDER, config_of, read_definition
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.lm_eval_rendering import harness_definition
 from sparseft.data.rows import checked_row
 from sparseft.data.settings import TaskData
-from sparseft.errors import InputError
 
 CHOICE = {
     "output_type": "multiple_choice",

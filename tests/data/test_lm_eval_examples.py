@@ -12,15 +12,15 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from project import call_script, succeed
+from sparseft.common.errors import InputError
 from sparseft.data.lm_eval_definitions import FOLDER, read_definition
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.settings import TaskData
-from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import run_harness
 from sparseft.evaluation.scoring import BOOTSTRAP
-from sparseft.language_model.batches import encode
+from sparseft.models.language_model.batches import encode
 
 # lm-eval starts git and tools that describe the machine.
 pytestmark = pytest.mark.slow

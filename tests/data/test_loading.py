@@ -7,13 +7,13 @@ import pytest
 from datasets import load_dataset
 from hub_cache import COMMIT, publish, write
 from project import call_script, refused, succeed
+from sparseft.axes.tasks import BY_NAME, TASKS, instruction
+from sparseft.axes.tasks.task import MANIFESTS, SPLITS, Lengths
+from sparseft.common.errors import InputError
 from sparseft.data.loading import load_examples, load_rows, loaded_revision, measured_lengths, own_task
 from sparseft.data.settings import HUB_DATA, WIKITEXT2_PLACE, TaskData
-from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
-from sparseft.tasks import BY_NAME, TASKS, instruction
-from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
 
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
 LABELLED = [{"passage": row["passage"], "question": row["question"], "label": int(row["answer"])} for row in BOOLQ]

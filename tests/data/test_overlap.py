@@ -4,8 +4,8 @@ import random
 import tracemalloc
 
 import pytest
+from sparseft.axes.tasks import instruction
 from sparseft.data.overlap import Texts, find, near_copies, shares_found, texts_of
-from sparseft.tasks import instruction
 
 PASSAGE = (
     "Ice floats on water because it expands when it freezes, so that a lake freezes from its surface downwards and its"

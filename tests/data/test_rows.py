@@ -4,12 +4,12 @@ import json
 
 import pytest
 from project import succeed
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.rows import write_rows
 from sparseft.data.texts import read_documents, recorded_source
-from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
 
 BOOLQ = {"passage": "p", "question": "q", "answer": True}
 # JSON allows a line separator inside a string.

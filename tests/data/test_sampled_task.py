@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from project import laid_over, refused, succeed
+from sparseft.axes.methods import get_method
 from sparseft.data.prepared import find_task, read_splits
-from sparseft.language_model.batches import encode
-from sparseft.methods import get_method
+from sparseft.models.language_model.batches import encode
 from sparseft.study import targets
 
 TASK = {"kind": "text", "text": "own"}

@@ -9,17 +9,17 @@ import torch
 import yaml
 from hub_cache import COLOURS, COMMIT, colour_row, publish, write
 from project import read_record, refused, succeed
+from sparseft.axes.tasks import BY_NAME, TASKS
+from sparseft.common.errors import InputError
 from sparseft.data.overlap import shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import read_selection
-from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.evaluation_record import SelectionRecord
-from sparseft.language_model.model import load_model
-from sparseft.records.record_file import read_record_file
+from sparseft.models.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import write_record
-from sparseft.tasks import BY_NAME, TASKS
+from sparseft.storage.record_file import read_record_file
 
 HUB_COLOURS = COLOURS | {"dataset_path": "org/colours", "description": ""}
 

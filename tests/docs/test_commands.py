@@ -14,9 +14,9 @@ import yaml
 from pages import PAGES, ROOT, commands, configurations, files
 from project import Study
 from snakemake import cli
-from sparseft.command import parse
+from sparseft.axes.tasks import TASKS
+from sparseft.common.command import parse
 from sparseft.study.configfiles import read_configuration
-from sparseft.tasks import TASKS
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()]
@@ -112,7 +112,7 @@ def check_python(words: list[str]) -> None:
     if script.parent == ROOT / "workflow/scripts":
         arguments = words[words.index(programs[0]) + 1 :]
         # run_modelzoo.py has a parser of its own, because ModelZoo's environment has no cyclopts.
-        if "sparseft.command" in script.read_text() and "--help" not in arguments:
+        if "sparseft.common.command" in script.read_text() and "--help" not in arguments:
             parse(runpy.run_path(str(script))[script.stem].run, arguments)
 
 

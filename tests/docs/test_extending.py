@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pages import ROOT, blocks, commands, configurations
 from project import Study, copy_project
-from sparseft.masks.mask_file import read_mask
+from sparseft.pruning.masks.mask_file import read_mask
 from tiny_models import SIZES, save_tiny
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
 

@@ -6,8 +6,8 @@ import pytest
 from pages import ROOT, rows_of, section
 from project import laid_over
 from sparseft.data.settings import DIVERGENCE
-from sparseft.planning.needs import Job
-from sparseft.requests import Requests
+from sparseft.study.planning.needs import Job
+from sparseft.study.planning.requests import Requests
 from statsmodels.stats.power import TTestPower
 
 RESULTS = ROOT / "benchmarks/results"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from pages import ROOT
 from pydantic import ValidationError
-from sparseft.section import Section
+from sparseft.common.section import Section
 from sparseft.study.config import Config, schema
 
 DEFINITIONS = Config.model_json_schema()

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
-from sparseft.errors import InputError
-from sparseft.export.engines import Engine, find_engines, measure
-from sparseft.export.gguf_file import format_shares, kept_zeros, write_gguf
-from sparseft.export.settings import Export
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
+from sparseft.serving.engines import Engine, find_engines, measure
+from sparseft.serving.gguf_file import format_shares, kept_zeros, write_gguf
+from sparseft.serving.settings import Export
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 PROMPTS = [list(range(100, 116)), list(range(7000, 7016))]

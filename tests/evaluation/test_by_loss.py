@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from sparseft.errors import InputError
+from sparseft.axes.tasks import instruction, text
+from sparseft.common.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
-from sparseft.language_model.model import load_model
-from sparseft.tasks import instruction, text
+from sparseft.models.language_model.model import load_model
 from tiny_models import save_tiny
 
 IGNORED = -100

@@ -8,10 +8,10 @@ import pytest
 import torch
 from project import read_record, refused, succeed
 from scipy import stats
+from sparseft.axes.tasks import BY_NAME
 from sparseft.data.rows import write_rows
-from sparseft.language_model.model import load_model
+from sparseft.models.language_model.model import load_model
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")

@@ -12,19 +12,19 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from project import read_record, succeed
 from sklearn.metrics import f1_score, recall_score
+from sparseft.axes.tasks import BY_NAME
+from sparseft.axes.tasks.boolq_mini import BOOLQ_MINI
+from sparseft.axes.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
+from sparseft.common.errors import InputError
 from sparseft.data.rows import read_rows
-from sparseft.errors import InputError
 from sparseft.evaluation import harness
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import StrictLM, run_harness
 from sparseft.evaluation.scoring import class_metrics, likeliest, prompt_digest
-from sparseft.language_model.batches import collate, encode
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import load_model
+from sparseft.models.language_model.batches import collate, encode
+from sparseft.models.language_model.loss import AnswerLoss
+from sparseft.models.language_model.model import load_model
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
-from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.metrics import WIKITEXT2_SHA256, perplexity_name
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from transformers import AutoTokenizer
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 from project import refused, succeed
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError
 from sparseft.data.rows import write_rows
-from sparseft.errors import InputError
 from sparseft.evaluation import throughput_record
 from sparseft.evaluation.throughput import MeasuredTraining, measure, reason_of
 from sparseft.evaluation.throughput_record import MeasurementRecord, read_measurements
-from sparseft.language_model.batches import Example, collate, encode, of_length, shuffled
-from sparseft.records.record_file import write
-from sparseft.tasks import BY_NAME
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example, collate, encode, of_length, shuffled
+from sparseft.storage.record_file import write
 from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
 from transformers import AutoTokenizer
 

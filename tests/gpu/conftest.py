@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from sparseft.axes.tasks import BY_NAME
 from sparseft.data.rows import write_rows
-from sparseft.language_model.hardware import start
-from sparseft.tasks import BY_NAME
+from sparseft.models.language_model.hardware import start
 from tiny_models import save_tiny
 
 # Last, because tests/ and benchmarks/ both have a module `masks`.

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from project import ROOT, words_of
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.tasks import BY_NAME
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.throughput import MeasuredTraining, measure
 from sparseft.evaluation.throughput_record import MEASURED
-from sparseft.language_model.model import load_model
-from sparseft.masks.mask_file import read_mask
-from sparseft.tasks import BY_NAME
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.model import load_model
+from sparseft.pruning.masks.mask_file import read_mask
 from sparseft.training.settings import Throughput, Training
 
 MAGNITUDES = ["unstructured", "structured"]

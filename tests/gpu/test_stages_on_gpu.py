@@ -8,20 +8,20 @@ import pytest
 import torch
 import yaml
 from project import Study, laid_over
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.grid import Run
+from sparseft.axes.tasks import BY_NAME
 from sparseft.evaluation.evaluate import evaluate
-from sparseft.grid import Run
-from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.loss import teacher_logits
-from sparseft.language_model.model import load_model
-from sparseft.language_model.placement import DISK, placement
-from sparseft.language_model.weights import unfuse_experts
-from sparseft.lora.adapted_model import trained_model
-from sparseft.lora.adapter import write_adapter
-from sparseft.lora.merge import merge
-from sparseft.planning.needs import Job
-from sparseft.requests import CUDA, Requests
-from sparseft.tasks import BY_NAME
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example, collate
+from sparseft.models.language_model.loss import teacher_logits
+from sparseft.models.language_model.model import load_model
+from sparseft.models.language_model.placement import DISK, placement
+from sparseft.models.language_model.weights import unfuse_experts
+from sparseft.study.planning.needs import Job
+from sparseft.study.planning.requests import CUDA, Requests
+from sparseft.training.lora.adapted_model import trained_model
+from sparseft.training.lora.adapter import write_adapter
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import save_tiny

@@ -11,7 +11,7 @@ import pytest
 import torch
 from project import ROOT, words_of
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.storage.hashes import sha256
 
 from masks import compute_masks, write_mask

@@ -8,11 +8,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from sparseft.language_model.products import multiply
-from sparseft.lora import cpu_weights, effective_weight
-from sparseft.lora.carried_mask import bits_of, carry_mask_
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import MaskedLoRAFunction
+from sparseft.models.language_model.products import multiply
+from sparseft.training.lora import cpu_weights, effective_weight
+from sparseft.training.lora.carried_mask import bits_of, carry_mask_
+from sparseft.training.lora.effective_weight import Workspace
+from sparseft.training.lora.masked_lora import MaskedLoRAFunction
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_gradients_are_near_to_the_exact_ones_and_the_same_twice(device, note, d
 
 
 PRODUCT = """
-from sparseft.language_model.hardware import choose_device, limit_threads
+from sparseft.models.language_model.hardware import choose_device, limit_threads
 import torch
 
 limit_threads(1)

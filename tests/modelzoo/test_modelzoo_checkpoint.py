@@ -8,22 +8,22 @@ import pytest
 import torch
 import yaml
 from project import read_record
-from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.mdl import MdlFile, mdl_writer
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place, open_checkpoint, places
-from sparseft.checkpoints.settings import Model
-from sparseft.errors import InputError
-from sparseft.grid import PassFiles
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.settings import Masks
-from sparseft.masks.validation import validate
+from sparseft.axes.architectures import tensor_shapes
+from sparseft.axes.grid import PassFiles
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.mdl import MdlFile, mdl_writer
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place, open_checkpoint, places
+from sparseft.models.checkpoints.settings import Model
 from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.settings import Masks
+from sparseft.pruning.masks.validation import validate
 from sparseft.storage.bits import pack
 from sparseft.storage.hashes import sha256
-from sparseft.trainers.modelzoo.export import CHECKPOINT, CONFIGURATION, export_modelzoo
+from sparseft.training.lora.merge import merge
+from sparseft.training.trainers.modelzoo.export import CHECKPOINT, CONFIGURATION, export_modelzoo
 from tiny_models import MODELS as CLASSES
 from tiny_models import change_json, save_tiny
 

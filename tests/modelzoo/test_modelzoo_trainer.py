@@ -14,20 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 from project import ROOT, TINY_STUDY, Study, is_whole, tiny_grid
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.mdl import MdlFile
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks import BY_NAME
 from sparseft.data.rows import read_rows
-from sparseft.language_model.batches import encode
-from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
-from sparseft.language_model.model import load_model
-from sparseft.lora.adapter import read_adapter
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.validation import validate
-from sparseft.modes import get_mode
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.mdl import MdlFile
+from sparseft.models.language_model.batches import encode
+from sparseft.models.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.models.language_model.model import load_model
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.validation import validate
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.modelzoo.export import CHECKPOINT
+from sparseft.training.lora.adapter import read_adapter
+from sparseft.training.lora.merge import merge
+from sparseft.training.trainers.modelzoo.export import CHECKPOINT
 from trainings import Inputs, make, trained
 
 pytestmark = pytest.mark.skipif(

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import yaml
 from project import TINY_STUDY, Study, call_script, refused, succeed, tiny_grid
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.mdl import MdlFile
-from sparseft.errors import InputError
-from sparseft.grid import Run
-from sparseft.language_model.batches import Example
-from sparseft.trainers.backends.cerebras import Cerebras
-from sparseft.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
-from sparseft.trainers.modelzoo.trainer_files import FILE, TrainerRun, trainer_run, write_batches
-from sparseft.trainers.modelzoo.training import check_frozen, read_logs
+from sparseft.axes.grid import Run
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.mdl import MdlFile
+from sparseft.models.language_model.batches import Example
 from sparseft.training.job import job_of
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import Training
+from sparseft.training.trainers.backends.cerebras import Cerebras
+from sparseft.training.trainers.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.training.trainers.modelzoo.trainer_files import FILE, TrainerRun, trainer_run, write_batches
+from sparseft.training.trainers.modelzoo.training import check_frozen, read_logs
 from tiny_models import save_tiny
 from trainings import Inputs, make
 

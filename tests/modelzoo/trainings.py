@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from hub_cache import write_generated
 from project import ROOT, words_of
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.modes import get_mode
-from sparseft.trainers.modelzoo.export import export_modelzoo
+from sparseft.axes.modes import get_mode
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.training.trainers.modelzoo.export import export_modelzoo
 from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 import pytest
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.methods import get_method
 from sparseft.data.rows import write_rows
-from sparseft.grid import PassFiles
-from sparseft.masks.mask_file import Mask
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.calibration_examples import calibrate
+from sparseft.pruning.masks.mask_file import Mask
+from sparseft.pruning.masks.settings import Masks
 
 from masks import NUMBER, ROWS, TASK, compute_masks
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
-from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, read_mask
-from sparseft.masks.settings import Masks
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.pruning.allocation import allocate, slots_pruned
 from sparseft.pruning.calibration_examples import calibration_examples
+from sparseft.pruning.masks.mask_file import Mask, read_mask
+from sparseft.pruning.masks.settings import Masks
 from sparseft.pruning.sparsegpt import prune_weights
 from tiny_models import TYPICAL, edited, save_tiny, stock
 

@@ -9,23 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
+from sparseft.axes.importances import IMPORTANCES
+from sparseft.axes.importances.fisher import FISHER
+from sparseft.axes.importances.gradient import GRADIENT_MAGNITUDES
+from sparseft.axes.importances.stade import STADE
+from sparseft.axes.importances.wanda import INPUT_NORMS
+from sparseft.axes.tasks import BY_NAME, text
+from sparseft.common.errors import InputError
 from sparseft.data.settings import CalibrationText
-from sparseft.errors import InputError
-from sparseft.importances import IMPORTANCES
-from sparseft.importances.fisher import FISHER
-from sparseft.importances.gradient import GRADIENT_MAGNITUDES
-from sparseft.importances.stade import STADE
-from sparseft.importances.wanda import INPUT_NORMS
-from sparseft.language_model.batches import Example, collate, encode
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.weights import memory_path
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import decoder_layer_of, prunable_layers
+from sparseft.models.language_model.batches import Example, collate, encode
+from sparseft.models.language_model.loss import AnswerLoss
+from sparseft.models.language_model.weights import memory_path
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples, choose_windows, text_examples
 from sparseft.stages.compute_masks import kept_bytes
-from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, SIZES, edited, save_tiny, stock
 from torch import Tensor
 from transformers import AutoTokenizer

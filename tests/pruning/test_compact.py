@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparseft.architectures.architecture import attention_heads
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.errors import InputError
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import Mask
+from sparseft.axes.architectures.architecture import attention_heads
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
 from sparseft.pruning.compact import compact
+from sparseft.pruning.masks.mask_file import Mask
 from sparseft.storage.bits import pack
+from sparseft.training.lora.merge import merge
 from tiny_models import SIZES, loaded, save_tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 

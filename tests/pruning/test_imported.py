@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from project import refused, succeed
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.validation import validate
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
 from sparseft.pruning.imported import infer_mask
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.validation import validate
 from tiny_models import TYPICAL, change_json, edited, loaded, save_tiny
 
 from masks import read_float32

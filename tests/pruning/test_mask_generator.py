@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.grid import PassFiles
-from sparseft.importances.ria import RIA
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.settings import Masks
-from sparseft.methods import get_method
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.importances.ria import RIA
+from sparseft.axes.methods import get_method
+from sparseft.axes.selection import units
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning import mask_generator
 from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.mask_generator import random_source
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.settings import Masks
 from sparseft.pruning.sparsegpt import prune_weights
-from sparseft.selection import units
 from tiny_models import PRUNABLE_LAYERS, SIZES, edited, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM

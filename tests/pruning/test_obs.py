@@ -3,12 +3,12 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparseft.architectures.architecture import KEY_VALUE_HEADS
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.masks.mask_file import read_mask
-from sparseft.masks.settings import Masks
-from sparseft.masks.validation import validate
+from sparseft.axes.architectures.architecture import KEY_VALUE_HEADS
+from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.hessian import output_error
+from sparseft.pruning.masks.mask_file import read_mask
+from sparseft.pruning.masks.settings import Masks
+from sparseft.pruning.masks.validation import validate
 from sparseft.pruning.obs import choose_units, prune_units, refit
 from test_weight_updates import CALIBRATION, decoder_layers, output_errors
 from tiny_models import TYPICAL, save_tiny

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.pruning.hessian import output_error
 from sparseft.pruning.sparsegpt import prune_layer
 from torch import Tensor

@@ -8,18 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 from project import laid_over, refused, succeed
+from sparseft.axes.grid import Cell
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError
 from sparseft.data.rows import write_rows
 from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import read_documents
-from sparseft.errors import InputError
-from sparseft.grid import Cell
-from sparseft.language_model.batches import Example
-from sparseft.masks.mask_file import check_run, read_mask
-from sparseft.methods import get_method
+from sparseft.models.language_model.batches import Example
 from sparseft.pruning.calibration_examples import calibrate_on_text, calibration_examples, text_examples
+from sparseft.pruning.masks.mask_file import check_run, read_mask
 from sparseft.stages.mix_texts import settings
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
 
 from masks import compute_masks, looking_at
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import check_tensors, prunable_shapes
-from sparseft.errors import InputError
-from sparseft.grid import PassFiles
-from sparseft.language_model.batches import Example
-from sparseft.masks.mask_file import read_checked_mask
-from sparseft.masks.settings import Masks
-from sparseft.masks.validation import validate
-from sparseft.patterns.experts import EXPERTS
-from sparseft.patterns.layers import LAYERS
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.patterns.experts import EXPERTS
+from sparseft.axes.patterns.layers import LAYERS
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import check_tensors, prunable_shapes
+from sparseft.models.language_model.batches import Example
+from sparseft.pruning.masks.mask_file import read_checked_mask
+from sparseft.pruning.masks.settings import Masks
+from sparseft.pruning.masks.validation import validate
 from sparseft.pruning.smaller import remove_units
 from sparseft.pruning.unit_scores import score_units
 from tiny_models import change_json, loaded, save_tiny

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
-from sparseft.errors import InputError
-from sparseft.grid import PassFiles
-from sparseft.language_model.batches import Example
-from sparseft.language_model.weights import memory_path
-from sparseft.masks.mask_file import check_mask, read_mask
-from sparseft.masks.settings import Masks
-from sparseft.masks.validation import validate
+from sparseft.axes.grid import PassFiles
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import decoder_layer_of, prunable_shapes
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.weights import memory_path
 from sparseft.pruning import sparsegpt
 from sparseft.pruning.hessian import output_error
+from sparseft.pruning.masks.mask_file import check_mask, read_mask
+from sparseft.pruning.masks.settings import Masks
+from sparseft.pruning.masks.validation import validate
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.pruning.sparsegpt import prune_layer, prune_weights
 from sparseft.storage.bits import pack

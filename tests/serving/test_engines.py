@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from project import program
-from sparseft.errors import InputError
-from sparseft.export import engine_process, engines
-from sparseft.export.engines import Answer, Engine, _bound, _result, find_engines, measure
-from sparseft.export.settings import Export
+from sparseft.common.errors import InputError
+from sparseft.serving import engine_process, engines
+from sparseft.serving.engines import Answer, Engine, _bound, _result, find_engines, measure
+from sparseft.serving.settings import Export
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM
 

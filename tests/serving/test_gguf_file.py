@@ -10,9 +10,9 @@ import pytest
 import torch
 from project import program
 from safetensors.torch import load_file
-from sparseft.errors import InputError
-from sparseft.export.gguf_file import format_shares, kept_zeros, write_gguf
-from sparseft.export.settings import Export
+from sparseft.common.errors import InputError
+from sparseft.serving.gguf_file import format_shares, kept_zeros, write_gguf
+from sparseft.serving.settings import Export
 from tiny_models import save_tiny
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}

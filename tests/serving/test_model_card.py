@@ -4,14 +4,14 @@ from contextlib import nullcontext
 
 import pytest
 from huggingface_hub import ModelCard
-from records.sound_records import CONTENTS
-from sparseft.checkpoints.manifests import ModelManifest
-from sparseft.errors import InputError
+from sparseft.axes.grid import Run
+from sparseft.common.errors import InputError
 from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.export.licence import Terms, check_derivatives, stated_licence, terms_of
-from sparseft.export.model_card import model_card
-from sparseft.grid import Run
-from sparseft.masks.validation_record import ValidationRecord
+from sparseft.models.checkpoints.manifests import ModelManifest
+from sparseft.pruning.masks.validation_record import ValidationRecord
+from sparseft.serving.licence import Terms, check_derivatives, stated_licence, terms_of
+from sparseft.serving.model_card import model_card
+from storage.sound_records import CONTENTS
 
 MANIFEST = ModelManifest.model_construct(source="hub:somebody/tiny", revision=None)
 

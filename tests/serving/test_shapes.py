@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 from project import succeed
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_model
-from sparseft.export.served import smallest
-from sparseft.export.shapes import channels_by_percent, layers_by_percent, search, shapes_of
-from sparseft.export.ship_record import Trial
-from sparseft.patterns import LAYERS
-from sparseft.patterns.channels import channels_removed
+from sparseft.axes.patterns import LAYERS
+from sparseft.axes.patterns.channels import channels_removed
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_model
 from sparseft.pruning.compact import compact
+from sparseft.serving.served import smallest
+from sparseft.serving.shapes import channels_by_percent, layers_by_percent, search, shapes_of
+from sparseft.serving.ship_record import Trial
 from tiny_models import save_tiny
 
 

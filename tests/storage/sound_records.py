@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from sparseft.analysis.run_files import SCHEMAS as RUN_SCHEMAS
+from sparseft.axes.grid import Cell, Run
 from sparseft.evaluation.scoring import ratio_error
 from sparseft.evaluation.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED, ThroughputRecord
-from sparseft.grid import Cell, Run
-from sparseft.records.record_file import RecordPart
+from sparseft.storage.record_file import RecordPart
 from sparseft.training.settings import MEASURED_KEYS, Training
 
 CPU = "CPU: AMD EPYC, 1 thread"

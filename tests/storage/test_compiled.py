@@ -11,8 +11,8 @@ import sparseft
 
 USE = """
 import numpy as np
-from sparseft.selection.kernels import count_high
-import sparseft.lora.cpu_weights
+from sparseft.axes.selection.kernels import count_high
+import sparseft.training.lora.cpu_weights
 counts = np.zeros(1 << 16, np.int32)
 count_high(np.array([7, 7], np.uint16), counts)
 print(counts[7])

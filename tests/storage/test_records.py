@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 from project import read_record
-from records.sound_records import CONTENTS, changed, digest
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.evaluation.throughput_record import ThroughputRecord
-from sparseft.export.engine_record import EnginesRecord
-from sparseft.lora.merge_record import MergeRecord
-from sparseft.masks.validation_record import ValidationRecord
-from sparseft.records.record_file import RecordPart, files_digest, read_record_file, write
+from sparseft.pruning.masks.validation_record import ValidationRecord
+from sparseft.serving.engine_record import EnginesRecord
 from sparseft.storage.outputs import check_ours
 from sparseft.storage.record import first_key
+from sparseft.storage.record_file import RecordPart, files_digest, read_record_file, write
+from sparseft.training.lora.merge_record import MergeRecord
 from sparseft.training.settings import Effort, Training
 from sparseft.training.training_record import TrainingRecord
+from storage.sound_records import CONTENTS, changed, digest
 
 
 def reason_of(schema: type[RecordPart], path: Path) -> str:

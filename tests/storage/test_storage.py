@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 from project import tree
-from records.sound_records import CONTENTS
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.trained_weights import check_trained
-from sparseft.errors import InputError, message
-from sparseft.language_model.gpus import take
-from sparseft.lora.merge_record import MergeRecord, check_model
-from sparseft.records.record_file import write
+from sparseft.common.errors import InputError, message
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.trained_weights import check_trained
+from sparseft.models.language_model.gpus import take
 from sparseft.storage import atomic
 from sparseft.storage.atomic import atomic_file, atomic_files, atomic_folder
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.record import first_key, trained_digest, unaltered, write_record
-from sparseft.trainers.appliance import held
+from sparseft.storage.record_file import write
+from sparseft.training.lora.merge_record import MergeRecord, check_model
+from sparseft.training.trainers.appliance import held
 from sparseft.training.training_record import TrainingRecord
+from storage.sound_records import CONTENTS
 
 DEAD = 2**22 + 1
 HOLD = """

@@ -9,14 +9,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 from project import DEFAULT, ROOT, laid_over
-from sparseft.errors import InputError, one_line
-from sparseft.masks.mask_record import MaskMeta
-from sparseft.masks.settings import Masks, whole_percent
-from sparseft.methods import get_method
-from sparseft.planning.inputs import check_sources
-from sparseft.section import parse_section
+from sparseft.axes.methods import get_method
+from sparseft.common.errors import InputError, one_line
+from sparseft.common.section import parse_section
+from sparseft.pruning.masks.mask_record import MaskMeta
+from sparseft.pruning.masks.settings import Masks, whole_percent
 from sparseft.study.config import Config
 from sparseft.study.configfiles import complete
+from sparseft.study.planning.inputs import check_sources
 from sparseft.study.yaml_file import read_sections
 from sparseft.training.settings import Distillation
 

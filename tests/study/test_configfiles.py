@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from project import ROOT
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.study import yaml_file
 from sparseft.study.configfiles import complete, complete_text, read_configuration, with_normal_places
 from sparseft.study.yaml_file import check_command, parsed, read_sections

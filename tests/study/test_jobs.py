@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from project import laid_over
-from sparseft.jobs import Jobs
+from sparseft.study.jobs import Jobs
 
 
 def test_a_probe_s_version_is_one_of_the_evaluation_s_and_of_no_training_s():

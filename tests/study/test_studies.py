@@ -11,7 +11,7 @@ from sparseft.analysis.baseline import KEYS, read_baseline
 from sparseft.data.lm_eval_examples import load_lm_eval_examples
 from sparseft.data.settings import TaskData
 from sparseft.evaluation.harness import run_harness
-from sparseft.planning.sizes import NAMED
+from sparseft.study.planning.sizes import NAMED
 from sparseft.study.targets import runs
 
 FOLDER = ROOT / "studies/published"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from project import laid_over
-from sparseft import grid
-from sparseft.errors import InputError
-from sparseft.grid import NO_FINETUNE, Run
+from sparseft.axes import grid
+from sparseft.axes.grid import NO_FINETUNE, Run
+from sparseft.common.errors import InputError
 from sparseft.study import targets
 from sparseft.study.config import Config
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.language_model.batches import collate, encode
-from sparseft.language_model.model import load_model
-from sparseft.lora.carried_mask import carried_mask
-from sparseft.tasks import BY_NAME
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import collate, encode
+from sparseft.models.language_model.model import load_model
 from sparseft.training.loop import step_seed, train_part
+from sparseft.training.lora.carried_mask import carried_mask
 from sparseft.training.progress import Progress, SavedState
 from sparseft.training.settings import Training
 from sparseft.training.trained_part import AdapterPart, WeightsPart, model_to_train

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.batches import Example
-from sparseft.language_model.hardware import limit_threads
-from sparseft.language_model.model import load_model
-from sparseft.language_model.weights import memory_path
-from sparseft.lora.merge import merge
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.torch import reconstruct
+from sparseft.axes.tasks import BY_NAME
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.hardware import limit_threads
+from sparseft.models.language_model.model import load_model
+from sparseft.models.language_model.weights import memory_path
 from sparseft.training.job import TrainingJob
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Training
+from sparseft.training.trainers.torch import reconstruct
 from tiny_models import edited, save_tiny, stock
 from torch import Tensor, nn
 from torch.nn import functional as F

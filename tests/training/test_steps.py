@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 import torch
 from accelerate import Accelerator
-from sparseft.language_model.batches import Example
+from sparseft.models.language_model.batches import Example
 from sparseft.training.loop import optimizer_and_schedule, train_part
 from sparseft.training.progress import SavedState
 from sparseft.training.settings import Training

@@ -6,16 +6,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.language_model.batches import collate
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import load_model
-from sparseft.lora.adapted_model import trained_model
-from sparseft.lora.merge import merge
-from sparseft.masks.validation import validate
-from sparseft.tasks import BY_NAME
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import collate
+from sparseft.models.language_model.loss import AnswerLoss
+from sparseft.models.language_model.model import load_model
+from sparseft.pruning.masks.validation import validate
 from sparseft.training.job import TrainingJob
+from sparseft.training.lora.adapted_model import trained_model
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Training
 from test_loop import prepare
 from tiny_models import save_tiny

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hub_cache import write_generated
 from project import succeed
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
 from tiny_models import save_tiny
 
 RUNS = [f"tiny-hellaswag_mini-{method}-sparsity50-sparse_to_sparse-seed0" for method in ("structured", "random")]

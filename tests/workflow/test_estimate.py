@@ -9,12 +9,12 @@ import yaml
 from project import ROOT, laid_over, refused, succeed, tiny_grid
 from safetensors.torch import load_file
 from scipy.stats import norm
-from sparseft import estimate
-from sparseft.estimate import disk, examples, hours, study_jobs, summary
-from sparseft.grid import Run
-from sparseft.planning.needs import Job
-from sparseft.planning.probe import TYPICAL, this_machine
-from sparseft.requests import Requests, seconds
+from sparseft.axes.grid import Run
+from sparseft.study.planning import estimate
+from sparseft.study.planning.estimate import disk, examples, hours, study_jobs, summary
+from sparseft.study.planning.needs import Job
+from sparseft.study.planning.probe import TYPICAL, this_machine
+from sparseft.study.planning.requests import Requests, seconds
 from sparseft.study.targets import runs
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())

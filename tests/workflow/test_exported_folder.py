@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 from project import call_script, program, read_record, refused, succeed
 from safetensors.torch import load_file, save_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
 from sparseft.storage.hashes import sha256
 from tiny_models import change_json, loaded
 

@@ -8,8 +8,8 @@ import forks
 import pytest
 from box import RUNS, flags
 from project import read_record, succeed, tree, words_of
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.masks.mask_file import read_mask
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.pruning.masks.mask_file import read_mask
 
 pytestmark = pytest.mark.slow
 # What a script writes, in the order in which its renames make it appear.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hub_cache import write
 from project import Study, tiny_grid
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.masks.mask_file import read_mask
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.pruning.masks.mask_file import read_mask
 from sparseft.storage.hashes import sha256
 from tiny_models import edited
 

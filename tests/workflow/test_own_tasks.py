@@ -8,7 +8,7 @@ import yaml
 from hub_cache import write
 from project import ROOT, Study, tiny_grid
 from sparseft.evaluation.evaluate import token_perplexity
-from sparseft.language_model.model import load_model
+from sparseft.models.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from tiny_models import CHAT_TEMPLATE, save_tiny
 

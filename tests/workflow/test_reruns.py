@@ -23,7 +23,7 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
     done = subprocess.run([*command, "train"], cwd=tmp_path, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert imported >= {"sparseft.requests", "sparseft.study.targets"}
+    assert imported >= {"sparseft.study.planning.requests", "sparseft.study.targets"}
     assert not imported & {"torch", "transformers", "lm_eval", "numba"}  # what the executor plugins import is theirs
 
 
@@ -75,7 +75,7 @@ def copied_study(tmp_path, own_study) -> Study:
     ("file", "old", "jobs"),
     [
         ("stages/train.py", "VERSION = 1", ANALYSIS | of_runs(3, 3)),
-        ("modes/mode.py", "version: int = 1", RECONFIGURED | of_runs(3, 5)),
+        ("axes/modes/mode.py", "version: int = 1", RECONFIGURED | of_runs(3, 5)),
         ("analysis/figures.py", "", {}),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_sparsity_that_is_added_makes_its_own_runs_and_masks_of_the_same_bits_
 
 
 def test_a_plan_uses_the_library_beside_its_snakefile(copied_study):
-    with open(copied_study.root / "lib/sparseft/grid.py", "a") as file:
+    with open(copied_study.root / "lib/sparseft/axes/grid.py", "a") as file:
         file.write("\nraise SystemExit(7)\n")
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--snakefile", copied_study.root / "Snakefile"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}

@@ -13,10 +13,10 @@ from box import RUNS, flags
 from project import call_script, refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
-from sparseft.section import parse_section
-from sparseft.tasks import BY_NAME
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.section import parse_section
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
 from tiny_models import change_json, edited, save_tiny
 
 RUN = RUNS[0]

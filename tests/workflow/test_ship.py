@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from project import Study
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.checkpoint import Checkpoint
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

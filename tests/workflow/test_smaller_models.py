@@ -3,8 +3,8 @@
 import pytest
 import yaml
 from project import TINY_STUDY, Study, tiny_grid
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.masks.mask_file import read_mask
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.pruning.masks.mask_file import read_mask
 from tiny_models import save_tiny
 
 pytestmark = pytest.mark.slow

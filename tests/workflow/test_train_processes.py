@@ -17,7 +17,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from hub_cache import write_generated
 from project import ROOT, read_record, succeed
 from sparseft.storage.hashes import sha256
-from sparseft.trainers.torch import hold_together
+from sparseft.training.trainers.torch import hold_together
 from tiny_models import save_tiny
 
 TORCHRUN = [sys.executable, "-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", "2"]

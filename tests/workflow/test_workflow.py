@@ -2,7 +2,7 @@
 
 import pytest
 from project import Study, tiny_grid
-from sparseft import grid
+from sparseft.axes import grid
 from sparseft.evaluation import throughput_record
 
 PATHS = grid.ResultPaths()

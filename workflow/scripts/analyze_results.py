@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/analyze_results.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import analyze_results
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/check_engines.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import check_engines
 
 if __name__ == "__main__":

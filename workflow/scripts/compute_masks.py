@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/compute_masks.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import compute_masks
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/evaluate.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import evaluate
 
 if __name__ == "__main__":

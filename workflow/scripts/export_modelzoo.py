@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/export_modelzoo.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import export_modelzoo
 
 if __name__ == "__main__":

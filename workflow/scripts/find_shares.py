@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/find_shares.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import find_shares
 
 if __name__ == "__main__":

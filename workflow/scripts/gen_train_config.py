@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/gen_train_config.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import gen_train_config
 
 if __name__ == "__main__":

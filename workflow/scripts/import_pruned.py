@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/import_pruned.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import import_pruned
 
 if __name__ == "__main__":

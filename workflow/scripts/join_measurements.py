@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/join_measurements.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import join_measurements
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/measure_throughput.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import measure_throughput
 
 if __name__ == "__main__":

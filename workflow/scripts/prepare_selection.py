@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/prepare_selection.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import prepare_selection
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/prepare_task.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import prepare_task
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from sparseft.errors import InputError, end
+from sparseft.common.errors import InputError, end
 
 PACKAGES = ("torch", "transformers", "cerebras-pytorch")
 # The release of cerebras-pytorch and of ModelZoo that the callbacks and the reader of its log fit.
@@ -35,7 +35,7 @@ def train(configuration: Path, *, validate_only: bool) -> None:
         import cerebras.modelzoo.trainer.utils as trainer
 
         # This import makes the callbacks known to the Trainer.
-        import sparseft.trainers.modelzoo.callbacks  # noqa: F401
+        import sparseft.training.trainers.modelzoo.callbacks  # noqa: F401
         import yaml
     except ImportError as error:
         raise InputError(

@@ -8,10 +8,10 @@ A command that loses its connection to the appliance is run again, twice. --job_
 
 from pathlib import Path
 
-from sparseft.command import run
-from sparseft.grid import ResultPaths
-from sparseft.trainers import appliance
-from sparseft.trainers.backends.cerebras import JobLabel
+from sparseft.axes.grid import ResultPaths
+from sparseft.common.command import run
+from sparseft.training.trainers import appliance
+from sparseft.training.trainers.backends.cerebras import JobLabel
 
 _STOP = Path(ResultPaths().stop)
 

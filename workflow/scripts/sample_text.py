@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/sample_text.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import sample_text
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/ship.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import ship
 
 if __name__ == "__main__":

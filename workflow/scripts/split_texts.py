@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/split_texts.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import split_texts
 
 if __name__ == "__main__":

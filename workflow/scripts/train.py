@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/train.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import train
 
 if __name__ == "__main__":

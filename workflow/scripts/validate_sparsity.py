@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/validate_sparsity.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import validate_sparsity
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The stage is in sparseft/stages/write_configuration.py."""
 
-from sparseft.command import run
+from sparseft.common.command import run
 from sparseft.stages import write_configuration
 
 if __name__ == "__main__":

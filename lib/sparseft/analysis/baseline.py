@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError
 
-from sparseft.errors import InputError
-from sparseft.section import Section, first_fault
+from sparseft.common.errors import InputError
+from sparseft.common.section import Section, first_fault
 from sparseft.storage.reading import read_text
 
 KEYS = ["model", "task", "method", "sparsity", "mode"]

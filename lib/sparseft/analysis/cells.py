@@ -16,11 +16,11 @@ import pandas as pd
 
 from sparseft.analysis.statistics import Scores, interval, mean_interval, pooled_spread
 from sparseft.analysis.study import MEASURED, MEASURES, POOLED, REPEATED, SOUND, Frames, in_order
+from sparseft.axes.grid import DENSE, NO_FINETUNE
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks import get_metric
+from sparseft.axes.tasks.metrics import LOSS
 from sparseft.data.settings import DIVERGENCE
-from sparseft.grid import DENSE, NO_FINETUNE
-from sparseft.modes import get_mode
-from sparseft.tasks import get_metric
-from sparseft.tasks.metrics import LOSS
 
 PLACE = ["study", "model", "task", "metric"]
 CELL = [*PLACE, "method", "sparsity", "mode", "setting"]

@@ -32,12 +32,12 @@ from sparseft.analysis.cells import KEYS, PLACE, comparable, gain
 from sparseft.analysis.settings import compatible
 from sparseft.analysis.statistics import compare, holm
 from sparseft.analysis.study import EVAL_LOSS, MEASURES, VALUE, in_order
+from sparseft.axes.grid import DENSE, NO_FINETUNE
+from sparseft.axes.methods import sort_key
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks.metrics import LOSS
 from sparseft.data.settings import DIVERGENCE
-from sparseft.grid import DENSE, NO_FINETUNE
-from sparseft.methods import sort_key
-from sparseft.modes import get_mode
-from sparseft.planning.power import SIGNIFICANT, rows_needed
-from sparseft.tasks.metrics import LOSS
+from sparseft.study.planning.power import SIGNIFICANT, rows_needed
 
 # Which pairs of cells a question compares. The columns of the second cell begin with `against_`.
 _ONE_MASK = "model == against_model and method == against_method and sparsity == against_sparsity"

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from sparseft.analysis.run_files import RunFiles
-from sparseft.grid import NO_FINETUNE, base_folder, fill, mask_path
-from sparseft.methods import get_method
-from sparseft.tasks.metrics import LOSS
+from sparseft.axes.grid import NO_FINETUNE, base_folder, fill, mask_path
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks.metrics import LOSS
 
 
 def differences(files: RunFiles) -> list[str]:

@@ -38,10 +38,10 @@ from sparseft.analysis.comparisons import sections
 from sparseft.analysis.sentences import FEW, dense_name, pruned_name, ranked_by, when
 from sparseft.analysis.study import SOUND
 from sparseft.analysis.tables import Results
+from sparseft.axes.grid import DENSE, MODES
+from sparseft.axes.tasks import get_metric
+from sparseft.axes.tasks.metrics import LOSS, PERPLEXITIES
 from sparseft.data.settings import DIVERGENCE
-from sparseft.grid import DENSE, MODES
-from sparseft.tasks import get_metric
-from sparseft.tasks.metrics import LOSS, PERPLEXITIES
 
 # The metadata of every figure.
 MARK = "SparseFT analysis"

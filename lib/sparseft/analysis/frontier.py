@@ -17,11 +17,11 @@ from scipy import stats
 from sparseft.analysis.figures import MARK, SETTINGS
 from sparseft.analysis.sentences import with_interval
 from sparseft.analysis.statistics import mean_columns
-from sparseft.export.settings import FIRST_LAYERS, SAMPLED, Wish
-from sparseft.export.ship_record import Served, ServedRecord
-from sparseft.grid import DENSE, Run
-from sparseft.methods import get_method
-from sparseft.modes import get_mode
+from sparseft.axes.grid import DENSE, Run
+from sparseft.axes.methods import get_method
+from sparseft.axes.modes import get_mode
+from sparseft.serving.settings import FIRST_LAYERS, SAMPLED, Wish
+from sparseft.serving.ship_record import Served, ServedRecord
 
 # The names of the dense model as it is, and trained on the same texts as the candidates.
 AS_IS, TRAINED = "dense", "dense, trained on the same texts"

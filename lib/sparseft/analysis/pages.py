@@ -40,12 +40,12 @@ from sparseft.analysis.sentences import (
 )
 from sparseft.analysis.study import in_order
 from sparseft.analysis.tables import RUN, Results
-from sparseft.errors import one_line
-from sparseft.grid import DENSE, FINDINGS, MODES, NO_FINETUNE, PAGES, REPORT
-from sparseft.methods import get_method
-from sparseft.modes import get_mode
-from sparseft.tasks import get_metric, is_toy
-from sparseft.tasks.metrics import LOSS
+from sparseft.axes.grid import DENSE, FINDINGS, MODES, NO_FINETUNE, PAGES, REPORT
+from sparseft.axes.methods import get_method
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks import get_metric, is_toy
+from sparseft.axes.tasks.metrics import LOSS
+from sparseft.common.errors import one_line
 
 # The results of one model on one task, in one setting, stand together.
 RESULT = ["setting", "task", "metric", "model"]

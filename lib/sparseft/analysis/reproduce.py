@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from sparseft.analysis.study import study_folder
-from sparseft.grid import Run, base_folder, fill, mask_path
-from sparseft.section import flags
+from sparseft.axes.grid import Run, base_folder, fill, mask_path
+from sparseft.common.section import flags
 
 # The project's folder.
 ROOT = Path(__file__).resolve().parents[3]

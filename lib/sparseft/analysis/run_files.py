@@ -12,17 +12,17 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from sparseft.axes.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
+from sparseft.axes.modes import get_mode
+from sparseft.axes.modes.mode import ADAPTER
+from sparseft.common.errors import InputError
 from sparseft.data.prepared import find_task
-from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
-from sparseft.export.engine_record import EnginesRecord
-from sparseft.grid import DATA, NO_FINETUNE, Run, fill, mask_path, start_of
-from sparseft.lora.merge_record import MergeRecord
-from sparseft.masks.validation_record import ValidationRecord
-from sparseft.modes import get_mode
-from sparseft.modes.mode import ADAPTER
-from sparseft.records.record_file import RunRecord, files_digest, read_record_file
+from sparseft.pruning.masks.validation_record import ValidationRecord
+from sparseft.serving.engine_record import EnginesRecord
 from sparseft.storage.record import FILES_OF, trained_digest
+from sparseft.storage.record_file import RunRecord, files_digest, read_record_file
+from sparseft.training.lora.merge_record import MergeRecord
 from sparseft.training.training_record import TrainingRecord
 
 RECORDS = (

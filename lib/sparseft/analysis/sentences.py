@@ -15,13 +15,13 @@ import pandas as pd
 from sparseft.analysis.cells import gain
 from sparseft.analysis.comparisons import EQUAL, GUESS, HIGHER, NOT_TOLD_APART, WITHIN
 from sparseft.analysis.study import VALUE
+from sparseft.axes.grid import DENSE, NO_FINETUNE
+from sparseft.axes.methods import sort_key
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks import get_metric
+from sparseft.axes.tasks.metrics import LOSS
 from sparseft.data.settings import DIVERGENCE
-from sparseft.export.settings import ENGINES
-from sparseft.grid import DENSE, NO_FINETUNE
-from sparseft.methods import sort_key
-from sparseft.modes import get_mode
-from sparseft.tasks import get_metric
-from sparseft.tasks.metrics import LOSS
+from sparseft.serving.settings import ENGINES
 
 # The text of a missing value.
 NONE = "-"

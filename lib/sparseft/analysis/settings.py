@@ -15,9 +15,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sparseft.analysis.consistency import short
-from sparseft.grid import DENSE, NO_FINETUNE, Run
-from sparseft.methods import get_method
-from sparseft.modes import get_mode
+from sparseft.axes.grid import DENSE, NO_FINETUNE, Run
+from sparseft.axes.methods import get_method
+from sparseft.axes.modes import get_mode
 from sparseft.study.config import Config
 from sparseft.training.settings import LAYERED_KEYS, Training
 

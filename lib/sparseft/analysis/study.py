@@ -24,18 +24,18 @@ from sparseft.analysis.consistency import conflicts, differences
 from sparseft.analysis.run_files import RunFiles, read_run
 from sparseft.analysis.settings import other_settings, setting_texts, settings_of
 from sparseft.analysis.statistics import mean_columns
+from sparseft.axes.grid import MODES, Run
+from sparseft.axes.methods import sort_key
+from sparseft.axes.tasks.metrics import LOSS
+from sparseft.common.errors import InputError
 from sparseft.data.settings import DIVERGENCE
-from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.export.engine_record import EnginesRecord
-from sparseft.grid import MODES, Run
-from sparseft.masks.validation_record import ValidationRecord
-from sparseft.methods import sort_key
-from sparseft.records.record_file import files_digest
+from sparseft.pruning.masks.validation_record import ValidationRecord
+from sparseft.serving.engine_record import EnginesRecord
 from sparseft.storage.hashes import sha256
+from sparseft.storage.record_file import files_digest
 from sparseft.study.config import Config
 from sparseft.study.targets import runs as configured_runs
-from sparseft.tasks.metrics import LOSS
 from sparseft.training.training_record import TrainingRecord
 
 # What two cells are compared by, in the order in which a sentence uses them. Each is a column of the runs.

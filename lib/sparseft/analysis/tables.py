@@ -14,11 +14,11 @@ import pandas as pd
 from sparseft.analysis.cells import CELLS, KEYS, pool
 from sparseft.analysis.comparisons import COMPARISONS, CURVES, compare_cells, curves
 from sparseft.analysis.study import MEASURED, RUN, RUNS, Frames, in_order
-from sparseft.errors import InputError
-from sparseft.grid import DENSE
+from sparseft.axes.grid import DENSE
+from sparseft.axes.tasks.metrics import PERPLEXITIES
+from sparseft.common.errors import InputError
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.config import Analysis, Config
-from sparseft.tasks.metrics import PERPLEXITIES
 
 # How summary.csv begins, by which the outputs of an analysis are known (storage/outputs.py).
 KNOWN_BY = ",".join(RUN)

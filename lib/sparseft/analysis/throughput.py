@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from sparseft.analysis.statistics import mean_columns
+from sparseft.axes.grid import Cell
 from sparseft.evaluation.throughput_record import BatchRecord, ThroughputRecord
-from sparseft.grid import Cell
 
 _CELL = ["model", "task", "method", "sparsity", "mode", "training"]
 _MEASURED = [f"{name}_per_second{end}" for name in ("samples", "tokens") for end in ("", "_low", "_high")]

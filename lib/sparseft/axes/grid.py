@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from sparseft import methods, modes
-from sparseft.errors import InputError
-from sparseft.section import SEEDS
+from sparseft.axes import methods, modes
+from sparseft.common.errors import InputError
+from sparseft.common.section import SEEDS
 
 METHODS = tuple(methods.METHODS)
 EXAMPLE_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_examples)

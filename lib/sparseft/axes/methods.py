@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, cached_property
 
-from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, HESSIAN, IMPORTANCES, WANDA, Importance, Statistic
-from sparseft.patterns import PATTERNS, Pattern
+from sparseft.axes.importances import DEFAULT, HESSIAN, IMPORTANCES, WANDA, Importance, Statistic
+from sparseft.axes.patterns import PATTERNS, Pattern
+from sparseft.common.errors import InputError
 
 DENSE = Pattern("dense", select=lambda ranking: ranking.keep_all(), has_importance=False)
 # What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.

@@ -22,8 +22,8 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.validators import Number
 from pydantic import ValidationError
 
-from sparseft.errors import InputError, end, one_line
-from sparseft.section import first_fault
+from sparseft.common.errors import InputError, end, one_line
+from sparseft.common.section import first_fault
 
 T = TypeVar("T")
 # The main function of a script returns its exit code; None is 0.

@@ -22,7 +22,7 @@ _ADVICE = {
         "correct the flag, the key of the configuration or the file that it comes from",
     ),
 }
-_PROJECT = Path(__file__).resolve().parents[2]
+_PROJECT = Path(__file__).resolve().parents[3]
 _OWN_CODE = (_PROJECT / "lib/sparseft", _PROJECT / "workflow/scripts")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sparseft.errors import InputError, one_line
+from sparseft.common.errors import InputError, one_line
 
 # Seconds of the CPU that the templates of a row may need.
 SECONDS = 10

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializationInfo, ValidationError, model_validator
 
-from sparseft.errors import InputError, one_line
+from sparseft.common.errors import InputError, one_line
 
 # Every seed is smaller, because torch's generator on a CPU takes 32 bits of it.
 SEEDS = 2**32

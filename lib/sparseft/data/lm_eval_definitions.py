@@ -21,9 +21,9 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from sparseft.errors import InputError, one_line
-from sparseft.tasks.lm_eval import GENERATE_UNTIL, MULTIPLE_CHOICE
-from sparseft.tasks.metrics import ACC, ACC_NORM, F1
+from sparseft.axes.tasks.lm_eval import GENERATE_UNTIL, MULTIPLE_CHOICE
+from sparseft.axes.tasks.metrics import ACC, ACC_NORM, F1
+from sparseft.common.errors import InputError, one_line
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 # The folder of lm-eval's own definitions.

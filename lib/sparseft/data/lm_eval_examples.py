@@ -16,18 +16,25 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from sparseft.axes.tasks.lm_eval import (
+    BY_LM_EVAL,
+    BY_LOG_LIKELIHOODS,
+    GENERATE_UNTIL,
+    MULTIPLE_CHOICE,
+    NO_FILTER,
+    task_of,
+)
+from sparseft.axes.tasks.metrics import F1
+from sparseft.axes.tasks.task import SPLITS, Row, RowFormat, SplitRows, Task
+from sparseft.common.errors import InputError
+from sparseft.common.section import refuse
 from sparseft.data.lm_eval_definitions import changed, config_of, read_definition, reported_metrics
 from sparseft.data.lm_eval_rendering import rendered_rows, reported
 from sparseft.data.loading import Examples, choose_rows, hub_dataset, hub_source, local_file, split_of
 from sparseft.data.rows import read_rows
 from sparseft.data.selection_rows import SELECTION, Candidates, shuffled, unused_rows
 from sparseft.data.settings import TaskData
-from sparseft.errors import InputError
-from sparseft.section import refuse
 from sparseft.storage.hashes import sha256
-from sparseft.tasks.lm_eval import BY_LM_EVAL, BY_LOG_LIKELIHOODS, GENERATE_UNTIL, MULTIPLE_CHOICE, NO_FILTER, task_of
-from sparseft.tasks.metrics import F1
-from sparseft.tasks.task import SPLITS, Row, RowFormat, SplitRows, Task
 
 # Keys of a definition that say where rows come from.
 _DATA_KEYS = """dataset_path dataset_name dataset_kwargs process_docs

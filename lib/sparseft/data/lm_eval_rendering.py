@@ -14,12 +14,12 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 
+from sparseft.axes.tasks.lm_eval import MULTIPLE_CHOICE
+from sparseft.axes.tasks.task import Row, SplitRows, Task
+from sparseft.common.errors import InputError, one_line
+from sparseft.common.limits import limited
 from sparseft.data.lm_eval_definitions import config_of
 from sparseft.data.rows import checked_row
-from sparseft.errors import InputError, one_line
-from sparseft.limits import limited
-from sparseft.tasks.lm_eval import MULTIPLE_CHOICE
-from sparseft.tasks.task import Row, SplitRows, Task
 
 disable_progress_bars()
 

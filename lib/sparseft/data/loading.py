@@ -15,14 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.data.rows import as_lines, checked_row, each_row, read_rows
-from sparseft.data.settings import HUB, TaskData
-from sparseft.data.texts import claim_text, read_documents, write_source_text
-from sparseft.errors import InputError, one_line
-from sparseft.storage.hashes import sha256
-from sparseft.storage.revisions import fixed
-from sparseft.tasks import KINDS
-from sparseft.tasks.task import (
+from sparseft.axes.tasks import KINDS
+from sparseft.axes.tasks.task import (
     DOCUMENT,
     DOCUMENT_BREAK,
     SPLITS,
@@ -34,6 +28,12 @@ from sparseft.tasks.task import (
     SplitRows,
     Task,
 )
+from sparseft.common.errors import InputError, one_line
+from sparseft.data.rows import as_lines, checked_row, each_row, read_rows
+from sparseft.data.settings import HUB, TaskData
+from sparseft.data.texts import claim_text, read_documents, write_source_text
+from sparseft.storage.hashes import sha256
+from sparseft.storage.revisions import fixed
 
 COMMIT = r"[0-9a-f]{40}"
 # The endings of the files that can be loaded one by one.

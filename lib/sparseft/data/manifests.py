@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import JsonValue
 
-from sparseft.records import Count, Fraction, PositiveCount, field, setting
-from sparseft.records.record_file import RecordFile, RecordPart, kind
+from sparseft.storage.fields import Count, Fraction, PositiveCount, field, setting
+from sparseft.storage.record_file import RecordFile, RecordPart, kind
 
 Source = dict[str, JsonValue]
 

@@ -26,7 +26,7 @@ from itertools import chain, takewhile
 
 import numpy as np
 
-from sparseft.tasks.task import Row, SplitRows, Task
+from sparseft.axes.tasks.task import Row, SplitRows, Task
 
 # Words per window of a text, and of a prompt.
 TEXT_WINDOW = 13

@@ -8,12 +8,12 @@ task that the configuration describes also holds its definition, so that every j
 from collections.abc import Iterable
 from pathlib import Path
 
+from sparseft.axes.tasks import BY_NAME, KINDS
+from sparseft.axes.tasks.task import MANIFESTS, SPLITS, Row, SplitRows, Task
+from sparseft.common.errors import InputError
 from sparseft.data.rows import read_rows
-from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
-from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.task import MANIFESTS, SPLITS, Row, SplitRows, Task
 
 _REMEDY = "prepare the task again with prepare_task.py, or restore the file"
 

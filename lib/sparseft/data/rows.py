@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sparseft.errors import InputError
-from sparseft.tasks.task import Row, RowFormat
+from sparseft.axes.tasks.task import Row, RowFormat
+from sparseft.common.errors import InputError
 
 
 def read_rows(path: Path, row_format: RowFormat) -> list[Row]:

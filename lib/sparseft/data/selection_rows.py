@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparseft.axes.tasks.task import Row, SplitRows, Task
+from sparseft.common.errors import InputError
 from sparseft.data.loading import choose_rows, hub_dataset, load_rows, local_file
 from sparseft.data.manifests import SelectionManifest
 from sparseft.data.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
 from sparseft.data.rows import read_rows
 from sparseft.data.settings import TaskData
-from sparseft.errors import InputError
-from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
-from sparseft.tasks.task import Row, SplitRows, Task
+from sparseft.storage.record_file import read_record_file
 
 # The name of the split.
 SELECTION = "selection"

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, SerializationInfo
 
-from sparseft.methods import SELF, TEXT_NAME
-from sparseft.section import IN_WORDS, SEEDS, Faults, Length, Place, Positive, Section, Seed, spelled
+from sparseft.axes.methods import SELF, TEXT_NAME
+from sparseft.common.section import IN_WORDS, SEEDS, Faults, Length, Place, Positive, Section, Seed, spelled
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The beginning of a place on the hub, among the sources of a text.
@@ -18,7 +18,7 @@ Choice = Literal["shuffled", "get_c4"]
 SHUFFLED: Choice = "shuffled"
 # A number of tokens that every model has for itself.
 OWN_CONTEXT = "model"
-# A part of the user's texts, for `snakemake ship` (language_model/windows.py).
+# A part of the user's texts, for `snakemake ship` (models/language_model/windows.py).
 SHIP = "ship"
 TEXT = rf"^({SELF}|{SHIP}|{HUB}[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?|(?!{HUB}).+\.(jsonl|txt))$"
 IN_WORDS[TEXT] = 'write a .jsonl file with {"text": ...} on each line, a .txt file, hub:ORG/NAME or self'

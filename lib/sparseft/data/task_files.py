@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from sparseft.axes.tasks.task import SPLITS
 from sparseft.data.loading import local_file
 from sparseft.data.selection_rows import SELECTION
 from sparseft.data.settings import TaskData
-from sparseft.tasks.task import SPLITS
 
 
 def task_files(data: TaskData, splits: Iterable[str] = SPLITS) -> list[str]:

@@ -8,17 +8,17 @@ of each row, and the file beside it names the model whose ids they are.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from sparseft.axes.methods import SELF
+from sparseft.axes.tasks.task import DOCUMENT
+from sparseft.common.errors import InputError
+from sparseft.common.section import parse_section
 from sparseft.data.rows import each_row
 from sparseft.data.settings import CalibrationText, Choice
-from sparseft.errors import InputError
-from sparseft.methods import SELF
-from sparseft.section import parse_section
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.reading import read_json, read_text
-from sparseft.tasks.task import DOCUMENT
 
 # The key of the source of such a text that has the digest of the model.
 MODEL = "model"

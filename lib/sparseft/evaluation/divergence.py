@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.tasks.task import WINDOW, Row
+from sparseft.common.errors import InputError
 from sparseft.data.rows import read_rows
 from sparseft.data.texts import MODEL, each_document, has_windows, recorded_source
-from sparseft.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.storage.hashes import sha256
-from sparseft.tasks.task import WINDOW, Row
 
 # A window of sample_text.py, with what `score_windows` returned for the dense model.
 SCORED_WINDOW = replace(WINDOW, name="scored window", fields={**WINDOW.fields, "log_p": list, "top": list})

@@ -20,17 +20,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sparseft.axes.tasks.lm_eval import BY_LM_EVAL
+from sparseft.axes.tasks.metrics import ACC_NORM, LOSS
+from sparseft.axes.tasks.task import WINDOW, SplitRows, Task
+from sparseft.common.errors import InputError
 from sparseft.data.overlap import normal_form, texts_of
-from sparseft.errors import InputError
 from sparseft.evaluation import scoring
-from sparseft.language_model.batches import encode, refuse_rows
-from sparseft.language_model.hardware import device_name
-from sparseft.language_model.loss import AnswerLoss, answer_losses, check_finite_evaluation, logits_by_rows
-from sparseft.language_model.placement import placement
-from sparseft.language_model.sampling import score_windows
-from sparseft.tasks.lm_eval import BY_LM_EVAL
-from sparseft.tasks.metrics import ACC_NORM, LOSS
-from sparseft.tasks.task import WINDOW, SplitRows, Task
+from sparseft.models.language_model.batches import encode, refuse_rows
+from sparseft.models.language_model.hardware import device_name
+from sparseft.models.language_model.loss import AnswerLoss, answer_losses, check_finite_evaluation, logits_by_rows
+from sparseft.models.language_model.placement import placement
+from sparseft.models.language_model.sampling import score_windows
 
 
 def evaluate(

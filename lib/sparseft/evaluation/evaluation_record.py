@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue
 
-from sparseft.lora.merge_record import MergeInputs
-from sparseft.records import Count, Fraction, Loss, NonNegative, PositiveCount, field, setting
-from sparseft.records.record_file import RecordPart, RunRecord, kind
+from sparseft.storage.fields import Count, Fraction, Loss, NonNegative, PositiveCount, field, setting
+from sparseft.storage.record_file import RecordPart, RunRecord, kind
+from sparseft.training.lora.merge_record import MergeInputs
 
 LogLikelihood = Annotated[float, Field(le=0)]
 

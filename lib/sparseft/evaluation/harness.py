@@ -20,14 +20,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
+from sparseft.axes.tasks.lm_eval import NO_FILTER
+from sparseft.axes.tasks.metrics import ACC, ACC_NORM, F1
+from sparseft.axes.tasks.task import SplitRows, Task
 from sparseft.data.lm_eval_definitions import own_config
 from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.scoring import BOOTSTRAP
-from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
-from sparseft.language_model.loss import logits
-from sparseft.tasks.lm_eval import NO_FILTER
-from sparseft.tasks.metrics import ACC, ACC_NORM, F1
-from sparseft.tasks.task import SplitRows, Task
+from sparseft.models.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
+from sparseft.models.language_model.loss import logits
 
 # lm-eval's metrics of a task with choices. It knows no recall and no majority_floor.
 _OF_CHOICES = (ACC, ACC_NORM, F1)

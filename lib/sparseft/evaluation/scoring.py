@@ -16,10 +16,10 @@ from itertools import zip_longest
 
 import numpy as np
 
-from sparseft.errors import InputError
+from sparseft.axes.tasks.metrics import LOSS, MAJORITY_FLOOR, TOKEN_PERPLEXITY, recall
+from sparseft.axes.tasks.task import Row, Task
+from sparseft.common.errors import InputError
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.tasks.metrics import LOSS, MAJORITY_FLOOR, TOKEN_PERPLEXITY, recall
-from sparseft.tasks.task import Row, Task
 
 # Resamples for the standard error of f1, which has a relative error of 4 % of its own. The other standard errors have a
 # formula.

@@ -21,16 +21,16 @@ from tempfile import TemporaryDirectory
 import torch
 from accelerate import Accelerator
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.tasks.task import Row
+from sparseft.common.errors import InputError, end
+from sparseft.common.limits import limited_memory
 from sparseft.data.prepared import find_task
-from sparseft.errors import InputError, end
 from sparseft.evaluation.throughput_record import MEASURED, OUT_OF_MEMORY, SKIPPED
-from sparseft.language_model.batches import encode_splits, of_length
-from sparseft.language_model.hardware import choose_device, peak_memory, start
-from sparseft.limits import limited_memory
-from sparseft.masks.mask_file import read_mask
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import encode_splits, of_length
+from sparseft.models.language_model.hardware import choose_device, peak_memory, start
+from sparseft.pruning.masks.mask_file import read_mask
 from sparseft.storage.locks import end_with_parent
-from sparseft.tasks.task import Row
 from sparseft.training.loop import train_part
 from sparseft.training.settings import Throughput, Training
 from sparseft.training.trained_part import model_to_train

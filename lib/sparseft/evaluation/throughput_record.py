@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import create_model
 
-from sparseft.errors import InputError
-from sparseft.grid import Cell
-from sparseft.records import Count, CpuShare, Keys, Positive, PositiveCount, field, setting
-from sparseft.records.record_file import Inputs, RecordFile, RecordPart, kind, read_record_file, section_fields
+from sparseft.axes.grid import Cell
+from sparseft.common.errors import InputError
+from sparseft.storage.fields import Count, CpuShare, Keys, Positive, PositiveCount, field, setting
+from sparseft.storage.record_file import Inputs, RecordFile, RecordPart, kind, read_record_file, section_fields
 from sparseft.training.settings import MEASURED_KEYS, PARTIAL, Throughput, Training
 
 # The possible results of measuring a batch size.

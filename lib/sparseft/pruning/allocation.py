@@ -35,11 +35,11 @@ from itertools import groupby
 
 import numpy as np
 
-from sparseft.checkpoints.layers import decoder_layer_of
-from sparseft.errors import InputError
-from sparseft.masks.settings import Masks
-from sparseft.progress import show
-from sparseft.selection.ranking import Source
+from sparseft.axes.selection.ranking import Source
+from sparseft.common.errors import InputError
+from sparseft.common.progress import show
+from sparseft.models.checkpoints.layers import decoder_layer_of
+from sparseft.pruning.masks.settings import Masks
 
 
 def outlier_shares(source: Source, shape: dict[str, tuple[int, int]], settings: Masks) -> list[float]:

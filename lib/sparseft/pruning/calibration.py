@@ -4,7 +4,7 @@ inputs.
 calibration_examples.py chooses the examples. The files of the importances define the statistics, in these letters:
 
     dL_i/dW   the gradient, (rows, cols); L_i is the mean answer loss of example i, nats per answer token
-              (language_model/loss.py)
+              (models/language_model/loss.py)
     X         the inputs of a layer, (all tokens of all examples, cols)
 
 Why the mean of magnitudes, and not the magnitude of the mean gradient? At a trained model, the gradients of the
@@ -32,15 +32,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.errors import InputError
-from sparseft.importances import Statistic
-from sparseft.language_model.batches import Batch, Example, collate
-from sparseft.language_model.hardware import choose_device
-from sparseft.language_model.layered_model import LayeredModel, Stream, entering
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.progress import show
+from sparseft.axes.importances import Statistic
+from sparseft.common.errors import InputError
+from sparseft.common.progress import show
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.language_model.batches import Batch, Example, collate
+from sparseft.models.language_model.hardware import choose_device
+from sparseft.models.language_model.layered_model import LayeredModel, Stream, entering
+from sparseft.models.language_model.loss import AnswerLoss
 
 # Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).
 MULTIPLE = 32

@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.axes.methods import Method
+from sparseft.axes.tasks.task import DOCUMENT_BREAK, WINDOW, Row, Task
+from sparseft.common.errors import InputError
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.rows import read_rows
 from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import has_windows, read_documents, recorded_source
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode
-from sparseft.language_model.model import load_tokenizer, model_config
-from sparseft.masks.settings import Masks
-from sparseft.methods import Method
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example, encode
+from sparseft.models.language_model.model import load_tokenizer, model_config
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.tasks.task import DOCUMENT_BREAK, WINDOW, Row, Task
+from sparseft.pruning.masks.settings import Masks
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.architectures.architecture import Part
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.rewriting import Cut, write_smaller
-from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.axes.architectures.architecture import Part
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.checkpoints.rewriting import Cut, write_smaller
+from sparseft.pruning.masks.mask_file import Mask, read_mask
 from sparseft.storage.atomic import write_json
 
 

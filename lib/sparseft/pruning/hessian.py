@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.checkpoints.rewriting import converted
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.rewriting import converted
 from sparseft.pruning.pruned_base import PrunedWriter
 from sparseft.storage.bits import BITS, to_float32
 

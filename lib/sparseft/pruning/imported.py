@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.model_source import open_source
-from sparseft.checkpoints.rewriting import converted
-from sparseft.errors import InputError
-from sparseft.language_model.model import model_config
-from sparseft.progress import show
+from sparseft.axes.architectures import tensor_shapes
+from sparseft.common.errors import InputError
+from sparseft.common.progress import show
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.models.checkpoints.model_source import open_source
+from sparseft.models.checkpoints.rewriting import converted
+from sparseft.models.language_model.model import model_config
 from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
 from sparseft.storage.bits import BITS

@@ -22,18 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.checkpoints.layers import check_finite_weights, check_tensors, prunable_model, prunable_shapes
-from sparseft.grid import PassFiles
-from sparseft.importances import Importance
-from sparseft.masks.mask_file import MaskWriter
-from sparseft.masks.mask_record import MaskReport, PrunedManifest
-from sparseft.masks.settings import Masks
-from sparseft.methods import Method
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.importances import Importance
+from sparseft.axes.methods import Method
+from sparseft.axes.selection.ranking import Emit, Ranking, Source
+from sparseft.models.checkpoints.checkpoint import BLOCK, Checkpoint
+from sparseft.models.checkpoints.layers import check_finite_weights, check_tensors, prunable_model, prunable_shapes
 from sparseft.pruning.allocation import allocate, outlier_shares
 from sparseft.pruning.mask_report import write_report
-from sparseft.selection.ranking import Emit, Ranking, Source
+from sparseft.pruning.masks.mask_file import MaskWriter
+from sparseft.pruning.masks.mask_record import MaskReport, PrunedManifest
+from sparseft.pruning.masks.settings import Masks
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.bits import to_float32
 from sparseft.storage.outputs import check_ours

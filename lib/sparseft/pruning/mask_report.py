@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.grid import PassFiles
-from sparseft.masks.mask_file import MaskWriter
-from sparseft.masks.mask_record import MaskReport
-from sparseft.records.record_file import write
+from sparseft.axes.grid import PassFiles
+from sparseft.pruning.masks.mask_file import MaskWriter
+from sparseft.pruning.masks.mask_record import MaskReport
 from sparseft.storage.atomic import atomic_file
+from sparseft.storage.record_file import write
 
 
 def write_report(

@@ -33,13 +33,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.architectures.architecture import Part
-from sparseft.importances import HESSIAN
-from sparseft.patterns.channels import channels_removed
+from sparseft.axes.architectures.architecture import Part
+from sparseft.axes.importances import HESSIAN
+from sparseft.axes.patterns.channels import channels_removed
+from sparseft.axes.selection.units import unit_ranks
 from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
 from sparseft.pruning.mask_generator import MaskPass, rankings
 from sparseft.pruning.pruned_base import PrunedWriter, pruned_writer
-from sparseft.selection.units import unit_ranks
 
 
 def prune_units(masks: MaskPass) -> None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
-from sparseft.errors import InputError
-from sparseft.masks.mask_file import MaskWriter
-from sparseft.masks.mask_record import MaskReport, PrunedManifest
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
 from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.mask_report import write_report
+from sparseft.pruning.masks.mask_file import MaskWriter
+from sparseft.pruning.masks.mask_record import MaskReport, PrunedManifest
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import is_finite, pack
 

@@ -13,15 +13,15 @@ from functools import partial
 
 import numpy as np
 
-from sparseft.architectures.architecture import Architecture
-from sparseft.checkpoints.checkpoint import Tensor
-from sparseft.checkpoints.layers import decoder_layer_of, prunable_shapes
-from sparseft.checkpoints.rewriting import Cut, write_manifest, write_smaller
-from sparseft.masks.mask_file import MaskWriter
-from sparseft.masks.mask_record import MaskReport, PrunedManifest
-from sparseft.patterns.pattern import Units
+from sparseft.axes.architectures.architecture import Architecture
+from sparseft.axes.patterns.pattern import Units
+from sparseft.models.checkpoints.checkpoint import Tensor
+from sparseft.models.checkpoints.layers import decoder_layer_of, prunable_shapes
+from sparseft.models.checkpoints.rewriting import Cut, write_manifest, write_smaller
 from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.mask_report import write_report
+from sparseft.pruning.masks.mask_file import MaskWriter
+from sparseft.pruning.masks.mask_record import MaskReport, PrunedManifest
 from sparseft.pruning.unit_scores import score_units
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.bits import pack

@@ -35,11 +35,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparseft.importances import HESSIAN
+from sparseft.axes.importances import HESSIAN
+from sparseft.axes.selection.ranking import check_groups
 from sparseft.pruning.hessian import NewWeights, change_weights, inverse, solve_damped
 from sparseft.pruning.mask_generator import MaskPass
 from sparseft.pruning.pruned_base import pruned_writer
-from sparseft.selection.ranking import check_groups
 
 
 def prune_weights(masks: MaskPass) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Batch, Example
-from sparseft.language_model.hardware import choose_device
-from sparseft.language_model.layered_model import LayeredModel, Stream, entering
-from sparseft.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
-from sparseft.progress import show
+from sparseft.common.errors import InputError
+from sparseft.common.progress import show
+from sparseft.models.language_model.batches import Batch, Example
+from sparseft.models.language_model.hardware import choose_device
+from sparseft.models.language_model.layered_model import LayeredModel, Stream, entering
+from sparseft.models.language_model.loss import AnswerLoss, evaluation_batches, mean_answer_loss
 from sparseft.pruning.calibration import decoder_layers, run_layer
 from sparseft.pruning.mask_generator import MaskPass
 

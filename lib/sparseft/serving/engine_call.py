@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparseft.errors import InputError, one_line
-from sparseft.export import engine_process
-from sparseft.export.settings import ADVICE, Export
+from sparseft.common.errors import InputError, one_line
+from sparseft.serving import engine_process
+from sparseft.serving.settings import ADVICE, Export
 
 A = TypeVar("A")
 

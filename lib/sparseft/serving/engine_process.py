@@ -3,13 +3,13 @@
     PYTHON -I engine_process.py ENGINE REQUEST.json ANSWER.json
 
 PYTHON is that of the engine's environment, which need not have this project. So this file imports nothing of it, and at
-its top only the standard library. export/engines.py writes the request and reads the answer.
+its top only the standard library. serving/engines.py writes the request and reads the answer.
 
     request   model (a folder, or a GGUF file), threads, prompts (lists of token ids of one length), new_tokens, load
               (the numbers of prompts at once), and the continuation of each prompt that is scored; null means the
               tokens that the engine itself generates. `scored` has other lists of token ids, if there are any
     answer    tokens and log_likelihoods per prompt (those of its tokens after the first, and of the continuation), the
-              log-likelihood of each list in `scored`, and the fields of EngineUse in export/engine_record.py
+              log-likelihood of each list in `scored`, and the fields of EngineUse in serving/engine_record.py
 
 Two other requests: an empty one is answered by the version. One with `quantized` (the path of a GGUF file that is
 written from `model`) and `format` asks llama.cpp's own quantiser; its answer is the version too.

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from sparseft.records import CpuShare, Fraction, NonNegative, Positive, PositiveCount, field, setting
-from sparseft.records.record_file import RecordPart, RunRecord, kind
+from sparseft.storage.fields import CpuShare, Fraction, NonNegative, Positive, PositiveCount, field, setting
+from sparseft.storage.record_file import RecordPart, RunRecord, kind
 
 
 class LoadSpeed(RecordPart):

@@ -20,17 +20,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.evaluation.scoring import LARGEST_LOSS
-from sparseft.export.engine_call import call_engine, read_version
-from sparseft.export.engine_record import EngineResult, EngineUse
-from sparseft.export.gguf_file import GGUF, temporary_gguf
-from sparseft.export.manifest import ExportManifest
-from sparseft.export.settings import ADVICE, ENGINES, LLAMA_CPP, Export
-from sparseft.records.record_file import read_record_file
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.serving.engine_call import call_engine, read_version
+from sparseft.serving.engine_record import EngineResult, EngineUse
+from sparseft.serving.gguf_file import GGUF, temporary_gguf
+from sparseft.serving.manifest import ExportManifest
+from sparseft.serving.settings import ADVICE, ENGINES, LLAMA_CPP, Export
 from sparseft.storage.hashes import hash_files
 from sparseft.storage.record import remake_advice
+from sparseft.storage.record_file import read_record_file
 
 REFERENCE = ENGINES[0]
 # The largest mean difference of a log-likelihood, in nats per token, by the number format of the weights.

@@ -13,26 +13,26 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import README, Checkpoint
-from sparseft.checkpoints.manifests import ModelManifest
-from sparseft.checkpoints.rewriting import write_manifest
-from sparseft.checkpoints.settings import without_folders
-from sparseft.errors import InputError
+from sparseft.axes.grid import NO_FINETUNE, Run
+from sparseft.common.errors import InputError
 from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.export.gguf_file import GGUF, write_gguf
-from sparseft.export.licence import check_derivatives, stated_licence, terms_of
-from sparseft.export.manifest import ExportManifest
-from sparseft.export.model_card import model_card
-from sparseft.export.settings import Export
-from sparseft.grid import NO_FINETUNE, Run
-from sparseft.lora.merge_record import check_model
-from sparseft.masks.mask_file import Mask, read_mask
-from sparseft.masks.validation_record import ValidationRecord
+from sparseft.models.checkpoints.checkpoint import README, Checkpoint
+from sparseft.models.checkpoints.manifests import ModelManifest
+from sparseft.models.checkpoints.rewriting import write_manifest
+from sparseft.models.checkpoints.settings import without_folders
 from sparseft.pruning.compact import compact, plan_cuts
-from sparseft.records.record_file import read_record_file
+from sparseft.pruning.masks.mask_file import Mask, read_mask
+from sparseft.pruning.masks.validation_record import ValidationRecord
+from sparseft.serving.gguf_file import GGUF, write_gguf
+from sparseft.serving.licence import check_derivatives, stated_licence, terms_of
+from sparseft.serving.manifest import ExportManifest
+from sparseft.serving.model_card import model_card
+from sparseft.serving.settings import Export
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice
+from sparseft.storage.record_file import read_record_file
+from sparseft.training.lora.merge_record import check_model
 from sparseft.training.training_record import TrainingRecord
 
 

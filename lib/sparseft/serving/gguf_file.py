@@ -16,9 +16,9 @@ import numpy as np
 from gguf import MODEL_ARCH_NAMES, GGUFReader, ReaderTensor, get_tensor_name_map
 from gguf.quants import dequantize
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.export.engine_call import call_engine, read_version, run_program
-from sparseft.export.settings import LLAMA_CPP, QUANTIZED, Export
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.serving.engine_call import call_engine, read_version, run_program
+from sparseft.serving.settings import LLAMA_CPP, QUANTIZED, Export
 
 # The name of the GGUF file in an exported folder.
 GGUF = "model.gguf"

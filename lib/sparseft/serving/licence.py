@@ -12,8 +12,8 @@ from huggingface_hub import metadata_load
 from packaging.utils import canonicalize_name
 from pydantic import TypeAdapter
 
-from sparseft.checkpoints.checkpoint import README, TERMS, files_like
-from sparseft.errors import InputError, one_line
+from sparseft.common.errors import InputError, one_line
+from sparseft.models.checkpoints.checkpoint import README, TERMS, files_like
 
 # The metadata of the base that hold for what is made from it.
 _STATED = ("license", "license_name", "license_link")

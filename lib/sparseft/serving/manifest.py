@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from sparseft.checkpoints.manifests import CheckpointManifest
-from sparseft.records import field
+from sparseft.models.checkpoints.manifests import CheckpointManifest
+from sparseft.storage.fields import field
 
 
 class ExportManifest(CheckpointManifest):

@@ -10,13 +10,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import StrictUndefined, Template
 
 import sparseft
-from sparseft.checkpoints.manifests import ModelManifest
+from sparseft.axes.grid import DENSE, Run
+from sparseft.axes.tasks import is_toy
+from sparseft.axes.tasks.metrics import PERPLEXITIES
 from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.export.licence import terms_of
-from sparseft.grid import DENSE, Run
-from sparseft.masks.validation_record import ValidationRecord
-from sparseft.tasks import is_toy
-from sparseft.tasks.metrics import PERPLEXITIES
+from sparseft.models.checkpoints.manifests import ModelManifest
+from sparseft.pruning.masks.validation_record import ValidationRecord
+from sparseft.serving.licence import terms_of
 from sparseft.training.training_record import TrainingRecord
 
 

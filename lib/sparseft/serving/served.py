@@ -13,24 +13,24 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_model
+from sparseft.axes.grid import DENSE
+from sparseft.axes.tasks.task import WINDOW, Row
+from sparseft.common.errors import InputError
 from sparseft.data.rows import read_rows
-from sparseft.errors import InputError
 from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.export.engines import Answer, Engine, weight_bytes, weight_files
-from sparseft.export.gguf_file import GGUF, temporary_gguf
-from sparseft.export.settings import CANDIDATES, FIRST_LAYERS, QUANTIZED, SAMPLED, Format, Wish
-from sparseft.export.shapes import FURTHER, search, shapes_of
-from sparseft.export.ship_record import Served, Trial
-from sparseft.grid import DENSE
-from sparseft.language_model.hardware import choose_device, device_name, start
-from sparseft.language_model.model import load_tokenizer
-from sparseft.records.record_file import files_digest, read_record_file
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_model
+from sparseft.models.language_model.hardware import choose_device, device_name, start
+from sparseft.models.language_model.model import load_tokenizer
+from sparseft.serving.engines import Answer, Engine, weight_bytes, weight_files
+from sparseft.serving.gguf_file import GGUF, temporary_gguf
+from sparseft.serving.settings import CANDIDATES, FIRST_LAYERS, QUANTIZED, SAMPLED, Format, Wish
+from sparseft.serving.shapes import FURTHER, search, shapes_of
+from sparseft.serving.ship_record import Served, Trial
 from sparseft.storage.hashes import hash_files
 from sparseft.storage.reading import read_json
-from sparseft.tasks.task import WINDOW, Row
+from sparseft.storage.record_file import files_digest, read_record_file
 
 # A window with the name of its text.
 HELD_OUT = replace(WINDOW, name="window of a text", fields={**WINDOW.fields, "origin": str})

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sparseft.errors import InputError
-from sparseft.section import Faults, Length, Place, Positive, Section, Small, refuse
+from sparseft.common.errors import InputError
+from sparseft.common.section import Faults, Length, Place, Positive, Section, Small, refuse
 
-# The engines that export/engine_process.py runs. transformers is the reference.
+# The engines that serving/engine_process.py runs. transformers is the reference.
 ENGINES = ("transformers", "vllm", LLAMA_CPP := "llama_cpp")
 # The formats that llama.cpp's quantiser writes -> the weights of a row that share a scale.
 QUANTIZED = {"q6_k": 256, "q5_k_m": 256, "q4_k_m": 256, "q4_0": 32}
@@ -26,7 +26,7 @@ SAMPLED, ANSWERS = "sampled", "answers"
 # The method by which these layers leave.
 FIRST = CANDIDATES["layers"][0]
 # The share of the decoder layers that leaves before channels do, in percent. A whole number of 8,
-# 10, or 16 to 80 layers is near it (patterns/pattern.py).
+# 10, or 16 to 80 layers is near it (axes/patterns/pattern.py).
 FIRST_LAYERS = 12
 EnginePlace = Annotated[str, Field(pattern=rf"^(?:{'|'.join(ENGINES)}):.+$")]
 

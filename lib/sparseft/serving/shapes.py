@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.architectures.architecture import size_of
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_model
-from sparseft.checkpoints.rewriting import Cut, write_smaller
-from sparseft.errors import InputError
-from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS
-from sparseft.methods import get_method
-from sparseft.patterns.channels import channels_removed
-from sparseft.patterns.pattern import Units
+from sparseft.axes.architectures.architecture import size_of
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.axes.methods import get_method
+from sparseft.axes.patterns.channels import channels_removed
+from sparseft.axes.patterns.pattern import Units
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_model
+from sparseft.models.checkpoints.rewriting import Cut, write_smaller
 from sparseft.pruning.compact import cuts_of
 from sparseft.pruning.smaller import unit_cut
+from sparseft.serving.settings import CANDIDATES, FIRST, FIRST_LAYERS
 
 # The largest share of the prunable weights that is tried, and the most measurements of a search.
 MOST, TRIALS = 70, 4

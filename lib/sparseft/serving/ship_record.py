@@ -3,9 +3,9 @@ candidate costs and says of the texts when it is served."""
 
 from typing import ClassVar, Literal
 
-from sparseft.export.engine_record import EngineUse
-from sparseft.records import Fraction, Positive, PositiveCount, field, setting
-from sparseft.records.record_file import RecordFile, RecordPart, kind
+from sparseft.serving.engine_record import EngineUse
+from sparseft.storage.fields import Fraction, Positive, PositiveCount, field, setting
+from sparseft.storage.record_file import RecordFile, RecordPart, kind
 
 
 class Trial(RecordPart):

@@ -26,9 +26,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparseft.command import Flags
-from sparseft.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES, Run
-from sparseft.section import flags
+from sparseft.axes.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES, Run
+from sparseft.common.command import Flags
+from sparseft.common.section import flags
 from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours

@@ -12,17 +12,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseft.command import Flags, Threads
+from sparseft.axes.grid import RUN_ID, Run
+from sparseft.common.command import Flags, Threads
+from sparseft.common.errors import InputError
 from sparseft.data.overlap import texts_of
 from sparseft.data.prepared import find_task, read_prepared
-from sparseft.errors import InputError
-from sparseft.export.engine_record import EnginesRecord
-from sparseft.export.settings import Export
-from sparseft.grid import RUN_ID, Run
-from sparseft.planning.needs import Job, Needs, SizesOf, lm_eval_batch_bytes, served_tokens
-from sparseft.records.record_file import write
+from sparseft.serving.engine_record import EnginesRecord
+from sparseft.serving.settings import Export
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job, Needs, SizesOf, lm_eval_batch_bytes, served_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,10 +79,10 @@ def run(
         output: the record, engines.json
         threads: CPU threads of each engine
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.export.engines import check_measured, find_engines, measure
-    from sparseft.language_model.hardware import choose_device, device_name, start
-    from sparseft.language_model.model import load_tokenizer
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.language_model.hardware import choose_device, device_name, start
+    from sparseft.models.language_model.model import load_tokenizer
+    from sparseft.serving.engines import check_measured, find_engines, measure
 
     claim_record(output, "engines", [export_dir, model_path, data_dir])
     engines = find_engines(export, threads)

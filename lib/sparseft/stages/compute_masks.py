@@ -30,25 +30,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import Field
 
-from sparseft import grid
-from sparseft.command import Flags, Threads
+from sparseft.axes import grid
+from sparseft.axes.grid import pass_files
+from sparseft.axes.importances import DEFAULT, IMPORTANCES
+from sparseft.axes.methods import ON, SELF, Method, get_method
+from sparseft.common.command import Flags, Threads
+from sparseft.common.errors import InputError
 from sparseft.data.settings import Choice
 from sparseft.data.texts import MODEL, given_text, recorded_source
-from sparseft.errors import InputError
-from sparseft.grid import pass_files
-from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.masks.settings import Masks, whole_percent
-from sparseft.methods import ON, SELF, Method, get_method
-from sparseft.planning.needs import Job, Needs, SizesOf, calibration_lengths, logit_bytes, matrix_by_matrix
+from sparseft.pruning.masks.settings import Masks, whole_percent
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job, Needs, SizesOf, calibration_lengths, logit_bytes, matrix_by_matrix
 
 if TYPE_CHECKING:
-    from sparseft.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
     from sparseft.pruning.mask_generator import MaskPass
 
 
@@ -236,7 +236,7 @@ def run(
 
 def checkpoint_for(methods: list[Method], path: Path) -> Checkpoint:
     """Return the checkpoint. Raises InputError if a method looks at examples and the checkpoint cannot be run."""
-    from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
+    from sparseft.models.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 
     checkpoint = open_checkpoint(path)
     if isinstance(checkpoint, ModelZooCheckpoint) and any(value.uses_examples for value in methods):
@@ -322,7 +322,7 @@ def calibration_of(method: Method, settings: Masks, examples: Examples, threads:
     if not method.uses_examples:
         return None
     # Only a calibration needs transformers.
-    from sparseft.language_model.hardware import limit_threads
+    from sparseft.models.language_model.hardware import limit_threads
     from sparseft.pruning.calibration_examples import calibrate, calibrate_on_text
 
     limit_threads(threads)

@@ -27,26 +27,34 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts.types import PositiveInt
 
-from sparseft.command import Flags, Threads
+from sparseft.axes.grid import RUN_ID, WIKITEXT2, Run
+from sparseft.axes.tasks.metrics import LOSS, perplexity_name
+from sparseft.axes.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
+from sparseft.common.command import Flags, Threads
+from sparseft.common.errors import InputError
+from sparseft.common.section import refuse
 from sparseft.data.overlap import Texts, shares_found, texts_of
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.selection_rows import SELECTION, read_selection
 from sparseft.data.settings import OWN_CONTEXT, Perplexity
 from sparseft.data.texts import each_document, read_documents, recorded_source
-from sparseft.errors import InputError
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
-from sparseft.grid import RUN_ID, WIKITEXT2, Run
-from sparseft.lora.merge_record import check_model
-from sparseft.planning.needs import LOGIT_ROWS, LOGITS, Job, Needs, SizesOf, lm_eval_batch_bytes, tokens_per_weight_read
-from sparseft.planning.sizes import perplexity_tokens, task_lengths
-from sparseft.records.record_file import write
-from sparseft.section import refuse
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import write
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.tasks.metrics import LOSS, perplexity_name
-from sparseft.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
+from sparseft.study.planning.needs import (
+    LOGIT_ROWS,
+    LOGITS,
+    Job,
+    Needs,
+    SizesOf,
+    lm_eval_batch_bytes,
+    tokens_per_weight_read,
+)
+from sparseft.study.planning.sizes import perplexity_tokens, task_lengths
+from sparseft.training.lora.merge_record import check_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,7 +153,7 @@ def run(
         batch_size: sequences per forward pass
         threads: CPU threads; another number changes the last bits
     """
-    from sparseft.language_model.hardware import peak_memory, start
+    from sparseft.models.language_model.hardware import peak_memory, start
 
     is_selection = examples.split == SELECTION
     named = Run.parse(run_id) if run_id else None
@@ -198,8 +206,8 @@ class Inputs:
 
 def read(examples: Examples, is_searched: bool) -> Inputs:
     """Read what the model is evaluated on, and search it for what the model has seen."""
-    from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.evaluation.divergence import read_dense_windows
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
 
     tasks = read_tasks(examples.task, examples.data_dir, examples.probes)
     task, rows, digests = tasks.pop(examples.task)
@@ -243,8 +251,8 @@ def measure(
     """Return what the model scores on the task, the probes and the texts, as fields of the record."""
     from sparseft.evaluation.divergence import divergence_of
     from sparseft.evaluation.evaluate import evaluate, evaluate_probe, token_perplexity
-    from sparseft.language_model.batches import Example
-    from sparseft.language_model.sampling import score_windows
+    from sparseft.models.language_model.batches import Example
+    from sparseft.models.language_model.sampling import score_windows
 
     windows, scores, is_task = inputs.windows, None, False
     if windows:
@@ -292,12 +300,12 @@ def load(
     """Return a checkpoint's model, or that of an adapter on it, with its tokenizer and the digests of its files.
 
     Raises InputError if a record beside the files, or the checkpoint's manifest, has other digests."""
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.language_model.hardware import choose_device
-    from sparseft.language_model.model import load_model
-    from sparseft.language_model.placement import available_memory
-    from sparseft.lora.adapted_model import trained_model
-    from sparseft.masks.mask_file import read_checked_mask
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.language_model.hardware import choose_device
+    from sparseft.models.language_model.model import load_model
+    from sparseft.models.language_model.placement import available_memory
+    from sparseft.pruning.masks.mask_file import read_checked_mask
+    from sparseft.training.lora.adapted_model import trained_model
 
     checkpoint = Checkpoint(folder)
     if adapter and mask_path:

@@ -9,8 +9,8 @@ config.json, the tokenizer, and export.json with the hashes of inputs and output
 
 from pathlib import Path
 
-from sparseft.planning.needs import of_one_model
 from sparseft.storage.outputs import claim
+from sparseft.study.planning.needs import of_one_model
 
 # Raise it when the results change.
 VERSION = 1
@@ -25,8 +25,8 @@ def run(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) ->
         output_dir: folder for the ModelZoo checkpoint
         mask_path: a mask of this model; without it the model is written dense
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.trainers.modelzoo.export import KNOWN_BY, RECORD, export_modelzoo
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.training.trainers.modelzoo.export import KNOWN_BY, RECORD, export_modelzoo
 
     claim(output_dir, output_dir / RECORD, KNOWN_BY, [model_path, mask_path])
     export_modelzoo(Checkpoint(model_path), mask_path, output_dir)

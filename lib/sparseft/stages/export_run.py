@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparseft.command import Flags
-from sparseft.export.manifest import ExportManifest
-from sparseft.export.settings import LLAMA_CPP, QUANTIZED, Export
-from sparseft.grid import RUN_ID, Run
-from sparseft.planning.needs import of_one_model
+from sparseft.axes.grid import RUN_ID, Run
+from sparseft.common.command import Flags
+from sparseft.serving.manifest import ExportManifest
+from sparseft.serving.settings import LLAMA_CPP, QUANTIZED, Export
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import of_one_model
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -58,8 +58,8 @@ def run(
         mask_path: the mask that the run was merged with
         output_dir: the exported folder
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.export.export_run import export
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.serving.export_run import export
 
     claim(output_dir, output_dir / "manifest.json", ExportManifest.known_by, [checkpoint, model_path, mask_path])
     reason = export(Run.parse(run_id), Checkpoint(checkpoint), mask_path, model_path, output_dir, settings)

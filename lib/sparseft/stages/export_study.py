@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparseft.errors import InputError
+from sparseft.axes.grid import Run
+from sparseft.common.errors import InputError
 from sparseft.evaluation.evaluation_record import EvaluationRecord
-from sparseft.grid import Run
-from sparseft.masks.validation_record import ValidationRecord
-from sparseft.records.record_file import RunRecord, read_record_file
+from sparseft.pruning.masks.validation_record import ValidationRecord
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
+from sparseft.storage.record_file import RunRecord, read_record_file
 from sparseft.training.training_record import TrainingRecord
 
 # Raise it when the results change.

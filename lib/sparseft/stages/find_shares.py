@@ -9,14 +9,14 @@ else run meanwhile. If no shape fulfils the wish, the error says how near each c
 from pathlib import Path
 from typing import Any
 
-from sparseft.command import Flags, Threads
-from sparseft.errors import InputError
-from sparseft.export.settings import Export, Wish
-from sparseft.export.ship_record import SharesRecord
-from sparseft.planning.needs import Job, Needs, SizesOf, served_tokens
-from sparseft.records.record_file import write
+from sparseft.common.command import Flags, Threads
+from sparseft.common.errors import InputError
+from sparseft.serving.settings import Export, Wish
+from sparseft.serving.ship_record import SharesRecord
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job, Needs, SizesOf, served_tokens
 
 
 def serving(config: Config) -> dict:
@@ -72,10 +72,10 @@ def run(
     """
     import numpy as np
 
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.export.engines import find_engines
-    from sparseft.export.served import described_engine, find_shares, smallest
-    from sparseft.grid import DENSE
+    from sparseft.axes.grid import DENSE
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.serving.engines import find_engines
+    from sparseft.serving.served import described_engine, find_shares, smallest
 
     wish.check()
     claim_record(output, "shares", [model_path])

@@ -13,9 +13,9 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from sparseft import grid
-from sparseft.errors import InputError
-from sparseft.grid import Run, fill
+from sparseft.axes import grid
+from sparseft.axes.grid import Run, fill
+from sparseft.common.errors import InputError
 from sparseft.study.configfiles import read_configuration
 from sparseft.training.job_flags import JobFlags
 
@@ -48,8 +48,8 @@ def run(
         configfile: configuration files, laid over config/config.yaml in this order
         target: where to train; without it, the configuration's cerebras.target
     """
-    from sparseft.trainers.modelzoo.trainer_files import trainer_run
     from sparseft.training.job import job_of
+    from sparseft.training.trainers.modelzoo.trainer_files import trainer_run
 
     study = read_configuration(list(configfile))
     if task not in study.tasks or training not in study.training_names:

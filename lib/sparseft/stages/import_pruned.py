@@ -13,16 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparseft import grid
-from sparseft.grid import pass_files
-from sparseft.masks.settings import Masks, whole_percent
-from sparseft.methods import IMPORTED, get_method
-from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
-from sparseft.section import parse_section
+from sparseft.axes import grid
+from sparseft.axes.grid import pass_files
+from sparseft.axes.methods import IMPORTED, get_method
+from sparseft.common.section import parse_section
+from sparseft.pruning.masks.settings import Masks, whole_percent
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart
 from sparseft.storage.revisions import fixed
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -70,7 +70,7 @@ def run(
         source: the pruned checkpoint, as safetensors: path:DIR or hub:ORG/NAME[@REVISION]
         pattern: N:M, if of every M weights in a row at most N are not zero; then every zero is pruned
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
     from sparseft.pruning.imported import import_pruned
     from sparseft.pruning.mask_generator import MaskPass
 

@@ -7,7 +7,7 @@ measure_cerebras.py wrote the files, one per repeat and batch size. Measurements
 
 from pathlib import Path
 
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.evaluation.throughput_record import (
     MEASURED,
     BatchRecord,
@@ -15,8 +15,8 @@ from sparseft.evaluation.throughput_record import (
     MeasurementRecord,
     ThroughputRecord,
 )
-from sparseft.records.record_file import read_record_file, write
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import read_record_file, write
 
 # Raise it when the results change.
 VERSION = 1

@@ -13,17 +13,17 @@ from typing import Any
 
 from cyclopts.types import NonNegativeInt
 
-from sparseft.command import Flags
-from sparseft.errors import InputError
+from sparseft.axes.grid import RUN_ID, Cell, training_name
+from sparseft.common.command import Flags
+from sparseft.common.errors import InputError
 from sparseft.evaluation.throughput_record import MeasurementRecord
-from sparseft.grid import RUN_ID, Cell, training_name
-from sparseft.records.record_file import write
 from sparseft.stages.measure_throughput import needs  # noqa: F401
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
-from sparseft.trainers.backends.cerebras import LEAST_TIMED_STEPS, CerebrasJob
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import MEASURED_KEYS, Throughput, Training
+from sparseft.training.trainers.backends.cerebras import LEAST_TIMED_STEPS, CerebrasJob
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -66,7 +66,7 @@ def run(
         warmup_steps: steps before the measured ones, of --steps
         fill_sequences: use examples of --sequence_length tokens
     """
-    from sparseft.language_model.hardware import start
+    from sparseft.models.language_model.hardware import start
     from sparseft.training.job import job_of
 
     start(flags.threads)
@@ -82,7 +82,7 @@ def run(
         what = f"--steps {job.settings.steps}: {steps} steps after the warm-up"
         raise InputError(what, f"measure at least {LEAST_TIMED_STEPS} on the CS-3 (throughput.steps)")
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.trainers.cerebras.training import measure
+    from sparseft.training.trainers.cerebras.training import measure
 
     measured = measure(job, cerebras, flags.output_dir, warmup=warmup_steps, fill=fill_sequences)
     record = MeasurementRecord(

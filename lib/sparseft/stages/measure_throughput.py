@@ -15,20 +15,20 @@ from typing import Any
 
 from pydantic import create_model
 
-from sparseft.command import Flags, Threads
+from sparseft.axes.grid import CELL_ID, TASK_MODES, Cell, training_name
+from sparseft.common.command import Flags, Threads
+from sparseft.common.errors import InputError
+from sparseft.common.section import Section
 from sparseft.data.prepared import find_task, read_prepared
-from sparseft.errors import InputError
 from sparseft.evaluation.throughput_record import ThroughputRecord
-from sparseft.grid import CELL_ID, TASK_MODES, Cell, training_name
-from sparseft.planning.needs import Job, Needs, SizesOf
-from sparseft.planning.sizes import task_lengths
-from sparseft.records.record_file import write
-from sparseft.section import Section
 from sparseft.stages import train
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
-from sparseft.trainers.backends import TORCH
+from sparseft.study.planning.needs import Job, Needs, SizesOf
+from sparseft.study.planning.sizes import task_lengths
 from sparseft.training.settings import MEASURED_KEYS, Narrowed, Throughput, Training
+from sparseft.training.trainers.backends import TORCH
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -87,10 +87,10 @@ def run(
         output: the measurement
         threads: CPU threads; another number changes the last bits
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.evaluation.throughput import MeasuredTraining, measure
-    from sparseft.language_model.hardware import choose_device, device_name, start, versions
-    from sparseft.masks.mask_file import read_checked_mask
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.language_model.hardware import choose_device, device_name, start, versions
+    from sparseft.pruning.masks.mask_file import read_checked_mask
 
     # An exit ends the measuring process too, and a signal without a handler would not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

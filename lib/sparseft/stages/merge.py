@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sparseft.errors import InputError
-from sparseft.grid import NO_FINETUNE, RUN_ID, Run
-from sparseft.lora.merge_record import MergeRecord
-from sparseft.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
+from sparseft.axes.grid import NO_FINETUNE, RUN_ID, Run
+from sparseft.common.errors import InputError
 from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record, write_record_of
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job, Needs, SizesOf, matrix_by_matrix
+from sparseft.training.lora.merge_record import MergeRecord
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -59,10 +59,10 @@ def run(
         adapter: the folder adapter/ or weights/ that a training wrote; without it the model is only pruned
         run_id: the run that the mask must belong to and that the record names
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.language_model.hardware import limit_threads
-    from sparseft.lora.merge import merge
-    from sparseft.masks.mask_file import read_checked_mask
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.language_model.hardware import limit_threads
+    from sparseft.pruning.masks.mask_file import read_checked_mask
+    from sparseft.training.lora.merge import merge
 
     limit_threads(1)
     inputs = [model_path, mask_path, adapter]

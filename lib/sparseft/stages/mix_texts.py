@@ -12,12 +12,12 @@ from typing import Any
 
 from cyclopts.types import NonNegativeInt, PositiveInt
 
+from sparseft.axes.methods import TASK
+from sparseft.common.errors import InputError
+from sparseft.common.section import parse_section
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.data.settings import OWN_LENGTH, SHUFFLED, CalibrationText, Choice
 from sparseft.data.texts import MODEL, claim_text
-from sparseft.errors import InputError
-from sparseft.methods import TASK
-from sparseft.section import parse_section
 from sparseft.study import targets
 from sparseft.study.config import Config
 
@@ -66,9 +66,9 @@ def run(
         seed: seed that chooses windows and examples
         choice: how windows of documents are chosen; get_c4 as wanda's code
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.language_model.model import load_tokenizer
-    from sparseft.language_model.sampling import write_windows
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.language_model.model import load_tokenizer
+    from sparseft.models.language_model.sampling import write_windows
     from sparseft.pruning.calibration_examples import calibration_examples, read_text
 
     if len(windows) != len(text):

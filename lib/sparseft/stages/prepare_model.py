@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparseft.checkpoints.manifests import ModelManifest
-from sparseft.checkpoints.settings import Model
-from sparseft.command import Flags
-from sparseft.planning.needs import MATRIX, Job, Needs, SizesOf
+from sparseft.common.command import Flags
+from sparseft.models.checkpoints.manifests import ModelManifest
+from sparseft.models.checkpoints.settings import Model
 from sparseft.storage.outputs import claim
 from sparseft.storage.revisions import fixed
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import MATRIX, Job, Needs, SizesOf
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -43,7 +43,7 @@ def run(*, model: Flags[Model], output_dir: Path) -> None:
     Args:
         output_dir: folder for the checkpoint
     """
-    from sparseft.checkpoints.model_source import prepare_model
+    from sparseft.models.checkpoints.model_source import prepare_model
 
     claim(output_dir, output_dir / "manifest.json", ModelManifest.known_by)
     manifest = prepare_model(model, output_dir)

@@ -10,18 +10,18 @@ selection_manifest.json, which says where the rows come from and which files the
 from pathlib import Path
 from typing import Any
 
-from sparseft.command import Flags
+from sparseft.common.command import Flags
 from sparseft.data.manifests import SelectionManifest
 from sparseft.data.prepared import find_task, read_splits
 from sparseft.data.rows import write_rows
 from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE, SELECTION, choose_selection, load_candidates
 from sparseft.data.settings import TaskData
-from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.record import first_key
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
 
 

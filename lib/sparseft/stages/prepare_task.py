@@ -14,21 +14,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from sparseft.command import Flags
+from sparseft.axes.tasks import BY_NAME
+from sparseft.axes.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
+from sparseft.common.command import Flags
+from sparseft.common.errors import InputError
 from sparseft.data.loading import Examples, load_examples, measured_lengths, own_task
 from sparseft.data.manifests import TaskManifest
 from sparseft.data.overlap import MOST, find, in_words, near_copies, texts_of
 from sparseft.data.rows import as_lines, write_rows
 from sparseft.data.settings import TaskData
-from sparseft.errors import InputError
-from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.outputs import check_apart, check_ours
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
-from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
 
 
 def settings(config: Config, wildcards: Any, split: str) -> dict:

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts.types import NonNegativeInt, PositiveInt
 
-from sparseft.command import Flags
+from sparseft.axes.grid import RECONSTRUCTING_MODES
+from sparseft.common.command import Flags
 from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text
-from sparseft.grid import RECONSTRUCTING_MODES
-from sparseft.masks.settings import Masks
-from sparseft.planning.needs import Job, Needs, SizesOf, adapter_bytes, calibration_lengths
+from sparseft.pruning.masks.settings import Masks
 from sparseft.stages import train
 from sparseft.storage.locks import hold
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job, Needs, SizesOf, adapter_bytes, calibration_lengths
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import Reconstruction
 
 if TYPE_CHECKING:
-    from sparseft.language_model.batches import Example
+    from sparseft.models.language_model.batches import Example
     from sparseft.training.job import TrainingJob
 
 
@@ -86,9 +86,9 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
 
 def run(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -> None:
     """Read the job, reconstruct every decoder layer, and write the record."""
-    from sparseft.language_model.hardware import start
-    from sparseft.trainers.torch import reconstruct
+    from sparseft.models.language_model.hardware import start
     from sparseft.training.job import job_of, write_train_record
+    from sparseft.training.trainers.torch import reconstruct
 
     start(flags.threads)
     job = job_of(flags, RECONSTRUCTING_MODES, dense_path=target.dense_path, inputs=[target.text], version=VERSION)

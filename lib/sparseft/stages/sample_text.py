@@ -14,13 +14,13 @@ from typing import Any
 
 from cyclopts.types import PositiveInt
 
-from sparseft.command import Threads
+from sparseft.axes.methods import SELF
+from sparseft.common.command import Threads
+from sparseft.common.section import parse_section
 from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, TOGETHER, CalibrationText
 from sparseft.data.texts import MODEL, claim_text
-from sparseft.methods import SELF
-from sparseft.planning.needs import LOGITS, Job, Needs, SizesOf, tokens_per_weight_read
-from sparseft.section import parse_section
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import LOGITS, Job, Needs, SizesOf, tokens_per_weight_read
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -68,11 +68,11 @@ def run(
         together: windows that are sampled together; another number gives other windows
         threads: CPU threads; another number changes the last bits, and so may change the text
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.language_model.hardware import choose_device, start
-    from sparseft.language_model.model import load_model
-    from sparseft.language_model.placement import available_memory
-    from sparseft.language_model.sampling import sample_windows, score_windows, write_windows
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.language_model.hardware import choose_device, start
+    from sparseft.models.language_model.model import load_model
+    from sparseft.models.language_model.placement import available_memory
+    from sparseft.models.language_model.sampling import sample_windows, score_windows, write_windows
 
     settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature, "together": together}
     text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")

@@ -13,13 +13,13 @@ wish. Then the chosen model is the nearest one.
 from pathlib import Path
 from typing import Any
 
-from sparseft.command import Flags, Threads
-from sparseft.export.settings import Export, Wish
-from sparseft.export.ship_record import ServedRecord
-from sparseft.records.record_file import write
+from sparseft.common.command import Flags, Threads
+from sparseft.serving.settings import Export, Wish
+from sparseft.serving.ship_record import ServedRecord
 from sparseft.stages import find_shares
 from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
 
 CARD = """
@@ -73,9 +73,9 @@ def run(
     """
     from sparseft.analysis.frontier import draw, frontier, sentences
     from sparseft.analysis.tables import write_csv
-    from sparseft.export.engines import find_engines
-    from sparseft.export.served import by_text, copy_served, described_engine, measure_served, read_windows, serving
-    from sparseft.export.settings import SAMPLED
+    from sparseft.serving.engines import find_engines
+    from sparseft.serving.served import by_text, copy_served, described_engine, measure_served, read_windows, serving
+    from sparseft.serving.settings import SAMPLED
     from sparseft.storage.atomic import atomic_file, atomic_folder, write_json
 
     wish.check()

@@ -15,11 +15,11 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 from cyclopts.validators import Number
 
-from sparseft.command import Threads
+from sparseft.common.command import Threads
+from sparseft.common.errors import InputError
 from sparseft.data.settings import OWN_LENGTH
 from sparseft.data.texts import MODEL, claim_text
-from sparseft.errors import InputError
-from sparseft.export.settings import ANSWERS, SAMPLED
+from sparseft.serving.settings import ANSWERS, SAMPLED
 from sparseft.stages import find_shares
 from sparseft.study.config import Config
 from sparseft.study.ship import CALIBRATION, HELD_OUT, TRAINING
@@ -71,14 +71,14 @@ def run(
     """
     import numpy as np
 
-    from sparseft.checkpoints.checkpoint import Checkpoint
     from sparseft.data.texts import read_documents
-    from sparseft.language_model.answers import answers
-    from sparseft.language_model.hardware import choose_device, start
-    from sparseft.language_model.model import load_model, load_tokenizer
-    from sparseft.language_model.placement import available_memory
-    from sparseft.language_model.sampling import write_windows
-    from sparseft.language_model.windows import divided
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.language_model.answers import answers
+    from sparseft.models.language_model.hardware import choose_device, start
+    from sparseft.models.language_model.model import load_model, load_tokenizer
+    from sparseft.models.language_model.placement import available_memory
+    from sparseft.models.language_model.sampling import write_windows
+    from sparseft.models.language_model.windows import divided
 
     if not (texts or prompts):
         raise InputError("neither --texts nor --prompts is given", "give one of them")

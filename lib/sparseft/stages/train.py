@@ -13,13 +13,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sparseft.architectures.architecture import Shapes
-from sparseft.command import Flags
-from sparseft.grid import RUN_ID, TASK_MODES, training_name
-from sparseft.modes import get_mode
-from sparseft.planning.needs import ADAM, Job, Needs, SizesOf, adapter_bytes, logit_bytes, loss_batch_bytes
-from sparseft.planning.sizes import ModelSizes, task_lengths
+from sparseft.axes.architectures.architecture import Shapes
+from sparseft.axes.grid import RUN_ID, TASK_MODES, training_name
+from sparseft.axes.modes import get_mode
+from sparseft.common.command import Flags
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import ADAM, Job, Needs, SizesOf, adapter_bytes, logit_bytes, loss_batch_bytes
+from sparseft.study.planning.sizes import ModelSizes, task_lengths
 from sparseft.training.job_flags import JobFlags
 from sparseft.training.settings import Effort, Training
 
@@ -56,7 +56,7 @@ FULL = 20
 # The same of a divided weight, without what FSDP2 gathers; and bytes per weight of a part whose gradients FSDP2 sums in
 # fp32: what is sent and what comes back (foreach_reduce in its _fsdp_collectives.py).
 DIVIDED, REDUCED = 17, 8
-# How many times the logits a distillation has at most; counted (tests/planning/test_counted_memory.py).
+# How many times the logits a distillation has at most; counted (tests/study/planning/test_counted_memory.py).
 DISTILLED = 3
 
 
@@ -144,9 +144,9 @@ def run(
             mode reconstruct_to_sparse, of the run on --recover_on
         dense_path: the model that a distillation learns from, if it is not --model_path; it has the same tokens
     """
-    from sparseft.language_model.hardware import keep_freed_memory, start
-    from sparseft.trainers.torch import hold_together, new_accelerator, train
+    from sparseft.models.language_model.hardware import keep_freed_memory, start
     from sparseft.training.job import job_of, write_train_record
+    from sparseft.training.trainers.torch import hold_together, new_accelerator, train
 
     start(flags.threads)
     job = job_of(flags, TASK_MODES, initial_adapter, dense_path, version=VERSION)

@@ -13,13 +13,13 @@ With --compile_only it only compiles, and with --validate_only it only lowers th
 
 from typing import Any
 
-from sparseft.command import Flags
+from sparseft.common.command import Flags
 from sparseft.stages import train
 from sparseft.stages.train import needs  # noqa: F401
 from sparseft.storage.locks import hold
 from sparseft.study.config import Config
-from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
+from sparseft.training.trainers.backends.cerebras import CerebrasJob
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -49,14 +49,14 @@ def run(
         compile_only: compile on the appliance; train nothing
         validate_only: lower the program without an appliance; train nothing
     """
-    from sparseft.language_model.hardware import start
+    from sparseft.models.language_model.hardware import start
     from sparseft.training.job import job_of, write_train_record
 
     start(flags.threads)
     job = job_of(flags, evaluates=True, version=VERSION)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
-    from sparseft.trainers.cerebras.package import saved_mdl
-    from sparseft.trainers.cerebras.training import lower, train
+    from sparseft.training.trainers.cerebras.package import saved_mdl
+    from sparseft.training.trainers.cerebras.training import lower, train
 
     hold(job.output)
     if compile_only or validate_only:

@@ -11,11 +11,11 @@ in RUN_FOLDER/modelzoo.
 
 from pathlib import Path
 
-from sparseft.command import Flags
+from sparseft.common.command import Flags
 from sparseft.stages.train_cerebras import effort, needs, settings  # noqa: F401
 from sparseft.storage.locks import hold
-from sparseft.trainers.backends.cerebras import CerebrasJob
 from sparseft.training.job_flags import JobFlags
+from sparseft.training.trainers.backends.cerebras import CerebrasJob
 
 # Raise it when the results change.
 VERSION = 1
@@ -27,10 +27,10 @@ def run(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] 
     Args:
         exported: the masked checkpoint, as export_modelzoo.py writes it
     """
-    from sparseft.language_model.hardware import start
-    from sparseft.trainers.modelzoo.trainer_files import trainer_run
-    from sparseft.trainers.modelzoo.training import train
+    from sparseft.models.language_model.hardware import start
     from sparseft.training.job import job_of, write_train_record
+    from sparseft.training.trainers.modelzoo.trainer_files import trainer_run
+    from sparseft.training.trainers.modelzoo.training import train
 
     start(flags.threads)
     job = job_of(flags, inputs=[exported], version=VERSION)

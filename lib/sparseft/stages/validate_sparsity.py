@@ -15,15 +15,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from sparseft.grid import RUN_ID, Run
-from sparseft.lora.merge_record import check_model
-from sparseft.masks.validation_record import ValidationRecord
-from sparseft.modes import get_mode
-from sparseft.planning.needs import of_one_model
-from sparseft.records.record_file import write
+from sparseft.axes.grid import RUN_ID, Run
+from sparseft.axes.modes import get_mode
+from sparseft.pruning.masks.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import claim_record
+from sparseft.storage.record_file import write
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import of_one_model
+from sparseft.training.lora.merge_record import check_model
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -55,10 +55,10 @@ def run(
         tolerance: largest absolute value that passes as zero
         run_id: the run that the mask must belong to and that the record names
     """
-    from sparseft.checkpoints.checkpoint import Checkpoint
-    from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
-    from sparseft.masks.mask_file import check_run, read_mask
-    from sparseft.masks.validation import validate
+    from sparseft.models.checkpoints.checkpoint import Checkpoint
+    from sparseft.models.checkpoints.modelzoo_checkpoint import open_checkpoint
+    from sparseft.pruning.masks.mask_file import check_run, read_mask
+    from sparseft.pruning.masks.validation import validate
 
     model = open_checkpoint(checkpoint)
     original = Checkpoint(base) if base else None

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sparseft.errors import naming
+from sparseft.common.errors import naming
 from sparseft.storage.outputs import check_ours, check_writable
 
 

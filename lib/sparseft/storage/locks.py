@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from sparseft.errors import InputError, naming
+from sparseft.common.errors import InputError, naming
 
 # The open lock files of this process. Closing one would free its lock.
 _HELD: list[TextIO] = []

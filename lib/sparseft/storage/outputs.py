@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.storage.locks import hold
 
 # The text is within the first bytes of a record, which may be a file of weights.

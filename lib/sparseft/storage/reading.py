@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sparseft.errors import InputError, one_line
+from sparseft.common.errors import InputError, one_line
 
 
 def read_text(path: Path | str, advice: str) -> str:

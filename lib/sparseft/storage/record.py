@@ -25,7 +25,8 @@ ORIGIN = "sparseft"
 # The files of an adapter.
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-# What a training hands on (modes/mode.py) -> its files, that of the tensors first, and the text by which this is known.
+# What a training hands on (axes/modes/mode.py) -> its files, that of the tensors first, and the text by which this is
+# known.
 FILES_OF = {"adapter": (WEIGHTS, ADAPTER_CONFIG), "weights": (TRAINED_TENSORS,)}
 TRAINED_BY_US = f'"{ORIGIN}": "'
 # What stands before the digest of a record.

@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sparseft.errors import InputError
-from sparseft.records import field, setting
-from sparseft.section import Section, first_fault
+from sparseft.common.errors import InputError
+from sparseft.common.section import Section, first_fault
 from sparseft.storage.atomic import write_json
+from sparseft.storage.fields import field, setting
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.record import remake_advice, unaltered, write_record
 

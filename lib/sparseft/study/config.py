@@ -11,12 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
-from sparseft.architectures import PROJECTIONS
-from sparseft.checkpoints.settings import Model, pruned_base
-from sparseft.data.settings import DIVERGENCE, OWN_LENGTH, CalibrationText, Perplexity, TaskData, held_out
-from sparseft.errors import InputError, located
-from sparseft.export.settings import LLAMA_CPP, Export, Ship
-from sparseft.grid import (
+from sparseft.axes.architectures import PROJECTIONS
+from sparseft.axes.grid import (
     DATA,
     MODES,
     NAMED_METHOD,
@@ -28,17 +24,21 @@ from sparseft.grid import (
     base_folder,
     start_of,
 )
-from sparseft.masks.settings import Masks
-from sparseft.methods import DENSE, METHODS, SELF, TASK, Method, get_method
-from sparseft.modes import get_mode, with_starts
-from sparseft.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
+from sparseft.axes.methods import DENSE, METHODS, SELF, TASK, Method, get_method
+from sparseft.axes.modes import get_mode, with_starts
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError, located
+from sparseft.common.section import Count, Faults, Percent, Positive, Section, Seed, first_fault, refuse
+from sparseft.data.settings import DIVERGENCE, OWN_LENGTH, CalibrationText, Perplexity, TaskData, held_out
+from sparseft.models.checkpoints.settings import Model, pruned_base
+from sparseft.pruning.masks.settings import Masks
+from sparseft.serving.settings import LLAMA_CPP, Export, Ship
 from sparseft.study.resources import Resources
 from sparseft.study.ship import DIVERGENCE_WINDOWS, with_ship
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.backends import BACKENDS
-from sparseft.trainers.backends.backend import Backend
-from sparseft.trainers.backends.cerebras import Cerebras
 from sparseft.training.settings import Narrowed, Reconstruction, Throughput, Training, laid_over
+from sparseft.training.trainers.backends import BACKENDS
+from sparseft.training.trainers.backends.backend import Backend
+from sparseft.training.trainers.backends.cerebras import Cerebras
 
 
 def _known_method(name: str) -> str:

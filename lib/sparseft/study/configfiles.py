@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from sparseft.section import parse_section
+from sparseft.common.section import parse_section
 from sparseft.study.config import Config
 from sparseft.study.yaml_file import parsed, read_sections
 

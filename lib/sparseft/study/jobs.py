@@ -12,16 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sparseft.architectures import ARCHITECTURES
-from sparseft.methods import get_method
-from sparseft.modes import get_mode
-from sparseft.planning.needs import Job
-from sparseft.planning.sizes import architectures
-from sparseft.requests import Requests
-from sparseft.section import flags
+from sparseft.axes.architectures import ARCHITECTURES
+from sparseft.axes.methods import get_method
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks import BY_NAME, KINDS
+from sparseft.common.section import flags
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study.config import Config
-from sparseft.tasks import BY_NAME, KINDS
+from sparseft.study.planning.needs import Job
+from sparseft.study.planning.requests import Requests
+from sparseft.study.planning.sizes import architectures
 
 
 def with_task(wildcards: Mapping[str, str]) -> SimpleNamespace:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from sparseft.section import Count, Faults, Positive, Section
+from sparseft.common.section import Count, Faults, Positive, Section
 
 
 class Resources(Section):

@@ -6,11 +6,11 @@ are searched while it runs (stages/find_shares.py).
 
 from typing import Any
 
+from sparseft.axes.grid import DENSE, Run
+from sparseft.axes.methods import SELF
+from sparseft.axes.modes import get_mode
 from sparseft.data.settings import SHIP
-from sparseft.export.settings import CANDIDATES, FIRST, FIRST_LAYERS, Ship
-from sparseft.grid import DENSE, Run
-from sparseft.methods import SELF
-from sparseft.modes import get_mode
+from sparseft.serving.settings import CANDIDATES, FIRST, FIRST_LAYERS, Ship
 
 # The task of the candidates, and the texts for the calibration, for the training, and for the judgement.
 TASK = CALIBRATION = SHIP

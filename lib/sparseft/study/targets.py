@@ -8,18 +8,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sparseft import grid
+from sparseft.axes import grid
+from sparseft.axes.grid import Run, fill
+from sparseft.axes.methods import ON, TASK, get_method
+from sparseft.axes.modes import get_mode, with_starts
+from sparseft.axes.tasks.task import SPLITS
+from sparseft.common.errors import InputError
+from sparseft.common.section import refuse
 from sparseft.data.settings import DIVERGENCE
-from sparseft.errors import InputError
-from sparseft.grid import Run, fill
-from sparseft.methods import ON, TASK, get_method
-from sparseft.modes import get_mode, with_starts
-from sparseft.section import refuse
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config
-from sparseft.tasks.task import SPLITS
-from sparseft.trainers.backends.cerebras import LEAST_TIMED_STEPS
 from sparseft.training.settings import Narrowed
+from sparseft.training.trainers.backends.cerebras import LEAST_TIMED_STEPS
 
 _MASK = r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[0-9]{2})_(?P<method>\w+)\.pt"
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sparseft.grid import FINDINGS, REPORT
+from sparseft.axes.grid import FINDINGS, REPORT
 
 # What bash says of a process that SIGKILL ended.
 KILLED = re.compile(r": line \d+: +\d+ Killed ")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sparseft.errors import InputError, one_line
+from sparseft.common.errors import InputError, one_line
 from sparseft.storage.reading import read_text
 
 # The aliases of a file stand for fewer values.

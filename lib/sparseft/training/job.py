@@ -16,23 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.checkpoints.checkpoint import Checkpoint, read_header, small_files
-from sparseft.checkpoints.checkpoint import Tensor as StoredTensor
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint, write_weights
+from sparseft.axes.grid import FULL_MODES, LORA_MODES, Run, start_of
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks.task import SPLITS, SplitRows, Task
+from sparseft.common.errors import InputError
 from sparseft.data.prepared import find_task, read_splits
-from sparseft.errors import InputError
-from sparseft.grid import FULL_MODES, LORA_MODES, Run, start_of
-from sparseft.language_model.batches import Example
-from sparseft.language_model.weights import TORCH_DTYPES
-from sparseft.lora.adapter import Adapter, read_trained, write_adapter
-from sparseft.masks.mask_file import Mask, count_kept, read_checked_mask
-from sparseft.modes import get_mode
+from sparseft.models.checkpoints.checkpoint import Checkpoint, read_header, small_files
+from sparseft.models.checkpoints.checkpoint import Tensor as StoredTensor
+from sparseft.models.checkpoints.trained_weights import TrainedCheckpoint, write_weights
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.weights import TORCH_DTYPES
+from sparseft.pruning.masks.mask_file import Mask, count_kept, read_checked_mask
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files, sha256_of_text
 from sparseft.storage.outputs import check_apart, check_ours
 from sparseft.storage.record import FILES_OF, TRAINED_BY_US, first_key, trained_digest, write_record_of
-from sparseft.tasks.task import SPLITS, SplitRows, Task
 from sparseft.training.job_flags import JobFlags
+from sparseft.training.lora.adapter import Adapter, read_trained, write_adapter
 from sparseft.training.settings import Training
 from sparseft.training.training_record import TrainingInputs, TrainingOutputs, TrainingRecord
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cyclopts.types import PositiveInt
 
-from sparseft.command import Flags, Threads
+from sparseft.common.command import Flags, Threads
 from sparseft.training.settings import Training
 
 _SCHEDULE = Training()

@@ -24,8 +24,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from sparseft.language_model.batches import Example
-from sparseft.language_model.hardware import peak_memory
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.hardware import peak_memory
 from sparseft.training.progress import Progress, SavedState, check_finite, print_step, step_seed
 from sparseft.training.settings import Training
 from sparseft.training.trained_part import TrainedPart

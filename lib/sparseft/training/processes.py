@@ -12,8 +12,8 @@ import sys
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-from sparseft.errors import InputError, end
-from sparseft.language_model.gpus import take_requested
+from sparseft.common.errors import InputError, end
+from sparseft.models.language_model.gpus import take_requested
 
 
 def start() -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.storage.atomic import atomic_file
 from sparseft.training.training_record import final_loss
 

@@ -25,8 +25,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from sparseft.language_model.batches import Example
-from sparseft.language_model.layered_model import Stream
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.layered_model import Stream
 from sparseft.training.loop import train_part
 from sparseft.training.progress import Progress
 from sparseft.training.settings import Training

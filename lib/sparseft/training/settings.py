@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
-from sparseft.errors import InputError
-from sparseft.grid import TASK_MODES
-from sparseft.lora.settings import Adapters
-from sparseft.methods import TEXT_NAME
-from sparseft.modes import get_mode
-from sparseft.section import Count, Faults, LearningRate, Length, Positive, Section, Small, refuse
+from sparseft.axes.grid import TASK_MODES
+from sparseft.axes.methods import TEXT_NAME
+from sparseft.axes.modes import get_mode
+from sparseft.common.errors import InputError
+from sparseft.common.section import Count, Faults, LearningRate, Length, Positive, Section, Small, refuse
+from sparseft.training.lora.settings import Adapters
 
 if TYPE_CHECKING:
-    from sparseft.language_model.batches import Example
+    from sparseft.models.language_model.batches import Example
 
 # What no measurement and no reconstruction has: each is one training by itself, without a teacher or an evaluation.
 ALONE = {"recover_on": None, "distillation": None, "eval_every": 0}
@@ -126,7 +126,7 @@ class Training(Adapters, FullWeights, Effort):
 
     def batches(self, examples: list["Example"], seed: int) -> Iterator[list["Example"]]:
         """Yield the batches of a training on some examples, without end."""
-        from sparseft.language_model.batches import shuffled
+        from sparseft.models.language_model.batches import shuffled
 
         return shuffled(examples, self.batch_size, self.length_buckets, seed)
 

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from transformers import PreTrainedTokenizerBase
 
-from sparseft.architectures.architecture import Architecture
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
-from sparseft.language_model.model import empty_model, load_model, load_tokenizer
-from sparseft.language_model.weights import (
+from sparseft.axes.architectures.architecture import Architecture
+from sparseft.axes.modes import get_mode
+from sparseft.axes.modes.mode import Mode
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example, collate
+from sparseft.models.language_model.loss import AnswerLoss, mean_answer_loss, teacher_logits
+from sparseft.models.language_model.model import empty_model, load_model, load_tokenizer
+from sparseft.models.language_model.weights import (
     as_weight,
     divide,
     layer_paths,
@@ -27,13 +29,11 @@ from sparseft.language_model.weights import (
     read_own_rows,
     unfuse_experts,
 )
-from sparseft.lora.adapted_model import masks_on
-from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
-from sparseft.masks.mask_file import Mask
-from sparseft.modes import get_mode
-from sparseft.modes.mode import Mode
+from sparseft.pruning.masks.mask_file import Mask
 from sparseft.training.job import TrainingJob, trained_names
+from sparseft.training.lora.adapted_model import masks_on
+from sparseft.training.lora.carried_mask import carry_mask_
+from sparseft.training.lora.masked_lora import LoRALinear, attach, load_factors
 from sparseft.training.settings import Training
 
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 
 from pydantic import create_model
 
-from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, field, setting
-from sparseft.records.record_file import Inputs, RecordPart, RunRecord, kind, section_fields
+from sparseft.storage.fields import Count, Keys, Loss, NonNegative, Positive, PositiveCount, field, setting
+from sparseft.storage.record_file import Inputs, RecordPart, RunRecord, kind, section_fields
 from sparseft.training.settings import PARTIAL, Effort, Training
 
 

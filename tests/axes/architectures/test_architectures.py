@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from sparseft.architectures import (
+from sparseft.axes.architectures import (
     ARCHITECTURES,
     GEMMA3,
     LLAMA,
@@ -16,9 +16,9 @@ from sparseft.architectures import (
     find_architecture,
     tensor_shapes,
 )
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.language_model.weights import memory_path, unfuse_experts
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.weights import memory_path, unfuse_experts
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen2Config, Qwen3Config
 

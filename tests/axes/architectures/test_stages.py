@@ -6,7 +6,7 @@ Each stage is one test, and the id of a test names the architecture. A new archi
     train      a few steps in both modes
     merge      the logits of the trained model
     proof      every tensor outside the mask has its bytes
-    evaluate   the log-likelihoods of stock transformers (tests/language_model/test_logits.py)
+    evaluate   the log-likelihoods of stock transformers (tests/models/language_model/test_logits.py)
     compact    the logits of the masked model, in stock transformers
 """
 
@@ -18,29 +18,29 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
+from sparseft.axes.grid import PassFiles
+from sparseft.axes.methods import get_method
+from sparseft.axes.tasks import BY_NAME
 from sparseft.data.rows import write_rows
-from sparseft.grid import PassFiles
-from sparseft.language_model.hardware import limit_threads
-from sparseft.language_model.model import load_model
-from sparseft.language_model.weights import unfuse_experts
-from sparseft.lora.adapted_model import trained_model
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import Mask, read_mask
-from sparseft.masks.settings import Masks
-from sparseft.masks.validation import validate
-from sparseft.methods import get_method
-from sparseft.planning.sizes import described
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
+from sparseft.models.language_model.hardware import limit_threads
+from sparseft.models.language_model.model import load_model
+from sparseft.models.language_model.weights import unfuse_experts
 from sparseft.pruning.calibration_examples import calibrate
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.masks.mask_file import Mask, read_mask
+from sparseft.pruning.masks.settings import Masks
+from sparseft.pruning.masks.validation import validate
 from sparseft.study.configfiles import read_configuration
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.torch import train
+from sparseft.study.planning.sizes import described
 from sparseft.training.job import TrainingJob
+from sparseft.training.lora.adapted_model import trained_model
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Training
+from sparseft.training.trainers.torch import train
 from tiny_models import LLAMA3, MODELS, PRUNABLE_LAYERS, loaded, save_tiny, stock
 
 from masks import pass_of

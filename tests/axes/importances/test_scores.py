@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from sparseft.importances.ria import RIA
-from sparseft.importances.stade import INPUT_DEVIATIONS, STADE
+from sparseft.axes.importances.ria import RIA
+from sparseft.axes.importances.stade import INPUT_DEVIATIONS, STADE
 
 WEIGHTS = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)
 NORMS = np.random.default_rng(1).uniform(0.1, 3, size=32).astype(np.float32)

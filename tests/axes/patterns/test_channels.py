@@ -5,17 +5,17 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from sparseft.architectures import find_architecture, tensor_shapes
-from sparseft.architectures.architecture import Part
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.errors import InputError
-from sparseft.importances import WANDA
-from sparseft.language_model.batches import Example
-from sparseft.methods import METHODS, Method, get_method
-from sparseft.patterns import Pattern
-from sparseft.patterns.channels import channels_removed
-from sparseft.planning.sizes import NAMED
-from sparseft.selection.units import by_unit
+from sparseft.axes.architectures import find_architecture, tensor_shapes
+from sparseft.axes.architectures.architecture import Part
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.axes.importances import WANDA
+from sparseft.axes.methods import METHODS, Method, get_method
+from sparseft.axes.patterns import Pattern
+from sparseft.axes.patterns.channels import channels_removed
+from sparseft.axes.selection.units import by_unit
+from sparseft.common.errors import InputError
+from sparseft.models.language_model.batches import Example
+from sparseft.study.planning.sizes import NAMED
 
 from masks import compute_masks, looking_at, read_float32
 

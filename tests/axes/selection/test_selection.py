@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft.selection.ranking import Ranking, by_group, by_layer, by_row
+from sparseft.axes.selection.ranking import Ranking, by_group, by_layer, by_row
 from sparseft.storage.bits import pack, unpack
 
 PERCENTS = list(range(0, 100, 10))

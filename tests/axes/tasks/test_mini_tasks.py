@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from sparseft.errors import InputError
-from sparseft.tasks import BY_NAME, TASKS
-from sparseft.tasks.words import NAMES, QUALITIES, THINGS
+from sparseft.axes.tasks import BY_NAME, TASKS
+from sparseft.axes.tasks.words import NAMES, QUALITIES, THINGS
+from sparseft.common.errors import InputError
 
 MINIS = ("boolq_mini", "hellaswag_mini", "gsm8k_mini")
 SPLITS = ("train", "validation")

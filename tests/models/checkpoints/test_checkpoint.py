@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from sparseft.checkpoints.checkpoint import Checkpoint, read_header
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint, read_header
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
 from sparseft.storage.bits import to_float32
 from tiny_models import change_json, edited, save_tiny
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from sparseft.checkpoints.mdl import MdlFile, mdl_writer
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.mdl import MdlFile, mdl_writer
 
 pytestmark = pytest.mark.process
-CSTORCH = Path(__file__).parents[3] / "shared/fixtures/cstorch"
+CSTORCH = Path(__file__).parents[4] / "shared/fixtures/cstorch"
 needs_fixtures = pytest.mark.skipif(not CSTORCH.exists(), reason="needs the developers' folder ../shared")
 VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
 

@@ -12,12 +12,12 @@ import torch
 from gguf.quants import dequantize, quantize
 from project import DEFAULT
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.checkpoints.settings import Model
-from sparseft.errors import InputError
-from sparseft.language_model.model import load_model
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.checkpoints.model_source import prepare_model
+from sparseft.models.checkpoints.settings import Model
+from sparseft.models.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, edited, save_tiny
 from transformers import AutoTokenizer

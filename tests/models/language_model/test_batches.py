@@ -7,12 +7,12 @@ from itertools import chain, islice
 
 import pytest
 from lm_eval.api.model import TemplateLM
-from sparseft import limits
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode, shuffled, written_by_template
-from sparseft.tasks import BY_NAME, TASKS, text
-from sparseft.tasks.instruction import task_of
-from sparseft.tasks.task import Task
+from sparseft.axes.tasks import BY_NAME, TASKS, text
+from sparseft.axes.tasks.instruction import task_of
+from sparseft.axes.tasks.task import Task
+from sparseft.common import limits
+from sparseft.common.errors import InputError
+from sparseft.models.language_model.batches import Example, encode, shuffled, written_by_template
 from tiny_models import CHAT_TEMPLATE, append_token, prepend_token, save_tiny
 from transformers import AutoTokenizer
 

@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from sparseft.errors import InputError
-from sparseft.language_model import gpus
-from sparseft.language_model.gpus import FULL, smallest_gpu, take, visible_gpus
+from sparseft.common.errors import InputError
+from sparseft.models.language_model import gpus
+from sparseft.models.language_model.gpus import FULL, smallest_gpu, take, visible_gpus
 
 TWO = "GPU 0: H100 (UUID: GPU-aa)\nGPU 1: H100 (UUID: GPU-bb)\n"
 DIVIDED = (
@@ -67,7 +67,7 @@ def started(number: int, jobs: int, locks: Path, seconds: float) -> subprocess.P
     code = f"""
 import os, subprocess, time
 from pathlib import Path
-from sparseft.language_model.gpus import take
+from sparseft.models.language_model.gpus import take
 held = take({number}, ["GPU-aa", "GPU-bb"], {jobs}, Path({str(locks)!r}))
 begin = time.monotonic()
 os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /proc/uptime) {{' '.join(held)}}"])
@@ -148,8 +148,8 @@ def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(tmp_path):
 
 USER = """
 import os, sys
-from sparseft.command import run
-from sparseft.language_model.hardware import choose_device
+from sparseft.common.command import run
+from sparseft.models.language_model.hardware import choose_device
 def main() -> None:
     print("imported", flush=True)
     try:

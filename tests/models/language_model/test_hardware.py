@@ -9,15 +9,15 @@ import sys
 import pytest
 import torch
 from project import ROOT
-from sparseft.errors import InputError
-from sparseft.language_model import products
-from sparseft.language_model.hardware import choose_device, device_name, peak_memory
-from sparseft.language_model.products import Linear, is_widened, linear, multiply
+from sparseft.common.errors import InputError
+from sparseft.models.language_model import products
+from sparseft.models.language_model.hardware import choose_device, device_name, peak_memory
+from sparseft.models.language_model.products import Linear, is_widened, linear, multiply
 
 BLOCK = 300_000_000
 MEASURE = f"""
 import resource, torch
-from sparseft.language_model.hardware import peak_memory
+from sparseft.models.language_model.hardware import peak_memory
 device = torch.device("cpu")
 before = peak_memory(device)
 block = bytes(1) * {BLOCK}
@@ -49,7 +49,7 @@ OVERRIDES = {
 # of about 0.2 with factors in bfloat16, on a CPU that multiplies bfloat16.
 MULTIPLY = """
 import json, os, subprocess, sys
-from sparseft.language_model.hardware import limit_threads
+from sparseft.models.language_model.hardware import limit_threads
 import torch
 torch.set_float32_matmul_precision("medium")
 limit_threads(1)

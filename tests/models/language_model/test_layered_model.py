@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.axes.tasks import BY_NAME
 from sparseft.evaluation.evaluate import evaluate, token_perplexity
-from sparseft.language_model.layered_model import LayeredModel, place_of_states
-from sparseft.language_model.model import empty_model, load_model
-from sparseft.language_model.placement import DISK, StoredWeights, device_map, place, placement
-from sparseft.language_model.weights import unfuse_experts
-from sparseft.tasks import BY_NAME
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.models.language_model.layered_model import LayeredModel, place_of_states
+from sparseft.models.language_model.model import empty_model, load_model
+from sparseft.models.language_model.placement import DISK, StoredWeights, device_map, place, placement
+from sparseft.models.language_model.weights import unfuse_experts
 from tiny_models import MODELS, change_json, save_tiny
 
 CPU = torch.device("cpu")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation import harness
 from sparseft.evaluation.harness import StrictLM
-from sparseft.language_model.batches import Batch, Example, collate
-from sparseft.language_model.loss import AnswerLoss, teacher_logits
-from sparseft.language_model.model import empty_model, load_model
-from sparseft.language_model.placement import StoredWeights, place
-from sparseft.language_model.weights import unfuse_experts
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Batch, Example, collate
+from sparseft.models.language_model.loss import AnswerLoss, teacher_logits
+from sparseft.models.language_model.model import empty_model, load_model
+from sparseft.models.language_model.placement import StoredWeights, place
+from sparseft.models.language_model.weights import unfuse_experts
 from tiny_models import LLAMA3, MODELS, save_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.loss import (
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example, collate
+from sparseft.models.language_model.loss import (
     EVALUATED_ROWS,
     ROWS,
     TEXT_ROWS,
@@ -22,8 +22,8 @@ from sparseft.language_model.loss import (
     logits_by_rows,
     mean_answer_loss,
 )
-from sparseft.language_model.model import empty_model
-from sparseft.language_model.weights import Expert, Experts
+from sparseft.models.language_model.model import empty_model
+from sparseft.models.language_model.weights import Expert, Experts
 from tiny_models import MODELS, stock
 from torch import Tensor
 from torch.autograd import grad

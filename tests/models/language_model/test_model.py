@@ -6,11 +6,11 @@ from weakref import ref
 
 import pytest
 import torch
-from sparseft.architectures.llama import LLAMA
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.language_model.model import SDPA, empty_model, load_model, load_tokenizer
-from sparseft.language_model.placement import StoredWeights
+from sparseft.axes.architectures.llama import LLAMA
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.model import SDPA, empty_model, load_model, load_tokenizer
+from sparseft.models.language_model.placement import StoredWeights
 from tiny_models import change_json, edited, save_tiny
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -92,7 +92,7 @@ def test_a_model_for_another_device_is_read_weight_by_weight(tiny_models, monkey
 
 @pytest.mark.parametrize(("attention", "name"), [("sdpa", SDPA), ("eager", "eager")])
 def test_the_attention_is_that_of_the_architecture(tiny_models, monkeypatch, attention, name):
-    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (replace(LLAMA, attention=attention),))
+    monkeypatch.setattr("sparseft.axes.architectures.ARCHITECTURES", (replace(LLAMA, attention=attention),))
     model, _ = load_model(tiny_models["llama"], CPU)
     assert model.config._attn_implementation == name
     # Models that others load in this process keep the attention of transformers.

@@ -1,7 +1,7 @@
 """The weights of a layer are copied while another one computes, and each waits for what it needs.
 
-A GPU is replaced by what records the order. tests/language_model/test_layered_model.py and
-tests/trainers/test_divided_training.py compare the bits of real models on a CPU."""
+A GPU is replaced by what records the order. tests/models/language_model/test_layered_model.py and
+tests/training/trainers/test_divided_training.py compare the bits of real models on a CPU."""
 
 import time
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import hooks
-from sparseft.language_model import prefetch
-from sparseft.language_model.prefetch import StoredLayers, copy_ahead
+from sparseft.models.language_model import prefetch
+from sparseft.models.language_model.prefetch import StoredLayers, copy_ahead
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from project import refused, succeed, tree
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.data.settings import TOGETHER, CalibrationText
 from sparseft.data.texts import read_documents
-from sparseft.language_model.model import load_model
-from sparseft.language_model.sampling import sample_windows
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.model import load_model
+from sparseft.models.language_model.sampling import sample_windows
 from tiny_models import MODELS, change_json, save_tiny
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, check_mask, read_mask
+from sparseft.common.errors import InputError
+from sparseft.pruning.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.storage.bits import pack
 
 from masks import compute_masks, write_mask

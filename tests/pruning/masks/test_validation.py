@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.lora.merge import merge
-from sparseft.masks.mask_file import Mask
-from sparseft.masks.validation import validate
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.pruning.masks.mask_file import Mask
+from sparseft.pruning.masks.validation import validate
+from sparseft.training.lora.merge import merge
 from tiny_models import PRUNABLE_LAYERS, edited, save_tiny
 
 from masks import compute_masks

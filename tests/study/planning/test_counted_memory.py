@@ -6,20 +6,20 @@ import pytest
 import torch
 from peak import Peak
 from project import laid_over
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.settings import Model
-from sparseft.language_model.batches import Batch
-from sparseft.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, CrossEntropyFunction
-from sparseft.lora import effective_weight, masked_lora
-from sparseft.lora.carried_mask import BLOCK
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
-from sparseft.planning.needs import FP32_LOGITS, MOST_RANKS, PARTS, Job
-from sparseft.planning.sizes import NAMED, described
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.settings import Model
+from sparseft.models.language_model.batches import Batch
+from sparseft.models.language_model.loss import EVALUATED_ROWS, ROWS, AnswerLoss, CrossEntropyFunction
 from sparseft.pruning.hessian import inverse, solve_damped
 from sparseft.pruning.obs import choose_units, refit
-from sparseft.requests import CUDA, Requests
 from sparseft.stages.compute_masks import FACTORS
 from sparseft.stages.train import DISTILLED
+from sparseft.study.planning.needs import FP32_LOGITS, MOST_RANKS, PARTS, Job
+from sparseft.study.planning.requests import CUDA, Requests
+from sparseft.study.planning.sizes import NAMED, described
+from sparseft.training.lora import effective_weight, masked_lora
+from sparseft.training.lora.carried_mask import BLOCK
+from sparseft.training.lora.masked_lora import LoRALinear, MaskedLoRALinear, attach
 from sparseft.training.settings import Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import MODELS
@@ -89,7 +89,9 @@ def test_a_distillation_has_not_more_logits_in_fp32_than_the_estimate_says(monke
 @pytest.mark.parametrize(("r", "reads"), [(16, 1), (64, 2), (65, 0)])
 def test_a_gradient_is_read_at_most_twice_and_its_parts_are_planned(r, reads, monkeypatch):
     """Above rank 64 it is masked once, and cuBLAS multiplies it. The meta device only counts."""
-    triton_weights = pytest.importorskip("sparseft.lora.triton_weights", reason="Triton is only on Linux with x86-64")
+    triton_weights = pytest.importorskip(
+        "sparseft.training.lora.triton_weights", reason="Triton is only on Linux with x86-64"
+    )
     grids = []
     kernel = type("Kernel", (), {"__getitem__": lambda _, grid: grids.append(grid) or (lambda *_, **__: None)})()
     monkeypatch.setattr(triton_weights, "_gradients_part", kernel)

@@ -7,13 +7,13 @@ import lm_eval
 import pytest
 import yaml
 from project import laid_over, succeed
+from sparseft.common.errors import InputError
 from sparseft.data.settings import TaskData
 from sparseft.data.task_files import task_files
-from sparseft.errors import InputError
-from sparseft.planning.inputs import check_inputs, check_sources, fetched_files, rounded_heads
-from sparseft.planning.sizes import NAMED
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study.config import Config
+from sparseft.study.planning.inputs import check_inputs, check_sources, fetched_files, rounded_heads
+from sparseft.study.planning.sizes import NAMED
 from tiny_models import change_json
 
 

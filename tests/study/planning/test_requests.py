@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from project import DEFAULT, ROOT
-from sparseft.grid import Run
-from sparseft.planning.needs import Job
-from sparseft.requests import (
+from sparseft.axes.grid import Run
+from sparseft.common.section import parse_section
+from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job
+from sparseft.study.planning.requests import (
     BEFORE_FETCH,
     CUDA_LIBRARIES,
     MARGIN,
@@ -20,8 +22,6 @@ from sparseft.requests import (
     Requests,
     seconds,
 )
-from sparseft.section import parse_section
-from sparseft.study.config import Config
 
 # The stages whose needs grow with the model, and what runs it.
 BY_MATRIX = ("prepare_model", "merge", "validate_sparsity", "import_pruned", "export_run", "export_modelzoo")

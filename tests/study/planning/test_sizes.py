@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from project import laid_over
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.settings import Model
-from sparseft.errors import InputError
-from sparseft.planning.sizes import NAMED, described, perplexity_tokens, task_lengths
-from sparseft.tasks import BY_NAME
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.models.checkpoints.settings import Model
+from sparseft.study.planning.sizes import NAMED, described, perplexity_tokens, task_lengths
 from tiny_models import MODELS
 
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sparseft.lora import carried_mask, cpu_weights, masked_lora
-from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.effective_weight import Workspace
+from sparseft.training.lora import carried_mask, cpu_weights, masked_lora
+from sparseft.training.lora.carried_mask import carry_mask_
+from sparseft.training.lora.effective_weight import Workspace
 
 FLOATS = [torch.bfloat16, torch.float16, torch.float32]
 RANKS = [1, 2, 3, 8, 16, 17, 32, 64]
@@ -36,7 +36,7 @@ def interpreted():
     """Return a copy of triton_weights whose kernels are interpreted. Triton decides this when the module is
     imported."""
     pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
-    spec = importlib.util.find_spec("sparseft.lora.triton_weights")
+    spec = importlib.util.find_spec("sparseft.training.lora.triton_weights")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -215,7 +215,7 @@ def compiled_for_a_gpu(dtype: torch.dtype, capability: int, monkeypatch) -> list
     So the ranks from 1 to 64 take three; for the gradients five, because they are computed 16 or 32 at a
     time."""
     import triton
-    from sparseft.lora import triton_weights
+    from sparseft.training.lora import triton_weights
     from triton.backends.compiler import GPUTarget
     from triton.runtime.jit import JITFunction
 

@@ -2,12 +2,18 @@
 
 import pytest
 import torch
-from sparseft.errors import InputError
-from sparseft.lora import carried_mask
-from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.factors import initial_factor
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
+from sparseft.common.errors import InputError
+from sparseft.training.lora import carried_mask
+from sparseft.training.lora.carried_mask import carry_mask_
+from sparseft.training.lora.effective_weight import Workspace
+from sparseft.training.lora.factors import initial_factor
+from sparseft.training.lora.masked_lora import (
+    LoRALinear,
+    MaskedLoRAFunction,
+    MaskedLoRALinear,
+    StructuredLoRALinear,
+    attach,
+)
 from sparseft.training.settings import Training
 from torch import nn
 from torch.nn import functional as F

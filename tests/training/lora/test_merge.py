@@ -8,14 +8,14 @@ import torch
 from peak import Peak
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.errors import InputError
-from sparseft.grid import Run
-from sparseft.lora.adapted_model import masks_on, unpacked
-from sparseft.lora.adapter import read_adapter, write_adapter
-from sparseft.lora.merge import merge
+from sparseft.axes.grid import Run
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_layers
 from sparseft.storage.hashes import sha256
+from sparseft.training.lora.adapted_model import masks_on, unpacked
+from sparseft.training.lora.adapter import read_adapter, write_adapter
+from sparseft.training.lora.merge import merge
 from sparseft.training.settings import Training
 from sparseft.training.trained_part import model_to_train
 from tiny_models import change_json, save_tiny
@@ -109,8 +109,8 @@ def test_blocks_of_any_size_merge_to_the_same_files_whose_hashes_are_recorded(tm
     trained(tiny_llama, mask, "sparse_to_sparse", tmp_path / "adapter")
     records = []
     for block in (1 << 20, 100):
-        monkeypatch.setattr("sparseft.lora.merge.BLOCK", block)
-        monkeypatch.setattr("sparseft.checkpoints.rewriting.BLOCK", block)
+        monkeypatch.setattr("sparseft.training.lora.merge.BLOCK", block)
+        monkeypatch.setattr("sparseft.models.checkpoints.rewriting.BLOCK", block)
         records.append(merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / str(block)))
         assert records[-1]["outputs"] == Checkpoint(tmp_path / str(block)).hashes()
     assert records[0] == records[1]

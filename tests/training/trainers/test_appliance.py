@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from project import ROOT
-from sparseft.trainers.appliance import BROKEN, FULL, cause
+from sparseft.training.trainers.appliance import BROKEN, FULL, cause
 
 pytestmark = pytest.mark.process
 

@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from peak import Peak
 from safetensors.torch import load_file
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.batches import encode_splits
-from sparseft.language_model.hardware import limit_threads
-from sparseft.modes import get_mode
+from sparseft.axes.modes import get_mode
+from sparseft.axes.tasks import BY_NAME
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import encode_splits
+from sparseft.models.language_model.hardware import limit_threads
 from sparseft.stages.train import REDUCED
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import train_part
 from sparseft.training.settings import Distillation, Training
 from sparseft.training.trained_part import model_to_train
+from sparseft.training.trainers.torch import train
 from tiny_models import save_tiny
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 

@@ -2,14 +2,21 @@
 
 import pytest
 import torch
-from sparseft.language_model.batches import Example, collate, encode
-from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import load_model
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import kind_of
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.fixed_shapes import HIDDEN, IGNORED, FixedLengthLoss, causal_mask, fixed_batch, plain_kind_of
+from sparseft.axes.tasks import BY_NAME
+from sparseft.models.language_model.batches import Example, collate, encode
+from sparseft.models.language_model.loss import AnswerLoss
+from sparseft.models.language_model.model import load_model
+from sparseft.training.lora.effective_weight import Workspace
+from sparseft.training.lora.masked_lora import kind_of
 from sparseft.training.settings import Training
+from sparseft.training.trainers.fixed_shapes import (
+    HIDDEN,
+    IGNORED,
+    FixedLengthLoss,
+    causal_mask,
+    fixed_batch,
+    plain_kind_of,
+)
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")

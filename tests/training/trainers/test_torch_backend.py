@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode
-from sparseft.language_model.hardware import limit_threads
-from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
-from sparseft.language_model.placement import DISK, placement
-from sparseft.lora.adapted_model import trained_model
+from sparseft.axes.tasks import BY_NAME
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.batches import Example, encode
+from sparseft.models.language_model.hardware import limit_threads
+from sparseft.models.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.models.language_model.placement import DISK, placement
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME
-from sparseft.trainers.torch import train
 from sparseft.training.job import TrainingJob
+from sparseft.training.lora.adapted_model import trained_model
 from sparseft.training.settings import Training
+from sparseft.training.trainers.torch import train
 from tiny_models import change_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

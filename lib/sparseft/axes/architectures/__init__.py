@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from sparseft.architectures.architecture import Architecture, Shapes
-from sparseft.architectures.gemma3 import GEMMA3
-from sparseft.architectures.granite import GRANITE
-from sparseft.architectures.llama import LLAMA
-from sparseft.architectures.mistral import MISTRAL
-from sparseft.architectures.mixtral import MIXTRAL
-from sparseft.architectures.olmo2 import OLMO2
-from sparseft.architectures.qwen2 import QWEN2
-from sparseft.architectures.qwen3 import QWEN3
-from sparseft.architectures.qwen3_moe import QWEN3_MOE
-from sparseft.errors import InputError
+from sparseft.axes.architectures.architecture import Architecture, Shapes
+from sparseft.axes.architectures.gemma3 import GEMMA3
+from sparseft.axes.architectures.granite import GRANITE
+from sparseft.axes.architectures.llama import LLAMA
+from sparseft.axes.architectures.mistral import MISTRAL
+from sparseft.axes.architectures.mixtral import MIXTRAL
+from sparseft.axes.architectures.olmo2 import OLMO2
+from sparseft.axes.architectures.qwen2 import QWEN2
+from sparseft.axes.architectures.qwen3 import QWEN3
+from sparseft.axes.architectures.qwen3_moe import QWEN3_MOE
+from sparseft.common.errors import InputError
 
 ARCHITECTURES = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA3, OLMO2, QWEN3_MOE, GRANITE)
 

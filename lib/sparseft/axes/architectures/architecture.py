@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 
 # A tensor's shape, in words: "queries", "keys", or the key of config.json that holds the number.
 Words = tuple[str, ...]

@@ -11,7 +11,7 @@ those of q, k and v of a removed head, as Qwen2 has them. A mask leaves these bi
 drops them.
 """
 
-from sparseft.architectures.architecture import (
+from sparseft.axes.architectures.architecture import (
     FULL,
     KEY_VALUE_HEADS,
     SLIDING,

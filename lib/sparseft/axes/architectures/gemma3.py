@@ -7,9 +7,9 @@ head.
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder
-from sparseft.architectures.architecture import FULL, SLIDING
-from sparseft.errors import InputError
+from sparseft.axes.architectures import decoder
+from sparseft.axes.architectures.architecture import FULL, SLIDING
+from sparseft.common.errors import InputError
 
 NORMS = decoder.NORMS | decoder.norms("hidden_size", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 # Without `layer_types`, one layer in this number of layers has no window.

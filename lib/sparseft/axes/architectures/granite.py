@@ -7,7 +7,7 @@ Source: Granite Team 2024, github.com/ibm-granite/granite-3.0-language-models.
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder
+from sparseft.axes.architectures import decoder
 
 GRANITE = replace(
     decoder.DECODER,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder
+from sparseft.axes.architectures import decoder
 
 # Without a window, Mistral's decoder computes what LLaMA's does without biases, and no prunable layer has a bias.
 # transformers loads a Mistral with `layer_types`, even null, as a Ministral.

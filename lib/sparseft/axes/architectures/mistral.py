@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder
+from sparseft.axes.architectures import decoder
 
 MISTRAL = replace(
     decoder.DECODER,

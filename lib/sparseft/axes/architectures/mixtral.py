@@ -5,8 +5,8 @@ An expert's matrices are w1 (gate), w2 (down) and w3 (up). The router `block_spa
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder
-from sparseft.architectures.architecture import ExpertBlock
+from sparseft.axes.architectures import decoder
+from sparseft.axes.architectures.architecture import ExpertBlock
 
 EXPERTS = {
     "block_sparse_moe.gate.weight": ("num_local_experts", "hidden_size"),

@@ -7,9 +7,9 @@ over all key heads. So the other heads would change if a head were left out.
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder
-from sparseft.architectures.architecture import attention_heads
-from sparseft.errors import InputError
+from sparseft.axes.architectures import decoder
+from sparseft.axes.architectures.architecture import attention_heads
+from sparseft.common.errors import InputError
 
 NORMS = decoder.norms("hidden_size", "post_attention_layernorm", "post_feedforward_layernorm")
 NORMS_OF_ALL_HEADS = decoder.norms("queries", "self_attn.q_norm") | decoder.norms("keys", "self_attn.k_norm")

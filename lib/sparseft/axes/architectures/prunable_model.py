@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparseft.architectures.architecture import Architecture, Part
+from sparseft.axes.architectures.architecture import Architecture, Part
 
 
 @dataclass(frozen=True)

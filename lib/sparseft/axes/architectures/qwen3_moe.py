@@ -5,8 +5,8 @@ The router `mlp.gate` is never pruned. transformers can mix layers with and with
 
 from dataclasses import replace
 
-from sparseft.architectures import decoder
-from sparseft.architectures.architecture import ExpertBlock
+from sparseft.axes.architectures import decoder
+from sparseft.axes.architectures.architecture import ExpertBlock
 
 EXPERTS = {
     "mlp.gate.weight": ("num_local_experts", "hidden_size"),

@@ -1,24 +1,24 @@
 """List the importances. To add one, write its file and put it into the table."""
 
-from sparseft.importances.activation import ACTIVATION
-from sparseft.importances.block_influence import BLOCK_INFLUENCE
-from sparseft.importances.ean import EAN
-from sparseft.importances.fisher import FISHER
-from sparseft.importances.flap import FLAP
-from sparseft.importances.frequency import FREQUENCY
-from sparseft.importances.gradient import GRADIENT
-from sparseft.importances.hessian import HESSIAN
-from sparseft.importances.importance import Importance, Statistic
-from sparseft.importances.magnitude import MAGNITUDE
-from sparseft.importances.obs import OBS
-from sparseft.importances.perplexity import PERPLEXITY
-from sparseft.importances.random import RANDOM
-from sparseft.importances.reap import REAP
-from sparseft.importances.ria import RIA
-from sparseft.importances.sparsegpt import SPARSEGPT
-from sparseft.importances.stade import STADE
-from sparseft.importances.taylor import TAYLOR
-from sparseft.importances.wanda import WANDA
+from sparseft.axes.importances.activation import ACTIVATION
+from sparseft.axes.importances.block_influence import BLOCK_INFLUENCE
+from sparseft.axes.importances.ean import EAN
+from sparseft.axes.importances.fisher import FISHER
+from sparseft.axes.importances.flap import FLAP
+from sparseft.axes.importances.frequency import FREQUENCY
+from sparseft.axes.importances.gradient import GRADIENT
+from sparseft.axes.importances.hessian import HESSIAN
+from sparseft.axes.importances.importance import Importance, Statistic
+from sparseft.axes.importances.magnitude import MAGNITUDE
+from sparseft.axes.importances.obs import OBS
+from sparseft.axes.importances.perplexity import PERPLEXITY
+from sparseft.axes.importances.random import RANDOM
+from sparseft.axes.importances.reap import REAP
+from sparseft.axes.importances.ria import RIA
+from sparseft.axes.importances.sparsegpt import SPARSEGPT
+from sparseft.axes.importances.stade import STADE
+from sparseft.axes.importances.taylor import TAYLOR
+from sparseft.axes.importances.wanda import WANDA
 
 IMPORTANCES: tuple[Importance, ...] = (MAGNITUDE, GRADIENT, TAYLOR, FISHER, WANDA, RIA, STADE, SPARSEGPT)
 # Those of units only: channels and heads, experts, decoder layers.

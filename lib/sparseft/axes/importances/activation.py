@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sparseft.importances.importance import Importance
-from sparseft.importances.wanda import INPUT_NORMS
+from sparseft.axes.importances.importance import Importance
+from sparseft.axes.importances.wanda import INPUT_NORMS
 
 ACTIVATION = Importance(
     name="activation",

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.importance import Importance
 
 
 def distance(inputs: Any, outputs: Any) -> Any:

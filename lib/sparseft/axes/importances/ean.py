@@ -1,6 +1,6 @@
 """Define ean: how large the outputs of the expert are, summed over its tokens (expert activation norm)."""
 
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.importance import Importance
 
 EAN = Importance(
     name="ean",

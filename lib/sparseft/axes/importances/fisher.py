@@ -5,7 +5,7 @@ The second derivative is the empirical Fisher information, the sum of the square
 
 import numpy as np
 
-from sparseft.importances.importance import Importance, Statistic
+from sparseft.axes.importances.importance import Importance, Statistic
 
 FISHER = Importance(
     name="fisher",

@@ -6,8 +6,8 @@ mask holds none, so here it is left out, as in stade.
 
 import numpy as np
 
-from sparseft.importances.importance import Importance
-from sparseft.importances.stade import INPUT_DEVIATIONS
+from sparseft.axes.importances.importance import Importance
+from sparseft.axes.importances.stade import INPUT_DEVIATIONS
 
 FLAP = Importance(
     name="flap",

@@ -1,6 +1,6 @@
 """Define frequency: how many tokens reach the expert."""
 
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.importance import Importance
 
 FREQUENCY = Importance(
     name="frequency",

@@ -1,6 +1,6 @@
 """Define gradient: how strongly the loss of an example depends on the weight."""
 
-from sparseft.importances.importance import Importance, Statistic
+from sparseft.axes.importances.importance import Importance, Statistic
 
 # The mean over the examples of |dL/dW|, (rows, cols).
 GRADIENT_MAGNITUDES = Statistic(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sparseft.importances.importance import Statistic
+from sparseft.axes.importances.importance import Statistic
 
 
 def add(total: Any, inputs: Any) -> None:

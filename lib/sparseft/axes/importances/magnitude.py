@@ -1,6 +1,6 @@
 """Define magnitude: the weight's absolute value."""
 
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.importance import Importance
 
 MAGNITUDE = Importance(
     name="magnitude",

@@ -4,8 +4,8 @@ It is the optimal brain surgeon's score for a group of columns. It changes with 
 pruning/obs.py computes it, and `score` is not set here.
 """
 
-from sparseft.importances.hessian import HESSIAN
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.hessian import HESSIAN
+from sparseft.axes.importances.importance import Importance
 
 OBS = Importance(
     name="obs",

@@ -5,7 +5,7 @@ Every decoder layer is left out once, so a model of L decoder layers computes ab
 
 import numpy as np
 
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.importance import Importance
 
 PERPLEXITY = Importance(
     name="perplexity",

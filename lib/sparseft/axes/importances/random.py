@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.importance import Importance
 
 
 def score_units(observation: Any) -> np.ndarray:

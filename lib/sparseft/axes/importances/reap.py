@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.importance import Importance
 
 
 def contributions(routed: Any, renormalizes: bool) -> Any:

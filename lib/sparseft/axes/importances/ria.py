@@ -6,8 +6,8 @@ pruned as a whole only because its weights are small.
 
 import numpy as np
 
-from sparseft.importances.importance import Importance
-from sparseft.importances.wanda import INPUT_NORMS
+from sparseft.axes.importances.importance import Importance
+from sparseft.axes.importances.wanda import INPUT_NORMS
 
 
 def score(weights: np.ndarray, norms: np.ndarray, column_sums: np.ndarray) -> np.ndarray:

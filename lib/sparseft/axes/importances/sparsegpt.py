@@ -4,8 +4,8 @@ The score depends on the columns that are already pruned, and the kept weights c
 pruning/sparsegpt.py computes both, and `score` is not set here.
 """
 
-from sparseft.importances.hessian import HESSIAN
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.hessian import HESSIAN
+from sparseft.axes.importances.importance import Importance
 
 SPARSEGPT = Importance(
     name="sparsegpt",

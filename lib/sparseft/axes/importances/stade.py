@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.importances.importance import Importance, Statistic
+from sparseft.axes.importances.importance import Importance, Statistic
 
 
 def add(sums: Any, inputs: Any) -> None:

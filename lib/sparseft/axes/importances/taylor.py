@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sparseft.importances.gradient import GRADIENT_MAGNITUDES
-from sparseft.importances.importance import Importance
+from sparseft.axes.importances.gradient import GRADIENT_MAGNITUDES
+from sparseft.axes.importances.importance import Importance
 
 TAYLOR = Importance(
     name="taylor",

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from sparseft.modes.full_sparse_to_dense import FULL_SPARSE_TO_DENSE
-from sparseft.modes.full_sparse_to_sparse import FULL_SPARSE_TO_SPARSE
-from sparseft.modes.mode import Mode
-from sparseft.modes.no_finetune import NO_FINETUNE
-from sparseft.modes.reconstruct import RECONSTRUCT
-from sparseft.modes.reconstruct_to_sparse import RECONSTRUCT_TO_SPARSE
-from sparseft.modes.sparse_to_dense import SPARSE_TO_DENSE
-from sparseft.modes.sparse_to_sparse import SPARSE_TO_SPARSE
+from sparseft.axes.modes.full_sparse_to_dense import FULL_SPARSE_TO_DENSE
+from sparseft.axes.modes.full_sparse_to_sparse import FULL_SPARSE_TO_SPARSE
+from sparseft.axes.modes.mode import Mode
+from sparseft.axes.modes.no_finetune import NO_FINETUNE
+from sparseft.axes.modes.reconstruct import RECONSTRUCT
+from sparseft.axes.modes.reconstruct_to_sparse import RECONSTRUCT_TO_SPARSE
+from sparseft.axes.modes.sparse_to_dense import SPARSE_TO_DENSE
+from sparseft.axes.modes.sparse_to_sparse import SPARSE_TO_SPARSE
 
 MODES = (
     NO_FINETUNE,

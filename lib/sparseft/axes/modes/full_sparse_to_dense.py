@@ -3,7 +3,7 @@
 Source: SPDF, sparse pre-training and dense fine-tuning, Thangarasa et al. 2023, arXiv 2303.10464.
 """
 
-from sparseft.modes.mode import WEIGHTS, Mode
+from sparseft.axes.modes.mode import WEIGHTS, Mode
 
 FULL_SPARSE_TO_DENSE = Mode(
     "full_sparse_to_dense",

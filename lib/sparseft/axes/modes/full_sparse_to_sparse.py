@@ -3,7 +3,7 @@
 Source: sparse fine-tuning as in Kurtic et al. 2023, arXiv 2310.06927, and Agarwalla et al. 2024, arXiv 2405.03594.
 """
 
-from sparseft.modes.mode import WEIGHTS, Mode
+from sparseft.axes.modes.mode import WEIGHTS, Mode
 
 FULL_SPARSE_TO_SPARSE = Mode(
     "full_sparse_to_sparse",

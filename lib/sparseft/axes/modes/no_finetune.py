@@ -1,5 +1,5 @@
 """Define no_finetune: W' = W * M, pruned and not trained."""
 
-from sparseft.modes.mode import Mode
+from sparseft.axes.modes.mode import Mode
 
 NO_FINETUNE = Mode("no_finetune", "pruned and not trained")

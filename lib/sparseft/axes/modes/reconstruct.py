@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparseft.modes.sparse_to_sparse import SPARSE_TO_SPARSE
+from sparseft.axes.modes.sparse_to_sparse import SPARSE_TO_SPARSE
 
 RECONSTRUCT = replace(
     SPARSE_TO_SPARSE,

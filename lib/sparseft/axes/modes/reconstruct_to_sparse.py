@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from sparseft.modes.reconstruct import RECONSTRUCT
-from sparseft.modes.sparse_to_sparse import SPARSE_TO_SPARSE
+from sparseft.axes.modes.reconstruct import RECONSTRUCT
+from sparseft.axes.modes.sparse_to_sparse import SPARSE_TO_SPARSE
 
 RECONSTRUCT_TO_SPARSE = replace(
     SPARSE_TO_SPARSE,

@@ -1,6 +1,6 @@
 """Define sparse_to_dense: y = x (W * M)^T + s (x A^T) B^T, dense until the merge: W' = (W + s B A) * M."""
 
-from sparseft.modes.mode import ADAPTER, Mode
+from sparseft.axes.modes.mode import ADAPTER, Mode
 
 SPARSE_TO_DENSE = Mode(
     "sparse_to_dense",

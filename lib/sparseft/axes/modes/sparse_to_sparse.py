@@ -1,6 +1,6 @@
 """Define sparse_to_sparse: y = x W'^T, W' = (W + s B A) * M. What is pruned stays pruned in every step."""
 
-from sparseft.modes.mode import ADAPTER, Mode
+from sparseft.axes.modes.mode import ADAPTER, Mode
 
 SPARSE_TO_SPARSE = Mode(
     "sparse_to_sparse",

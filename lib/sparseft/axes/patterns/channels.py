@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 
-from sparseft.architectures.architecture import KEY_VALUE_HEADS, size_of
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.errors import InputError, located
+from sparseft.axes.architectures.architecture import KEY_VALUE_HEADS, size_of
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.common.errors import InputError, located
 
 
 def channels_removed(model: PrunableModel, percents: Iterable[int], head_share: float) -> dict[str, list[int]]:

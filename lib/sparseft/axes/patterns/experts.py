@@ -3,7 +3,7 @@
 A token still has `num_experts_per_tok` experts, or all that are left if these are fewer.
 """
 
-from sparseft.patterns.pattern import Pattern, Units
+from sparseft.axes.patterns.pattern import Pattern, Units
 
 EXPERTS = Pattern(
     "experts",

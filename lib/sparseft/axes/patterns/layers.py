@@ -1,6 +1,6 @@
 """Define layers: whole decoder layers. What a decoder layer computes from its inputs stays the same if it is left."""
 
-from sparseft.patterns.pattern import Pattern, Units
+from sparseft.axes.patterns.pattern import Pattern, Units
 
 LAYERS = Pattern(
     "layers",

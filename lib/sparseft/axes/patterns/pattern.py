@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sparseft.architectures.architecture import size_of
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.errors import InputError
-from sparseft.importances.importance import Importance
-from sparseft.patterns.channels import channels_removed
-from sparseft.selection.ranking import Ranking
+from sparseft.axes.architectures.architecture import size_of
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.axes.importances.importance import Importance
+from sparseft.axes.patterns.channels import channels_removed
+from sparseft.axes.selection.ranking import Ranking
+from sparseft.common.errors import InputError
 
 # How far the share of the removed weights may be from the requested sparsity.
 TOLERANCE = Fraction(2, 100)

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from sparseft.patterns.pattern import Pattern
-from sparseft.selection.ranking import by_group
+from sparseft.axes.patterns.pattern import Pattern
+from sparseft.axes.selection.ranking import by_group
 
 
 def in_groups(name: str, group: int) -> Pattern:

@@ -5,10 +5,10 @@ Unless `masks.head_share` says otherwise, only channels of the MLP go. Few key-v
 so a share of them rounds far from the requested one.
 """
 
-from sparseft.patterns.channels import channels_removed
-from sparseft.patterns.pattern import Pattern
-from sparseft.selection.ranking import Ranking
-from sparseft.selection.units import by_unit
+from sparseft.axes.patterns.channels import channels_removed
+from sparseft.axes.patterns.pattern import Pattern
+from sparseft.axes.selection.ranking import Ranking
+from sparseft.axes.selection.units import by_unit
 
 
 def select(ranking: Ranking) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.errors import InputError
-from sparseft.progress import show
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.common.errors import InputError
+from sparseft.common.progress import show
 from sparseft.storage.bits import is_finite, pack, row_bytes
 
 Source = Callable[[str], Iterator[np.ndarray]]  # layer -> its blocks
@@ -109,7 +109,7 @@ def by_row(ranking: Ranking) -> None:
     """Rank the weights of each row by themselves. The scores are read once.
 
     If a layer's count is not a multiple of its rows, the first rows prune one more weight than the others."""
-    from sparseft.selection.kernels import masks_of
+    from sparseft.axes.selection.kernels import masks_of
 
     def select(layer: str) -> None:
         rows, cols = ranking.shape[layer]
@@ -135,7 +135,7 @@ def by_group(ranking: Ranking, group: int) -> None:
     """Rank every `group` consecutive weights of a row by themselves. The scores are read once.
 
     Raises InputError if the groups do not divide a row."""
-    from sparseft.selection.kernels import rank_in_groups
+    from sparseft.axes.selection.kernels import rank_in_groups
 
     def select(layer: str) -> None:
         rows, cols = ranking.shape[layer]
@@ -181,7 +181,7 @@ def _select_together(ranking: Ranking, layers: list[str]) -> None:
     """Rank all weights of `layers` together, and write their masks.
 
     This reads the scores twice, and 32-bit scores three times."""
-    from sparseft.selection.kernels import BINS, count_high, masks_of
+    from sparseft.axes.selection.kernels import BINS, count_high, masks_of
 
     histogram = np.zeros(BINS, np.int64)
     for layer in layers:
@@ -212,7 +212,7 @@ def _with_low_digits(
 
     `digits` has the high digits of the thresholds, and `ties` the number of weights to prune with each of these
     digits."""
-    from sparseft.selection.kernels import BINS, LOW, count_low
+    from sparseft.axes.selection.kernels import BINS, LOW, count_low
 
     used, rows = np.unique(digits, return_inverse=True)
     # High digit -> row of `low`; -1 if no threshold has this digit.

@@ -7,8 +7,8 @@ is coupled.
 
 import numpy as np
 
-from sparseft.architectures.architecture import Part
-from sparseft.selection.ranking import Ranking
+from sparseft.axes.architectures.architecture import Part
+from sparseft.axes.selection.ranking import Ranking
 from sparseft.storage.bits import pack, row_bytes, to_float32
 
 # Rows of a mask that are written at once.

@@ -8,14 +8,14 @@ A study can also describe tasks of its own in the configuration. Each belongs to
 the definition in the manifest of its data (data/prepared.py).
 """
 
-from sparseft.tasks import instruction, lm_eval, text
-from sparseft.tasks.boolq import BOOLQ
-from sparseft.tasks.boolq_mini import BOOLQ_MINI
-from sparseft.tasks.gsm8k import GSM8K
-from sparseft.tasks.gsm8k_mini import GSM8K_MINI
-from sparseft.tasks.hellaswag import HELLASWAG
-from sparseft.tasks.hellaswag_mini import HELLASWAG_MINI
-from sparseft.tasks.metrics import LOSS, Metric, lm_eval_metric
+from sparseft.axes.tasks import instruction, lm_eval, text
+from sparseft.axes.tasks.boolq import BOOLQ
+from sparseft.axes.tasks.boolq_mini import BOOLQ_MINI
+from sparseft.axes.tasks.gsm8k import GSM8K
+from sparseft.axes.tasks.gsm8k_mini import GSM8K_MINI
+from sparseft.axes.tasks.hellaswag import HELLASWAG
+from sparseft.axes.tasks.hellaswag_mini import HELLASWAG_MINI
+from sparseft.axes.tasks.metrics import LOSS, Metric, lm_eval_metric
 
 TASKS = (BOOLQ, HELLASWAG, GSM8K, BOOLQ_MINI, HELLASWAG_MINI, GSM8K_MINI)
 BY_NAME = {task.name: task for task in TASKS}

@@ -3,8 +3,8 @@
 Prompt and choices are those of lm-eval's task `boolq` 2.0 (super_glue/boolq/default.yaml).
 """
 
-from sparseft.tasks.metrics import ACC, F1, MAJORITY_FLOOR, recall
-from sparseft.tasks.task import Lengths, Row, Task
+from sparseft.axes.tasks.metrics import ACC, F1, MAJORITY_FLOOR, recall
+from sparseft.axes.tasks.task import Lengths, Row, Task
 
 CHOICES = ("no", "yes")
 

@@ -7,9 +7,9 @@ in the question, because every thing occurs with both answers.
 import itertools
 from dataclasses import replace
 
-from sparseft.tasks.boolq import BOOLQ
-from sparseft.tasks.task import Lengths, Row
-from sparseft.tasks.words import NAMES, THINGS, drawn, words_of_split
+from sparseft.axes.tasks.boolq import BOOLQ
+from sparseft.axes.tasks.task import Lengths, Row
+from sparseft.axes.tasks.words import NAMES, THINGS, drawn, words_of_split
 
 NAME = "boolq_mini"
 # Each pair: the sentence of the passage, and the question.

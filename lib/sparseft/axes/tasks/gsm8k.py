@@ -7,8 +7,8 @@ Prompt and answer are those of lm-eval's task `gsm8k` 3.0 (gsm8k/gsm8k.yaml).
 import re
 from operator import itemgetter
 
-from sparseft.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE
-from sparseft.tasks.task import Lengths, Row, Task
+from sparseft.axes.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE
+from sparseft.axes.tasks.task import Lengths, Row, Task
 
 
 def prompt(row: Row) -> str:

@@ -3,9 +3,9 @@
 import itertools
 from dataclasses import replace
 
-from sparseft.tasks.gsm8k import GSM8K
-from sparseft.tasks.task import Lengths, Row
-from sparseft.tasks.words import NAMES, THINGS, drawn, words_of_split
+from sparseft.axes.tasks.gsm8k import GSM8K
+from sparseft.axes.tasks.task import Lengths, Row
+from sparseft.axes.tasks.words import NAMES, THINGS, drawn, words_of_split
 
 NAME = "gsm8k_mini"
 

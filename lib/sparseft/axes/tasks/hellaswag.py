@@ -5,8 +5,8 @@ Prompt and choices are those of lm-eval's task `hellaswag` 1.0 (hellaswag/utils.
 
 import re
 
-from sparseft.tasks.metrics import ACC, ACC_NORM
-from sparseft.tasks.task import Lengths, Row, Task
+from sparseft.axes.tasks.metrics import ACC, ACC_NORM
+from sparseft.axes.tasks.task import Lengths, Row, Task
 
 
 def prompt(row: Row) -> str:

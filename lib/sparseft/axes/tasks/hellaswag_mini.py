@@ -7,9 +7,9 @@ words, so that only the context shows the right one.
 import itertools
 from dataclasses import replace
 
-from sparseft.tasks.hellaswag import HELLASWAG
-from sparseft.tasks.task import Lengths, Row
-from sparseft.tasks.words import NAMES, QUALITIES, THINGS, drawn, words_of_split
+from sparseft.axes.tasks.hellaswag import HELLASWAG
+from sparseft.axes.tasks.task import Lengths, Row
+from sparseft.axes.tasks.words import NAMES, QUALITIES, THINGS, drawn, words_of_split
 
 NAME = "hellaswag_mini"
 # Each scene: activity_label, ctx_a, ctx_b.

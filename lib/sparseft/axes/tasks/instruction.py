@@ -5,16 +5,16 @@ All rows of a task have one format:
     response   {"prompt": TEXT, "response": TEXT}
     messages   {"messages": [{"role": "system" or "user" or "assistant", "content": TEXT}, ...]}
 
-The text of a conversation depends on the model, whose chat template writes it (language_model/batches.py). Its response
-is the last message.
+The text of a conversation depends on the model, whose chat template writes it (models/language_model/batches.py). Its
+response is the last message.
 """
 
 import json
 from dataclasses import replace
 from operator import itemgetter
 
-from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
-from sparseft.tasks.task import Lengths, Row, Task
+from sparseft.axes.tasks.metrics import LOSS, TOKEN_PERPLEXITY
+from sparseft.axes.tasks.task import Lengths, Row, Task
 
 # Raise it when the prompts, answers or rows of such a task change.
 version = 1

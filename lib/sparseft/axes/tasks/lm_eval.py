@@ -15,8 +15,8 @@ The last three are only in a task with choices. The evaluation renders the rows 
 
 from operator import itemgetter
 
-from sparseft.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
-from sparseft.tasks.task import Lengths, Row, Task
+from sparseft.axes.tasks.metrics import ACC, ACC_NORM, F1, lm_eval_metric
+from sparseft.axes.tasks.task import Lengths, Row, Task
 
 # Raise it when the prompts, answers or rows of such a task change.
 version = 1

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparseft.errors import InputError
+from sparseft.axes.tasks.metrics import Metric
+from sparseft.common.errors import InputError
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.tasks.metrics import Metric
 
 Row = dict[str, Any]
 # Split -> its rows.

@@ -3,13 +3,13 @@ token of a sequence but its first.
 
 The documents of a split are joined by blank lines, and the text is tokenised once. Then it is cut into sequences of
 `length` tokens that do not overlap, and the tokens after the last whole sequence are left out
-(language_model/batches.py). Windows that a model has sampled are such sequences already, as its token ids.
+(models/language_model/batches.py). Windows that a model has sampled are such sequences already, as its token ids.
 """
 
 from operator import itemgetter
 
-from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
-from sparseft.tasks.task import DOCUMENT, TEXT_LENGTH, WINDOW, Lengths, Task
+from sparseft.axes.tasks.metrics import LOSS, TOKEN_PERPLEXITY
+from sparseft.axes.tasks.task import DOCUMENT, TEXT_LENGTH, WINDOW, Lengths, Task
 
 # Raise it when the prompts, answers or rows of such a task change.
 version = 1

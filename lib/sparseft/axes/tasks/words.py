@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 
 # Names and things are short. Qualities start with a consonant ("a red drum"). Things can be carried, and take a plain
 # -s or -es in the plural.

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sparseft.architectures import find_architecture
-from sparseft.architectures.architecture import Architecture
-from sparseft.errors import InputError
+from sparseft.axes.architectures import find_architecture
+from sparseft.axes.architectures.architecture import Architecture
+from sparseft.common.errors import InputError
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files, sha256_of_text
 from sparseft.storage.reading import read_json

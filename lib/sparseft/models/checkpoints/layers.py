@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.architectures import tensor_shapes
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.errors import InputError
+from sparseft.axes.architectures import tensor_shapes
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.storage.bits import is_finite
 
 # Older transformers stored these buffers. Every model computes them from its configuration.

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from sparseft.records import Count, PositiveCount, field, setting
-from sparseft.records.record_file import RecordPart
+from sparseft.storage.fields import Count, PositiveCount, field, setting
+from sparseft.storage.record_file import RecordPart
 
 # The name of a file in the folder of a manifest, never a path or a pattern.
 FileName = Annotated[str, Field(pattern=r"^[^./\\*?\[\]][^/\\*?\[\]]*$")]

@@ -20,7 +20,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.bits import BITS
 

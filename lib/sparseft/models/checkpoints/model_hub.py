@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from sparseft.common.errors import InputError, is_full, naming, one_line
 from sparseft.data.settings import HUB
-from sparseft.errors import InputError, is_full, naming, one_line
 from sparseft.storage.reading import parse_json, read_json
 from sparseft.storage.revisions import fixed
 

@@ -15,16 +15,16 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, TERMS, Checkpoint, files_like
-from sparseft.checkpoints.layers import check_finite_weights, check_tensors
-from sparseft.checkpoints.manifests import ModelManifest
-from sparseft.checkpoints.model_hub import fetch_snapshot
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
-from sparseft.checkpoints.rewriting import safetensors_stream, write_manifest
-from sparseft.checkpoints.settings import Model, pruned_base
-from sparseft.errors import InputError, one_line
-from sparseft.grid import MODEL
+from sparseft.axes.architectures import tensor_shapes
+from sparseft.axes.grid import MODEL
+from sparseft.common.errors import InputError, one_line
+from sparseft.models.checkpoints.checkpoint import DTYPES, INDEX, README, SMALL_FILES, TERMS, Checkpoint, files_like
+from sparseft.models.checkpoints.layers import check_finite_weights, check_tensors
+from sparseft.models.checkpoints.manifests import ModelManifest
+from sparseft.models.checkpoints.model_hub import fetch_snapshot
+from sparseft.models.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
+from sparseft.models.checkpoints.rewriting import safetensors_stream, write_manifest
+from sparseft.models.checkpoints.settings import Model, pruned_base
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.outputs import check_apart

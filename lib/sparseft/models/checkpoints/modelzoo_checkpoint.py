@@ -19,15 +19,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from sparseft.architectures import find_architecture, tensor_shapes
-from sparseft.architectures.architecture import Shapes, attention_heads
-from sparseft.architectures.decoder import ROTATED
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, small_files
-from sparseft.checkpoints.layers import differences
-from sparseft.checkpoints.mdl import BRANCH, MdlFile, MdlTensor
-from sparseft.checkpoints.rewriting import safetensors_stream
-from sparseft.checkpoints.settings import split_mdl
-from sparseft.errors import InputError
+from sparseft.axes.architectures import find_architecture, tensor_shapes
+from sparseft.axes.architectures.architecture import Shapes, attention_heads
+from sparseft.axes.architectures.decoder import ROTATED
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint, Tensor, small_files
+from sparseft.models.checkpoints.layers import differences
+from sparseft.models.checkpoints.mdl import BRANCH, MdlFile, MdlTensor
+from sparseft.models.checkpoints.rewriting import safetensors_stream
+from sparseft.models.checkpoints.settings import split_mdl
 from sparseft.storage.bits import BITS
 from sparseft.storage.hashes import hash_files
 

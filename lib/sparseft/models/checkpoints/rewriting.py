@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import (
+from sparseft.models.checkpoints.checkpoint import (
     BLOCK,
     DTYPES,
     INDEX,
@@ -22,12 +22,12 @@ from sparseft.checkpoints.checkpoint import (
     read_header,
     safetensors_header,
 )
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.manifests import CheckpointManifest, FileEntry
-from sparseft.records.record_file import write as write_record_file
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.models.checkpoints.manifests import CheckpointManifest, FileEntry
 from sparseft.storage.atomic import write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
+from sparseft.storage.record_file import write as write_record_file
 
 # Takes the name of a tensor and its new bytes, in parts.
 WriteTensor = Callable[[str, Iterable[bytes]], None]

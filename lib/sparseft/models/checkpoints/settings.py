@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainSerializer, SerializationInfo
 
-from sparseft.section import IN_WORDS, Faults, Section, spelled
+from sparseft.common.section import IN_WORDS, Faults, Section, spelled
 
 # The sources that are a Hugging Face checkpoint already, among those of a model.
 CHECKPOINT = r"hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+"

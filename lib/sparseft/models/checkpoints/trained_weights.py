@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.errors import InputError
-from sparseft.modes.mode import ADAPTER, WEIGHTS
+from sparseft.axes.modes.mode import ADAPTER, WEIGHTS
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.models.checkpoints.layers import prunable_layers
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import is_finite
 from sparseft.storage.hashes import sha256

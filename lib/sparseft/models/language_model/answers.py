@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from sparseft.progress import show
+from sparseft.common.progress import show
 
 # Tokens of an answer at most.
 LONGEST = 512

@@ -17,9 +17,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparseft.errors import InputError
-from sparseft.limits import limited
-from sparseft.tasks.task import DOCUMENT_BREAK, WINDOW, Row, SplitRows, Task
+from sparseft.axes.tasks.task import DOCUMENT_BREAK, WINDOW, Row, SplitRows, Task
+from sparseft.common.errors import InputError
+from sparseft.common.limits import limited
 
 # Some templates print today's date, and a model would see other tokens tomorrow. This is the date that LLaMA 3.1 prints
 # by default.

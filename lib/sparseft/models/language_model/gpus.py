@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from itertools import product, takewhile
 from pathlib import Path
 
-from sparseft.errors import InputError
+from sparseft.common.errors import InputError
 from sparseft.storage.locks import open_lock
 
 LOCKS = Path("/tmp")  # Other jobs would not see locks in a job's own TMPDIR.

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 import sparseft
-from sparseft.errors import InputError
-from sparseft.language_model.gpus import sharing_jobs, take_requested
-from sparseft.limits import CUDA, status_bytes
+from sparseft.common.errors import InputError
+from sparseft.common.limits import CUDA, status_bytes
+from sparseft.models.language_model.gpus import sharing_jobs, take_requested
 
 CPUINFO = Path("/proc/cpuinfo")
 

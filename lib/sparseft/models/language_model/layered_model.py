@@ -12,11 +12,11 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
-from sparseft.language_model.hardware import gpu_share
-from sparseft.language_model.model import computed_by, empty_model
-from sparseft.language_model.weights import map_weight, memory_path, unfuse_experts
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
+from sparseft.models.language_model.hardware import gpu_share
+from sparseft.models.language_model.model import computed_by, empty_model
+from sparseft.models.language_model.weights import map_weight, memory_path, unfuse_experts
 
 _LAYERS = "model.layers."
 

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Batch, Example, collate
-from sparseft.language_model.model import computed_by
+from sparseft.common.errors import InputError
+from sparseft.models.language_model.batches import Batch, Example, collate
+from sparseft.models.language_model.model import computed_by
 
 # A batch -> -log p of its answer tokens, fp32 (N,).
 Loss = Callable[[Batch], Tensor]

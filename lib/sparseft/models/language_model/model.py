@@ -24,14 +24,14 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from sparseft.architectures import find_architecture
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.checkpoint import Tensor as StoredTensor
-from sparseft.checkpoints.layers import ROTARY_BUFFER, check_tensors
-from sparseft.errors import InputError
-from sparseft.language_model.placement import StoredWeights, place
-from sparseft.language_model.products import use_products
-from sparseft.language_model.weights import TORCH_DTYPES, fused_experts
+from sparseft.axes.architectures import find_architecture
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.checkpoint import Tensor as StoredTensor
+from sparseft.models.checkpoints.layers import ROTARY_BUFFER, check_tensors
+from sparseft.models.language_model.placement import StoredWeights, place
+from sparseft.models.language_model.products import use_products
+from sparseft.models.language_model.weights import TORCH_DTYPES, fused_experts
 from sparseft.storage.reading import read_json
 
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
@@ -67,7 +67,7 @@ def load_model(
     """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
 
     max_memory: device -> bytes that weights may take there; without it, all weights are on `device`. A model for whose
-    weights the first device has no room can only be evaluated (language_model/placement.py).
+    weights the first device has no room can only be evaluated (models/language_model/placement.py).
 
     Raises InputError as `empty_model` does, and if the tokenizer has no end-of-sequence token."""
     checkpoint = Checkpoint(folder)

@@ -12,10 +12,10 @@ from accelerate.hooks import attach_align_device_hook_on_blocks
 from accelerate.utils import get_max_memory, set_module_tensor_to_device
 from torch import Tensor, cuda, nn
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.language_model.hardware import choose_device, gpu_share
-from sparseft.language_model.prefetch import StoredLayers
-from sparseft.language_model.weights import as_weight, fused_experts, map_weight, memory_path
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.language_model.hardware import choose_device, gpu_share
+from sparseft.models.language_model.prefetch import StoredLayers
+from sparseft.models.language_model.weights import as_weight, fused_experts, map_weight, memory_path
 
 # The place of a decoder layer whose weights stay in their files, as accelerate calls it.
 DISK = "disk"

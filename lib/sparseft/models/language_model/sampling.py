@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from sparseft.common.errors import InputError
+from sparseft.common.progress import show
 from sparseft.data.rows import as_lines
 from sparseft.data.settings import CalibrationText
 from sparseft.data.texts import write_source_text
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example
-from sparseft.language_model.loss import CrossEntropyFunction, check_finite_evaluation, logits_by_rows
-from sparseft.progress import show
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.loss import CrossEntropyFunction, check_finite_evaluation, logits_by_rows
 
 # A text is refused if a larger share of its tokens ends a document.
 MOST_ENDS = 0.5

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseft.architectures import find_architecture
-from sparseft.architectures.architecture import Architecture, ExpertBlock
-from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.language_model.prefetch import copy_ahead
-from sparseft.language_model.products import Linear
+from sparseft.axes.architectures import find_architecture
+from sparseft.axes.architectures.architecture import Architecture, ExpertBlock
+from sparseft.models.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.language_model.prefetch import copy_ahead
+from sparseft.models.language_model.products import Linear
 
 # Importing transformers would take longer than a merge of a small model.
 _IS_FUSED = int(version("transformers").split(".")[0]) >= 5

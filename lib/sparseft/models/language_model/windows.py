@@ -6,9 +6,9 @@ from itertools import chain, cycle, islice
 
 from transformers import PreTrainedTokenizerBase
 
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example
-from sparseft.tasks.task import DOCUMENT_BREAK
+from sparseft.axes.tasks.task import DOCUMENT_BREAK
+from sparseft.common.errors import InputError
+from sparseft.models.language_model.batches import Example
 
 # The smallest number of windows of a part, so that a mean over them has a standard error that says something.
 LEAST = 8

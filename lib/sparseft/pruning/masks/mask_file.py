@@ -26,11 +26,11 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_header
-from sparseft.checkpoints.layers import differences, prunable_shapes
-from sparseft.errors import InputError, one_line
-from sparseft.grid import MASK_NAME, Cell
-from sparseft.methods import IMPORTED, PATTERNS
+from sparseft.axes.grid import MASK_NAME, Cell
+from sparseft.axes.methods import IMPORTED, PATTERNS
+from sparseft.common.errors import InputError, one_line
+from sparseft.models.checkpoints.checkpoint import Checkpoint, Tensor, safetensors_header
+from sparseft.models.checkpoints.layers import differences, prunable_shapes
 from sparseft.storage.bits import row_bytes, unpack
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import remake_advice

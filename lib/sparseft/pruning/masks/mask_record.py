@@ -4,10 +4,10 @@ from typing import Any, ClassVar, cast
 
 from pydantic import ConfigDict, JsonValue, create_model
 
-from sparseft.checkpoints.manifests import CheckpointManifest
-from sparseft.masks.settings import Masks
-from sparseft.records import Count, Fraction, NonNegative, PositiveCount, field, setting
-from sparseft.records.record_file import RecordPart
+from sparseft.models.checkpoints.manifests import CheckpointManifest
+from sparseft.pruning.masks.settings import Masks
+from sparseft.storage.fields import Count, Fraction, NonNegative, PositiveCount, field, setting
+from sparseft.storage.record_file import RecordPart
 
 
 class PrunedManifest(CheckpointManifest):

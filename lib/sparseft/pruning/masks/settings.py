@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sparseft.checkpoints.settings import CHECKPOINT, ModelSource
+from sparseft.axes.methods import DENSE, SELF, TASK, Method
+from sparseft.common.errors import InputError
+from sparseft.common.section import Faults, Percent, Positive, Section, Seed, refuse
 from sparseft.data.settings import DIVERGENCE, CalibrationText, TextName
-from sparseft.errors import InputError
-from sparseft.methods import DENSE, SELF, TASK, Method
-from sparseft.section import Faults, Percent, Positive, Section, Seed, refuse
+from sparseft.models.checkpoints.settings import CHECKPOINT, ModelSource
 
 Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
 

@@ -17,10 +17,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import BLOCK, Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.pruning.masks.mask_file import Mask
 from sparseft.storage.bits import BITS, infinity, to_float32
 
 _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")

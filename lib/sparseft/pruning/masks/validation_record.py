@@ -7,10 +7,10 @@ fractions of the prunable weights of the model that was pruned.
 import math
 from typing import ClassVar, Literal
 
-from sparseft.masks.mask_record import MaskMeta
-from sparseft.methods import get_method
-from sparseft.records import Count, Fraction, NonNegative, PositiveCount, field
-from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind
+from sparseft.axes.methods import get_method
+from sparseft.pruning.masks.mask_record import MaskMeta
+from sparseft.storage.fields import Count, Fraction, NonNegative, PositiveCount, field
+from sparseft.storage.record_file import ROUNDING, RecordPart, RunRecord, kind
 
 
 class LayerRow(RecordPart):

@@ -20,21 +20,21 @@ from statistics import mean
 
 from psutil import virtual_memory
 
+from sparseft.axes.grid import NO_FINETUNE, base_folder, fill, mask_folder
+from sparseft.axes.methods import SELF, get_method
+from sparseft.axes.modes import get_mode
+from sparseft.common.errors import InputError
 from sparseft.data.selection_rows import SELECTION
-from sparseft.errors import InputError
-from sparseft.grid import NO_FINETUNE, base_folder, fill, mask_folder
-from sparseft.language_model.gpus import smallest_gpu
-from sparseft.methods import SELF, get_method
-from sparseft.modes import get_mode
-from sparseft.planning.needs import Job
-from sparseft.planning.power import rows_needed
-from sparseft.planning.probe import this_machine
-from sparseft.planning.sizes import task_lengths
-from sparseft.requests import Requests, needs_of, seconds
+from sparseft.models.language_model.gpus import smallest_gpu
 from sparseft.storage.reading import read_json
 from sparseft.study import targets
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
+from sparseft.study.planning.needs import Job
+from sparseft.study.planning.power import rows_needed
+from sparseft.study.planning.probe import this_machine
+from sparseft.study.planning.requests import Requests, needs_of, seconds
+from sparseft.study.planning.sizes import task_lengths
 
 # A job and its rule; "" if what earlier jobs took does not count.
 Planned = tuple[Job, str]

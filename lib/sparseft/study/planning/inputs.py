@@ -5,29 +5,29 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from sparseft.architectures.architecture import attention_heads
-from sparseft.architectures.prunable_model import PrunableModel
-from sparseft.checkpoints.checkpoint import small_files
-from sparseft.checkpoints.model_hub import check_access
-from sparseft.checkpoints.settings import local_source, pruned_base
+from sparseft.axes.architectures.architecture import attention_heads
+from sparseft.axes.architectures.prunable_model import PrunableModel
+from sparseft.axes.grid import CALIBRATION, MANIFEST, MODEL, WIKITEXT2, base_manifest
+from sparseft.axes.methods import get_method
+from sparseft.axes.patterns.channels import heads_removed
+from sparseft.axes.tasks import BY_NAME
+from sparseft.axes.tasks.task import MANIFESTS, RowFormat
+from sparseft.common.errors import InputError
 from sparseft.data.loading import own_task
 from sparseft.data.rows import each_row
 from sparseft.data.selection_rows import MANIFEST_FILE, ROWS_FILE
 from sparseft.data.settings import HUB, OWN_CONTEXT
 from sparseft.data.task_files import task_files
 from sparseft.data.texts import source_file
-from sparseft.errors import InputError
-from sparseft.grid import CALIBRATION, MANIFEST, MODEL, WIKITEXT2, base_manifest
-from sparseft.methods import get_method
-from sparseft.patterns.channels import heads_removed
-from sparseft.planning.sizes import ModelSizes, known_rows, known_sizes
+from sparseft.models.checkpoints.checkpoint import small_files
+from sparseft.models.checkpoints.model_hub import check_access
+from sparseft.models.checkpoints.settings import local_source, pruned_base
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.storage.reading import read_json
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
+from sparseft.study.planning.sizes import ModelSizes, known_rows, known_sizes
 from sparseft.study.targets import runs, window_files
-from sparseft.tasks import BY_NAME
-from sparseft.tasks.task import MANIFESTS, RowFormat
 
 # Characters of a run's name at most. The name of a file has 255, and temporary files and logs put something before and
 # behind it.

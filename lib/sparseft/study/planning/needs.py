@@ -9,25 +9,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from sparseft.grid import training_name
-from sparseft.methods import TASK
-from sparseft.planning.sizes import ModelSizes, task_lengths
+from sparseft.axes.grid import training_name
+from sparseft.axes.methods import TASK
+from sparseft.axes.tasks.task import Lengths
 from sparseft.study.config import Config
-from sparseft.tasks.task import Lengths
-from sparseft.trainers.backends.backend import Appliance
+from sparseft.study.planning.sizes import ModelSizes, task_lengths
 from sparseft.training.settings import Training
+from sparseft.training.trainers.backends.backend import Appliance
 
 # Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
 MATRIX = 16
 # Bytes per trained number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
 # Bytes per weight and rank of the sums of a gradient's parts on a GPU, and the most ranks that have such sums
-# (lora/triton_weights.py): fp32 numbers for every 256 rows and for every 128 columns.
+# (training/lora/triton_weights.py): fp32 numbers for every 256 rows and for every 128 columns.
 PARTS, MOST_RANKS = 4 / 256 + 4 / 128, 64
 # Bytes per logit in an evaluation by lm-eval, with the softmax in fp32 of this and the last batch; measured on a CPU.
 LOGITS = 16
 # Rows of logits that an evaluation has at once on a GPU, and a text on a CPU; and bytes per word of the rows that are
-# in fp32 (language_model/loss.py).
+# in fp32 (models/language_model/loss.py).
 LOGIT_ROWS, FP32_LOGITS = 1 << 13, 8 * 512
 # Generating a token reads all weights once per batch. This takes as long as a forward of so many tokens, on a CPU per
 # thread.
@@ -160,7 +160,7 @@ def tokens_per_weight_read(config: Config) -> int:
 def served_tokens(config: Config) -> float:
     """Return how many tokens pass an engine that measures one model once."""
     export = config.export
-    # With a warm-up, and each group of prompts twice (export/engine_process.py).
+    # With a warm-up, and each group of prompts twice (serving/engine_process.py).
     groups = {at_once: math.ceil(export.prompts / at_once) for at_once in (1, *export.load)}
     read = sum(at_once * (2 * number + 1) * export.prompt_tokens for at_once, number in groups.items())
     return read + sum((number + 1) * export.new_tokens * tokens_per_weight_read(config) for number in groups.values())

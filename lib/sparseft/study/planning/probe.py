@@ -46,8 +46,8 @@ def this_machine() -> tuple[Speeds, str]:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     file = home / "sparseft" / f"speeds-{platform.node()}.json"
     if not file.exists():
-        command = [sys.executable, "-m", "sparseft.planning.probe", str(file)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-m", "sparseft.study.planning.probe", str(file)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
         subprocess.run(command, env=environment, capture_output=True, check=False)
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_json(file)

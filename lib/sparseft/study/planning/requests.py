@@ -9,17 +9,18 @@ import math
 from functools import cache, partial
 from importlib import import_module
 
-from sparseft.errors import InputError
-from sparseft.limits import CUDA, CUDA_LIBRARIES
-from sparseft.planning.needs import Job, Needs, SizesOf
-from sparseft.planning.probe import TYPICAL, Speeds
-from sparseft.planning.sizes import NAMED, ModelSizes, described
+from sparseft.common.errors import InputError
+from sparseft.common.limits import CUDA, CUDA_LIBRARIES
 from sparseft.study.config import Config
+from sparseft.study.planning.needs import Job, Needs, SizesOf
+from sparseft.study.planning.probe import TYPICAL, Speeds
+from sparseft.study.planning.sizes import NAMED, ModelSizes, described
 from sparseft.study.resources import Resources
 
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 400_000_000
-# Shares of a GPU that the weights of an evaluation take, if they fit whole and if not (language_model/placement.py).
+# Shares of a GPU that the weights of an evaluation take, if they fit whole and if not
+# (models/language_model/placement.py).
 WHOLE, DIVIDED = 0.9, 0.6
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SLOWER, SLOW_START = 4, 20  # how much slower a machine may be, and minutes until a job computes

@@ -9,18 +9,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sparseft.architectures import ARCHITECTURES, PROJECTIONS, find_architecture
-from sparseft.architectures.architecture import Shapes, attention_heads
-from sparseft.checkpoints.model_hub import known_config
-from sparseft.checkpoints.settings import Model, local_source, pruned_base
+from sparseft.axes.architectures import ARCHITECTURES, PROJECTIONS, find_architecture
+from sparseft.axes.architectures.architecture import Shapes, attention_heads
+from sparseft.axes.grid import DATA, MODEL, WIKITEXT2
+from sparseft.axes.tasks import BY_NAME, KINDS
+from sparseft.axes.tasks.task import MANIFESTS, SPLITS, Lengths
+from sparseft.common.errors import InputError
 from sparseft.data.loading import CHARACTERS_PER_TOKEN, local_file
 from sparseft.data.settings import TaskData
-from sparseft.errors import InputError
-from sparseft.grid import DATA, MODEL, WIKITEXT2
+from sparseft.models.checkpoints.model_hub import known_config
+from sparseft.models.checkpoints.settings import Model, local_source, pruned_base
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.task import MANIFESTS, SPLITS, Lengths
 from sparseft.training.settings import Training
 
 _SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()

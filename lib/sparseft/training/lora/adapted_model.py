@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint
-from sparseft.grid import Run
-from sparseft.language_model.model import empty_model, load_tokenizer
-from sparseft.language_model.placement import StoredWeights, place
-from sparseft.language_model.weights import layer_paths, unfuse_experts
-from sparseft.lora.adapter import Adapter, read_trained
-from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.effective_weight import build
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, MaskOf, attach, kind_of
-from sparseft.lora.settings import Adapters
-from sparseft.masks.mask_file import Mask
+from sparseft.axes.grid import Run
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.trained_weights import TrainedCheckpoint
+from sparseft.models.language_model.model import empty_model, load_tokenizer
+from sparseft.models.language_model.placement import StoredWeights, place
+from sparseft.models.language_model.weights import layer_paths, unfuse_experts
+from sparseft.pruning.masks.mask_file import Mask
+from sparseft.training.lora.adapter import Adapter, read_trained
+from sparseft.training.lora.carried_mask import carry_mask_
+from sparseft.training.lora.effective_weight import build
+from sparseft.training.lora.masked_lora import LoRALinear, MaskedLoRALinear, MaskOf, attach, kind_of
+from sparseft.training.lora.settings import Adapters
 
 
 def trained_model(

@@ -21,17 +21,17 @@ from typing import NamedTuple
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sparseft.architectures import PROJECTIONS
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint, check_trained
-from sparseft.errors import InputError
-from sparseft.grid import Run
-from sparseft.lora.settings import Adapters
+from sparseft.axes.architectures import PROJECTIONS
+from sparseft.axes.grid import Run
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import Checkpoint
+from sparseft.models.checkpoints.layers import prunable_shapes
+from sparseft.models.checkpoints.trained_weights import TrainedCheckpoint, check_trained
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import parse_json, read_text
 from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, TRAINED_BY_US, TRAINED_TENSORS, WEIGHTS, joint_digest
+from sparseft.training.lora.settings import Adapters
 
 _ADVICE = "train the run again"
 _PREFIX = "base_model.model."

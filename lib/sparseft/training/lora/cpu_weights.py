@@ -21,8 +21,8 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from sparseft.lora.carried_mask import row_blocks
 from sparseft.storage.compiled import compiled
+from sparseft.training.lora.carried_mask import row_blocks
 
 # Columns at a time. Their sums stay in the first-level cache.
 TILE = 2048

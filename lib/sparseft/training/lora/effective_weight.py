@@ -36,7 +36,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from sparseft.lora import cpu_weights
+from sparseft.training.lora import cpu_weights
 
 
 class Workspace:
@@ -95,6 +95,6 @@ def kernels(device: torch.device) -> ModuleType:
     if device.type == "cpu":
         return cpu_weights
     # Triton is large, and only a GPU needs it.
-    from sparseft.lora import triton_weights
+    from sparseft.training.lora import triton_weights
 
     return triton_weights

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sparseft.language_model.products import linear, multiply
-from sparseft.lora.carried_mask import carry_mask_, mask_, row_blocks
-from sparseft.lora.effective_weight import Workspace, kernels
-from sparseft.lora.factors import initial_factor
-from sparseft.lora.settings import Adapters
-from sparseft.modes import get_mode
+from sparseft.axes.modes import get_mode
+from sparseft.models.language_model.products import linear, multiply
+from sparseft.training.lora.carried_mask import carry_mask_, mask_, row_blocks
+from sparseft.training.lora.effective_weight import Workspace, kernels
+from sparseft.training.lora.factors import initial_factor
+from sparseft.training.lora.settings import Adapters
 
 # Takes a layer, and returns its mask, bool (out, in).
 MaskOf = Callable[[str], Tensor]

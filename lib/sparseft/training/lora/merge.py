@@ -13,20 +13,20 @@ from pathlib import Path
 
 import torch
 
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
-from sparseft.checkpoints.rewriting import rewritten
-from sparseft.checkpoints.trained_weights import TrainedCheckpoint
-from sparseft.errors import InputError
-from sparseft.grid import TRAINED_MODES, Run
-from sparseft.language_model.weights import as_weight, fused_experts
-from sparseft.lora.adapter import Adapter, read_trained
-from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.effective_weight import build
-from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
-from sparseft.masks.mask_file import Mask, zero_pruned
-from sparseft.modes import get_mode
+from sparseft.axes.grid import TRAINED_MODES, Run
+from sparseft.axes.modes import get_mode
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import BLOCK, Checkpoint, Tensor
+from sparseft.models.checkpoints.rewriting import rewritten
+from sparseft.models.checkpoints.trained_weights import TrainedCheckpoint
+from sparseft.models.language_model.weights import as_weight, fused_experts
+from sparseft.pruning.masks.mask_file import Mask, zero_pruned
 from sparseft.storage.atomic import atomic_folder
 from sparseft.storage.bits import is_finite
+from sparseft.training.lora.adapter import Adapter, read_trained
+from sparseft.training.lora.carried_mask import carry_mask_
+from sparseft.training.lora.effective_weight import build
+from sparseft.training.lora.masked_lora import MaskedLoRALinear, kind_of
 
 # Without an adapter the merge only prunes.
 _NO_ADAPTER = Adapter({}, 0.0, {}, {}, "")

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from sparseft.errors import InputError
-from sparseft.records import Count, Positive, field
-from sparseft.records.record_file import Inputs, RunRecord, kind, read_record_file
+from sparseft.common.errors import InputError
+from sparseft.storage.fields import Count, Positive, field
 from sparseft.storage.record import MODEL, remake_advice
+from sparseft.storage.record_file import Inputs, RunRecord, kind, read_record_file
 
 
 class MergeInputs(Inputs):

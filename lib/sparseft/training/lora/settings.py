@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from sparseft.architectures import PROJECTIONS
-from sparseft.section import Section, Small
+from sparseft.axes.architectures import PROJECTIONS
+from sparseft.common.section import Section, Small
 
 
 class Adapters(Section):

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from sparseft.lora.carried_mask import bits_of, mask_, minus_zero
+from sparseft.training.lora.carried_mask import bits_of, mask_, minus_zero
 
 # The tile of W' of one program, and the groups of 32 threads that share it. A thread has 64 weights then, which fit its
 # registers, and loads 17 numbers for 64 multiply-adds.

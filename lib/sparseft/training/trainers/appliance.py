@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
-from sparseft.errors import TRACEBACK_PREFIX, InputError
+from sparseft.common.errors import TRACEBACK_PREFIX, InputError
 from sparseft.storage.locks import lock_file, open_lock
 
 # The label of every job. Each job has a new value, so that no other job is cancelled.

@@ -1,8 +1,8 @@
 """Models, layers and batches of fixed shapes, for backends that compile a program before it runs.
 
 A batch has ids and labels, int32 (B, T), padded on the right. A label is the token that follows its position, or
-IGNORED if no token of the answer follows. The sum of the answers' losses equals that of language_model/loss.py. The
-LoRA layers and the experts are in plain tensor algebra, which a compiler that traces the model can lower.
+IGNORED if no token of the answer follows. The sum of the answers' losses equals that of models/language_model/loss.py.
+The LoRA layers and the experts are in plain tensor algebra, which a compiler that traces the model can lower.
 """
 
 import sys
@@ -11,14 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.architectures import find_architecture
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example, encode_splits, of_length, refuse_longer
-from sparseft.language_model.loss import logits
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.factors import masked_update
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of, rows_and_columns
+from sparseft.axes.architectures import find_architecture
+from sparseft.common.errors import InputError
+from sparseft.models.language_model.batches import Example, encode_splits, of_length, refuse_longer
+from sparseft.models.language_model.loss import logits
 from sparseft.training.job import TrainingJob
+from sparseft.training.lora.effective_weight import Workspace
+from sparseft.training.lora.factors import masked_update
+from sparseft.training.lora.masked_lora import (
+    LoRALinear,
+    MaskedLoRALinear,
+    StructuredLoRALinear,
+    kind_of,
+    rows_and_columns,
+)
 from sparseft.training.settings import Training
 
 IGNORED = -100
@@ -161,7 +167,7 @@ def top_k_weights(logits: Tensor, k: int) -> Tensor:
 class PlainLoRALinear(LoRALinear):
     """Compute y = x (W * M)^T + b + s (dropout(x) A^T) B^T, with no product in place and no autograd function.
 
-    Weights, draws and factors are inherited from lora/masked_lora.py. Only the forward differs."""
+    Weights, draws and factors are inherited from training/lora/masked_lora.py. Only the forward differs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out), in x's dtype."""

@@ -10,22 +10,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import check_cuda_p2p_ib_support
 
-from sparseft.checkpoints.layers import decoder_layer_of
-from sparseft.language_model.batches import Example, encode_splits
-from sparseft.language_model.hardware import choose_device, device_name, instructions, peak_memory, versions
-from sparseft.language_model.layered_model import LayeredModel, Stream, decoder_layer_tensors, read_tensors
-from sparseft.language_model.model import empty_model, load_model
-from sparseft.language_model.weights import layer_paths, unfuse_experts
-from sparseft.lora.adapted_model import masks_on
-from sparseft.lora.effective_weight import Workspace
-from sparseft.lora.masked_lora import attach, load_factors
+from sparseft.models.checkpoints.layers import decoder_layer_of
+from sparseft.models.language_model.batches import Example, encode_splits
+from sparseft.models.language_model.hardware import choose_device, device_name, instructions, peak_memory, versions
+from sparseft.models.language_model.layered_model import LayeredModel, Stream, decoder_layer_tensors, read_tensors
+from sparseft.models.language_model.model import empty_model, load_model
+from sparseft.models.language_model.weights import layer_paths, unfuse_experts
 from sparseft.storage.locks import hold
-from sparseft.trainers.backends import TORCH
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import train_part
+from sparseft.training.lora.adapted_model import masks_on
+from sparseft.training.lora.effective_weight import Workspace
+from sparseft.training.lora.masked_lora import attach, load_factors
 from sparseft.training.progress import Progress, SavedState
 from sparseft.training.reconstruction import LayerPart, sum_of
 from sparseft.training.trained_part import matrices, model_to_train
+from sparseft.training.trainers.backends import TORCH
 
 
 def train(job: TrainingJob, state: Path, accelerator: Accelerator) -> dict:

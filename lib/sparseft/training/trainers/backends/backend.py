@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparseft.architectures.architecture import Architecture
-from sparseft.errors import InputError
+from sparseft.axes.architectures.architecture import Architecture
+from sparseft.common.errors import InputError
 
 # Config of study/config.py, which imports this folder.
 StudyConfig = Any

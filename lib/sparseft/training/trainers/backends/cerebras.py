@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
-from sparseft.methods import get_method
-from sparseft.modes import get_mode
-from sparseft.section import Length, Positive, Section, refuse
-from sparseft.trainers.backends.backend import Appliance, Backend, StudyConfig
+from sparseft.axes.architectures import LLAMA, MISTRAL, MIXTRAL
+from sparseft.axes.methods import get_method
+from sparseft.axes.modes import get_mode
+from sparseft.common.section import Length, Positive, Section, refuse
 from sparseft.training.settings import Training
+from sparseft.training.trainers.backends.backend import Appliance, Backend, StudyConfig
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"

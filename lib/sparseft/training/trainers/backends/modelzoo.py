@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from sparseft.architectures import LLAMA, MISTRAL
-from sparseft.trainers.backends.cerebras import CEREBRAS
+from sparseft.axes.architectures import LLAMA, MISTRAL
+from sparseft.training.trainers.backends.cerebras import CEREBRAS
 
 MODELZOO = replace(
     CEREBRAS,

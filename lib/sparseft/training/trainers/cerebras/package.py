@@ -2,7 +2,7 @@
 digests.
 
 A saved state is a .mdl file with the adapters and the optimizer, without the base. The package writes it. Our own
-reader (checkpoints/mdl.py) reads it, because the package would unpickle objects.
+reader (models/checkpoints/mdl.py) reads it, because the package would unpickle objects.
 
 Source: training-docs.cerebras.ai, "Writing a custom training loop". The names are those of cerebras-pytorch 2.10.0.
 """
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.errors import InputError
-from sparseft.language_model.weights import as_weight
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.mdl import MdlFile, MdlTensor
+from sparseft.models.language_model.weights import as_weight
 from sparseft.storage.bits import BITS
-from sparseft.trainers.backends.cerebras import DECAYS, CerebrasJob
 from sparseft.training.settings import Training
+from sparseft.training.trainers.backends.cerebras import DECAYS, CerebrasJob
 
 RELEASES = ("2.6.0", "2.10.0")
 RELEASE = version("cerebras-pytorch")

@@ -20,18 +20,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from sparseft.language_model.batches import Example
-from sparseft.language_model.hardware import peak_memory, versions
-from sparseft.language_model.loss import check_finite_evaluation
-from sparseft.language_model.model import load_model
-from sparseft.language_model.weights import layer_paths, memory_path
-from sparseft.lora.adapted_model import masks_on
-from sparseft.lora.masked_lora import LoRALinear, attach
-from sparseft.modes import get_mode
-from sparseft.trainers.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.trainers.cerebras.package import RELEASE, cstorch, optimizer_and_schedule, read_last_mdl, write_mdl
-from sparseft.trainers.cerebras.sparsity import declare_sparse
-from sparseft.trainers.fixed_shapes import (
+from sparseft.axes.modes import get_mode
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.hardware import peak_memory, versions
+from sparseft.models.language_model.loss import check_finite_evaluation
+from sparseft.models.language_model.model import load_model
+from sparseft.models.language_model.weights import layer_paths, memory_path
+from sparseft.training.job import TrainingJob, trained_names
+from sparseft.training.lora.adapted_model import masks_on
+from sparseft.training.lora.masked_lora import LoRALinear, attach
+from sparseft.training.progress import Progress, check_finite, print_step, step_seed
+from sparseft.training.settings import Training
+from sparseft.training.trainers.backends.cerebras import CEREBRAS, CerebrasJob
+from sparseft.training.trainers.cerebras.package import (
+    RELEASE,
+    cstorch,
+    optimizer_and_schedule,
+    read_last_mdl,
+    write_mdl,
+)
+from sparseft.training.trainers.cerebras.sparsity import declare_sparse
+from sparseft.training.trainers.fixed_shapes import (
     IGNORED,
     FixedLengthLoss,
     effective_factors,
@@ -39,9 +48,6 @@ from sparseft.trainers.fixed_shapes import (
     fixed_batch,
     plain_kind_of,
 )
-from sparseft.training.job import TrainingJob, trained_names
-from sparseft.training.progress import Progress, check_finite, print_step, step_seed
-from sparseft.training.settings import Training
 
 
 class Trainer:

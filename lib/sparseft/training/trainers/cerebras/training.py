@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from sparseft.language_model.hardware import peak_memory, versions
+from sparseft.models.language_model.hardware import peak_memory, versions
 from sparseft.storage.hashes import sha256_of_text
-from sparseft.trainers.backends.cerebras import CEREBRAS, CerebrasJob
-from sparseft.trainers.cerebras.package import RELEASE, open_backend
-from sparseft.trainers.cerebras.trainer import Trainer
 from sparseft.training.job import TrainingJob
+from sparseft.training.trainers.backends.cerebras import CEREBRAS, CerebrasJob
+from sparseft.training.trainers.cerebras.package import RELEASE, open_backend
+from sparseft.training.trainers.cerebras.trainer import Trainer
 
 # The source lines in a lowered program, a cirh.mlir file.
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)

@@ -19,11 +19,11 @@ from cerebras.modelzoo.trainer.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint
-from sparseft.lora.factors import initial_factor, masked_update
-from sparseft.modes import get_mode
-from sparseft.trainers.cerebras.sparsity import declare_sparse
+from sparseft.axes.modes import get_mode
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint
+from sparseft.training.lora.factors import initial_factor, masked_update
+from sparseft.training.trainers.cerebras.sparsity import declare_sparse
 
 
 class MaskedLinear(nn.Module):

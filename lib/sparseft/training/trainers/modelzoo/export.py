@@ -15,13 +15,13 @@ from pathlib import Path
 import yaml
 from transformers import AutoConfig
 
-from sparseft.architectures import find_architecture, tensor_shapes
-from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
-from sparseft.checkpoints.layers import check_tensors, prunable_shapes
-from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
-from sparseft.checkpoints.modelzoo_checkpoint import Place, duplicates, places
-from sparseft.errors import InputError
-from sparseft.masks.mask_file import Mask, read_checked_mask, zero_pruned
+from sparseft.axes.architectures import find_architecture, tensor_shapes
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.checkpoint import BLOCK, Checkpoint
+from sparseft.models.checkpoints.layers import check_tensors, prunable_shapes
+from sparseft.models.checkpoints.mdl import MdlWriter, mdl_writer
+from sparseft.models.checkpoints.modelzoo_checkpoint import Place, duplicates, places
+from sparseft.pruning.masks.mask_file import Mask, read_checked_mask, zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.bits import unpack
 from sparseft.storage.hashes import sha256
@@ -143,8 +143,8 @@ def model_section(folder: Path) -> dict:
             "top_k": config.num_experts_per_tok,
             # transformers adds this loss only if the router's logits are part of the output.
             "load_balancing_loss_coef": config.router_aux_loss_coef if config.output_router_logits else 0.0,
-            # The implementation with stacked experts, as in checkpoints/modelzoo_checkpoint.py. Some releases have
-            # another default.
+            # The implementation with stacked experts, as in models/checkpoints/modelzoo_checkpoint.py. Some
+            # releases have another default.
             "moe_implementation": "optimized",
         }
     return section

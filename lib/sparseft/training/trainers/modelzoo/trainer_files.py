@@ -16,20 +16,20 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from sparseft.checkpoints.mdl import MdlFile, hdf5_file
-from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place
-from sparseft.errors import InputError
-from sparseft.language_model.batches import Example
-from sparseft.language_model.model import load_tokenizer
-from sparseft.modes import get_mode
+from sparseft.axes.modes import get_mode
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.mdl import MdlFile, hdf5_file
+from sparseft.models.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, Place
+from sparseft.models.language_model.batches import Example
+from sparseft.models.language_model.model import load_tokenizer
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
-from sparseft.trainers.backends import MODELZOO
-from sparseft.trainers.backends.cerebras import DECAYS, CerebrasJob
-from sparseft.trainers.fixed_shapes import IGNORED, encoded_data, fixed_batch
-from sparseft.trainers.modelzoo.export import CHECKPOINT, RECORD, model_section
 from sparseft.training.job import TrainingJob, trained_names
+from sparseft.training.trainers.backends import MODELZOO
+from sparseft.training.trainers.backends.cerebras import DECAYS, CerebrasJob
+from sparseft.training.trainers.fixed_shapes import IGNORED, encoded_data, fixed_batch
+from sparseft.training.trainers.modelzoo.export import CHECKPOINT, RECORD, model_section
 
 FILE = "batches.h5"
 # ModelZoo adds eps before the bias of the second moment is corrected, and torch adds it after that.

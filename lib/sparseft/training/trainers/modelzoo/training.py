@@ -27,19 +27,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.mdl import MdlFile
-from sparseft.checkpoints.modelzoo_checkpoint import Place
-from sparseft.errors import InputError
-from sparseft.language_model.hardware import versions
+from sparseft.common.errors import InputError
+from sparseft.models.checkpoints.layers import prunable_layers
+from sparseft.models.checkpoints.mdl import MdlFile
+from sparseft.models.checkpoints.modelzoo_checkpoint import Place
+from sparseft.models.language_model.hardware import versions
 from sparseft.storage.atomic import write_json
 from sparseft.storage.bits import BITS, to_float32
 from sparseft.storage.reading import read_json
-from sparseft.trainers.appliance import KILLED
-from sparseft.trainers.backends.modelzoo import MODELZOO
-from sparseft.trainers.fixed_shapes import effective_factors
-from sparseft.trainers.modelzoo.trainer_files import TrainerRun
 from sparseft.training.progress import Progress, check_finite
+from sparseft.training.trainers.appliance import KILLED
+from sparseft.training.trainers.backends.modelzoo import MODELZOO
+from sparseft.training.trainers.fixed_shapes import effective_factors
+from sparseft.training.trainers.modelzoo.trainer_files import TrainerRun
 
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
