@@ -12,15 +12,8 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
-include: "rules/project.smk"
-
-
-configfile: f"{ROOT}/config/config.yaml"
-
-
 include: "rules/common.smk"
 include: "rules/inputs.smk"
-include: "rules/jobs.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
 include: f"rules/backends/{STUDY.backend}.smk"

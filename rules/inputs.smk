@@ -1,15 +1,24 @@
-# The functions that give a job its input files and its flags. A path may have wildcards, which Snakemake fills in.
-from sparseft.axes.methods import SELF, TASK
-from sparseft.data.task_files import selection_files, task_files
-from sparseft.study.planning.inputs import fetched_files, model_files, source_manifests
-from sparseft.data.settings import DIVERGENCE
+# The functions that give a job its input files.
 from sparseft.models.checkpoints.settings import pruned_base
+from sparseft.data.settings import DIVERGENCE
+from sparseft.data.task_files import selection_files, task_files
+from sparseft.axes.methods import SELF, TASK
 from sparseft.study import ship
+from sparseft.study.planning.inputs import fetched_files, model_files, source_manifests
 
 # Of a run: the manifest of the weights from which it starts, its mask, and what its training hands on.
 base_of = lambda w: grid.base_manifest(w.method)
 mask_of = lambda w: grid.mask_path(w.method)
 trained_of = lambda w: PATHS.trained(run_of(w))
+# The manifest of the model that was pruned first.
+original_of = lambda w: grid.MANIFEST.format(model=STUDY.original(w.model))
+# The prepared rows of a run's task, and the file that defines how they are scored; and their folder.
+rows_of = lambda w: targets.data_files(STUDY, w.task, w.model)
+folder_of_rows = lambda w: STUDY.data_folder(w.task, w.model)
+# The folder of a job's first output.
+folder_of = lambda w, output: Path(output[0]).parent
+# The content of the user's own files. Their dates decide nothing (`ancient`).
+content_of = lambda files_of: lambda w: HASHES.joint(files_of(w))
 
 
 def run_of(w):
@@ -18,14 +27,8 @@ def run_of(w):
     return grid.Run(w.model, w.task, w.method, int(w.sparsity), w.mode, int(w.seed), training=training)
 
 
-# The manifest of the model that was pruned first.
-original_of = lambda w: grid.MANIFEST.format(model=STUDY.original(w.model))
-# The prepared rows of a run's task, and the file that defines how they are scored.
-rows_of = lambda w: targets.data_files(STUDY, w.task, w.model)
-
-
 def own_files(files):
-    """Return an input function for the user's own files. Their dates decide nothing, because `running` reads them."""
+    """Return an input function for the user's own files."""
     return lambda w: ancient(list(filter(None, files(w))))
 
 

@@ -2,6 +2,7 @@
 # fails, and the findings. A wrong target and a disk that is too small end the command here, with one line.
 import gc
 import logging
+import re
 import threading
 import time
 
@@ -68,8 +69,9 @@ def planned():
 
 
 def in_plan(job):
-    """Return a job with its rule, as the estimate takes it."""
-    return job.params.job, job.rule.name
+    """Return a job with its rule, as the estimate takes it. The last script of its command is that of its stage."""
+    stage = re.findall(r"/(\w+)\.py", job.rule.shellcmd)[-1]
+    return Job.of(stage, values_of(job.wildcards_dict)), job.rule.name
 
 
 def replaced():

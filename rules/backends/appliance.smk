@@ -1,19 +1,9 @@
-# How jobs run on a Cerebras appliance, which one job uses at a time, with the PYTHON of the backend.
-TURN = flags(
-    log="/dev/stderr",
-    stop=PATHS.stop,
-    lock=STUDY.cerebras.lock if STUDY.cerebras.on_csx else None,
-    job_labels=STUDY.cerebras.job_labels,
-)
+# How jobs take turns on a Cerebras appliance.
+# One job at a time uses the appliance.
 if workflow.is_main_process and not QUEUED and "csx" not in workflow.global_resources:
     workflow.register_resource("csx", 1)
-on_csx = lambda w, input: f'python "$SCRIPTS"/run_on_appliance.py --name {grid.RUN_ID.format(**w)} {TURN} -- {PYTHON}'
-ON_APPLIANCE = {
-    "gpu": 0,
-    "csx": int(STUDY.cerebras.on_csx),
-    # Under Slurm the licence also counts the jobs of other users.
-    "slurm_extra": "--licenses=csx:1" if STUDY.cerebras.on_csx else "",
-}
-ADAPTER_MODES = grid.LORA_MODES
-# First, so that the appliance does not wait. run_on_appliance.py itself tries again what another attempt can help.
-PRIORITY, RETRIES = 4, 0
+CSX = int(STUDY.cerebras.on_csx)
+LICENCE = "--licenses=csx:1" if CSX else ""
+TURN = flags(stop=PATHS.stop, lock=STUDY.cerebras.lock if CSX else None, job_labels=STUDY.cerebras.job_labels)
+# The name of a job in messages.
+name_of = lambda w: grid.RUN_ID.format(**w)

@@ -34,12 +34,11 @@ def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str,
     return {"run_id": run_id, **places, **SCHEDULE, **changes}
 
 
-def command(values: dict[str, object], processes: int = 0) -> list[str]:
-    launch = ["-m", "sparseft.training.processes", "--standalone", f"--nproc_per_node={processes}"] if processes else []
-    return [sys.executable, *launch, str(ROOT / "workflow/scripts/train.py"), *words_of(values)]
+def command(values: dict[str, object], processes: int = 1) -> list[str]:
+    return [sys.executable, str(ROOT / "workflow/scripts/train.py"), *words_of({**values, "processes": processes})]
 
 
-def train(values: dict[str, object], processes: int = 0) -> dict:
+def train(values: dict[str, object], processes: int = 1) -> dict:
     done = subprocess.run(command(values, processes), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads((values["output_dir"] / "train.json").read_text())

@@ -13,12 +13,12 @@ can correct.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
 from cyclopts.validators import Number
 from pydantic import ValidationError
 
@@ -32,6 +32,16 @@ Main = Callable[..., int | None]
 Flags = Annotated[T, Parameter(name="*")]
 # A number of CPU threads.
 Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
+
+
+def _folder(_: object, tokens: Sequence[Token]) -> Path:
+    """Return the folder that one word of a command line names."""
+    path = Path(tokens[0].value)
+    return path.parent if path.name == "manifest.json" else path
+
+
+# A folder, which its manifest.json may name.
+Folder = Annotated[Path, Parameter(converter=_folder)]
 
 
 def run(main: Main) -> NoReturn:

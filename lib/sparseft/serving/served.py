@@ -21,6 +21,7 @@ from sparseft.evaluation.divergence import SCORED_WINDOW as SCORED
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.models.checkpoints.layers import prunable_model
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.models.language_model.hardware import choose_device, device_name, start
 from sparseft.models.language_model.model import load_tokenizer
 from sparseft.serving.engines import Answer, Engine, weight_bytes, weight_files
@@ -41,9 +42,9 @@ OWN_FORMAT = ""
 Places = dict[tuple[str, Path], Path]
 
 
-def described_engine(engine: Engine) -> dict[str, Any]:
+def described_engine(engine: Engine, gpus: Gpus) -> dict[str, Any]:
     """Return the fields of a record that say on what an engine serves models. Lock the GPU that it uses."""
-    start(engine.threads)
+    start(engine.threads, gpus)
     device = device_name(choose_device())
     return {"engine": engine.name, "version": engine.version, "threads": engine.threads, "device": device}
 

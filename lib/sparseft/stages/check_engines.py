@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseft.axes.grid import RUN_ID, Run
-from sparseft.common.command import Flags, Threads
+from sparseft.common.command import Flags, Folder, Threads
 from sparseft.common.errors import InputError
 from sparseft.data.overlap import texts_of
 from sparseft.data.prepared import find_task, read_prepared
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.serving.engine_record import EnginesRecord
 from sparseft.serving.settings import Export
 from sparseft.storage.record import claim_record
@@ -62,12 +63,13 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
 def run(
     *,
     run_id: str,
-    export_dir: Path,
-    model_path: Path,
+    export_dir: Folder,
+    model_path: Folder,
     data_dir: Path,
     output: Path,
     export: Flags[Export] = Export(),
     threads: Threads = 1,
+    gpus: Flags[Gpus] = Gpus(),
 ) -> int:
     """Measure every engine, write the record, and print a line per result.
 
@@ -89,7 +91,7 @@ def run(
     manifest = check_measured(run_id, model_path, export_dir)
     inputs = {"dense": manifest.dense, "export": manifest.digest, "model": manifest.merged}
     prompts, inputs["data"] = read_prompts(run_id, data_dir, load_tokenizer(export_dir), export)
-    start(threads)
+    start(threads, gpus)
     # It locks the GPU that the engines use.
     device = device_name(choose_device())
     results = []

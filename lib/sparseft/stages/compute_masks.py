@@ -34,10 +34,11 @@ from sparseft.axes import grid
 from sparseft.axes.grid import pass_files
 from sparseft.axes.importances import DEFAULT, IMPORTANCES
 from sparseft.axes.methods import ON, SELF, Method, get_method
-from sparseft.common.command import Flags, Threads
+from sparseft.common.command import Flags, Folder, Threads
 from sparseft.common.errors import InputError
 from sparseft.data.settings import Choice
 from sparseft.data.texts import MODEL, given_text, recorded_source
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.pruning.masks.settings import Masks, whole_percent
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
@@ -173,7 +174,7 @@ class Examples:
 
 def run(
     *,
-    model_path: Path,
+    model_path: Folder,
     output_dir: Path,
     sparsity: list[str],
     method: list[str],
@@ -184,6 +185,7 @@ def run(
     plot: bool = False,
     threads: Threads = os.cpu_count() or 1,
     is_added: bool = False,
+    gpus: Flags[Gpus] = Gpus(),
     masks: Flags[MaskFlags] = MaskFlags(),
 ) -> None:
     """Check everything, and then compute the masks of one method after the other.
@@ -222,6 +224,7 @@ def run(
             files = pass_files(output_dir, value.name, names, bases, ending=format, has_plot=plot, is_added=is_added)
             passes.append(MaskPass(checkpoint, value, group, files, settings, threads=threads))
         value.pattern.check_model(passes[-1].model, percents, settings.head_share)
+    gpus.take()
     inputs = [checkpoint.folder, *checkpoint.files, examples.data_dir, examples.text]
     check_apart(filter(None, [output_dir, pruned_dir]), inputs)
     for one in passes:

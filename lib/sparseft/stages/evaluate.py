@@ -30,7 +30,7 @@ from cyclopts.types import PositiveInt
 from sparseft.axes.grid import RUN_ID, WIKITEXT2, Run
 from sparseft.axes.tasks.metrics import LOSS, perplexity_name
 from sparseft.axes.tasks.task import DOCUMENT_BREAK, Row, SplitRows, Task
-from sparseft.common.command import Flags, Threads
+from sparseft.common.command import Flags, Folder, Threads
 from sparseft.common.errors import InputError
 from sparseft.common.section import refuse
 from sparseft.data.overlap import Texts, shares_found, texts_of
@@ -39,6 +39,7 @@ from sparseft.data.selection_rows import SELECTION, read_selection
 from sparseft.data.settings import OWN_CONTEXT, Perplexity
 from sparseft.data.texts import each_document, read_documents, recorded_source
 from sparseft.evaluation.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.record import claim_record
 from sparseft.storage.record_file import write
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def settings(config: Config, wildcards: Any, split: str = "", has_probes: bool = False) -> dict:
+def settings(config: Config, wildcards: Any, has_probes: bool = False) -> dict:
     """Return what decides an evaluation on the task, and with `has_probes` on the probes and the perplexity's text.
 
     Another number of threads changes the last bits."""
@@ -70,7 +71,7 @@ def settings(config: Config, wildcards: Any, split: str = "", has_probes: bool =
         "task": wildcards.task,
         "batch_size": config.evaluation_batch_size,
         "threads": config.resources.threads,
-        "split": split or None,
+        "split": getattr(wildcards, "split", None),
     }
     if not has_probes:
         return common
@@ -127,13 +128,13 @@ class Examples:
     context: int | Literal["model"] = Perplexity().context
     probes: tuple[str, ...] = ()
     divergence: Path | None = None
-    dense: Path | None = None
+    dense: Folder | None = None
     calibration: tuple[Path, ...] = ()
 
 
 def run(
     *,
-    checkpoint: Path,
+    checkpoint: Folder,
     output: Path,
     examples: Flags[Examples],
     mask_path: Path | None = None,
@@ -141,6 +142,7 @@ def run(
     run_id: str | None = None,
     batch_size: PositiveInt = 32,
     threads: Threads = 1,
+    gpus: Flags[Gpus] = Gpus(),
 ) -> None:
     """Check the inputs, evaluate the model, and write the record.
 
@@ -176,7 +178,7 @@ def run(
     folders = [examples.data_dir, *(Path(probe.partition(":")[2]) for probe in examples.probes)]
     texts = [examples.wikitext2, examples.divergence, examples.dense, *examples.calibration]
     claim_record(output, Path(schema.file_name).stem, [checkpoint, mask_path, adapter, *folders, *texts])
-    start(threads)
+    start(threads, gpus)
     inputs = read(examples, is_searched=not adapter)
     model, tokenizer, sources = load(checkpoint, mask_path, adapter, named)
     begin = time.perf_counter()

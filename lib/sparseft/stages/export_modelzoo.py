@@ -9,6 +9,7 @@ config.json, the tokenizer, and export.json with the hashes of inputs and output
 
 from pathlib import Path
 
+from sparseft.common.command import Folder
 from sparseft.storage.outputs import claim
 from sparseft.study.planning.needs import of_one_model
 
@@ -17,7 +18,7 @@ VERSION = 1
 needs = of_one_model
 
 
-def run(*, model_path: Path, output_dir: Path, mask_path: Path | None = None) -> None:
+def run(*, model_path: Folder, output_dir: Path, mask_path: Path | None = None) -> None:
     """Check the output's place, and write the checkpoint.
 
     Args:

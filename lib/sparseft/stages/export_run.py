@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.axes.grid import RUN_ID, Run
-from sparseft.common.command import Flags
+from sparseft.common.command import Flags, Folder
 from sparseft.serving.manifest import ExportManifest
 from sparseft.serving.settings import LLAMA_CPP, QUANTIZED, Export
 from sparseft.storage.outputs import claim
@@ -44,9 +44,9 @@ def run(
     *,
     run_id: str,
     checkpoint: Path,
-    model_path: Path,
+    model_path: Folder,
     mask_path: Path,
-    output_dir: Path,
+    output_dir: Folder,
     settings: Flags[Export] = Export(),
 ) -> None:
     """Write the folder, and say what was left out.

@@ -9,8 +9,9 @@ else run meanwhile. If no shape fulfils the wish, the error says how near each c
 from pathlib import Path
 from typing import Any
 
-from sparseft.common.command import Flags, Threads
+from sparseft.common.command import Flags, Folder, Threads
 from sparseft.common.errors import InputError
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.serving.settings import Export, Wish
 from sparseft.serving.ship_record import SharesRecord
 from sparseft.storage.record import claim_record
@@ -55,11 +56,12 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
 
 def run(
     *,
-    model_path: Path,
+    model_path: Folder,
     output: Path,
     wish: Flags[Wish] = Wish(),
     export: Flags[Export] = Export(),
     threads: Threads = 1,
+    gpus: Flags[Gpus] = Gpus(),
     has_siblings: bool = False,
 ) -> None:
     """Measure the shapes, and write the record.
@@ -83,7 +85,7 @@ def run(
     # Speed does not depend on what is read.
     tokens = np.random.default_rng(0).integers(dense.config["vocab_size"], size=(export.prompts, export.prompt_tokens))
     engine = find_engines(export, threads)[-1]
-    served_by = described_engine(engine)
+    served_by = described_engine(engine, gpus)
     trials = find_shares(dense, wish, engine, tokens.tolist())
     if not has_siblings and not any(trial.reached for trial in trials):
         key = "ship.speed" if wish.speed else "ship.bytes"

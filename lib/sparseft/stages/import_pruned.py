@@ -16,6 +16,7 @@ from typing import Any
 from sparseft.axes import grid
 from sparseft.axes.grid import pass_files
 from sparseft.axes.methods import IMPORTED, get_method
+from sparseft.common.command import Folder
 from sparseft.common.section import parse_section
 from sparseft.pruning.masks.settings import Masks, whole_percent
 from sparseft.storage.locks import hold
@@ -51,7 +52,7 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
 
 def run(
     *,
-    model_path: Path,
+    model_path: Folder,
     name: str,
     sparsity: str,
     output_dir: Path,

@@ -69,7 +69,7 @@ def run(
     from sparseft.models.language_model.hardware import start
     from sparseft.training.job import job_of
 
-    start(flags.threads)
+    start(flags.threads, flags.gpus)
     output = flags.output_dir / "measurement.json"
     claim_record(output, output.stem, [])
     job = job_of(flags, version=VERSION)

@@ -16,11 +16,12 @@ from typing import Any
 from pydantic import create_model
 
 from sparseft.axes.grid import CELL_ID, TASK_MODES, Cell, training_name
-from sparseft.common.command import Flags, Threads
+from sparseft.common.command import Flags, Folder, Threads
 from sparseft.common.errors import InputError
 from sparseft.common.section import Section
 from sparseft.data.prepared import find_task, read_prepared
 from sparseft.evaluation.throughput_record import ThroughputRecord
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.stages import train
 from sparseft.storage.record import claim_record
 from sparseft.storage.record_file import write
@@ -70,12 +71,13 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
 def run(
     *,
     cell: str,
-    model_path: Path,
+    model_path: Folder,
     mask_path: Path,
     data_dir: Path,
     output: Path,
     settings: Flags[Settings] = Settings(),
     threads: Threads = 1,
+    gpus: Flags[Gpus] = Gpus(),
 ) -> None:
     """Check the inputs, measure the training, and write the record.
 
@@ -107,7 +109,7 @@ def run(
     training.check(named.mode, {layer.rpartition(".")[2] for layer in mask.shape})
     rows, train_sha256 = read_prepared(data_dir / "train.jsonl", find_task(data_dir, named.task))
     # The number of threads is part of the device's name.
-    start(threads)
+    start(threads, gpus)
     device = choose_device()
     throughput = Throughput(**settings.model_dump(include=THROUGHPUT))
     measured = MeasuredTraining(

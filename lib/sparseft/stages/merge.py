@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseft.axes.grid import NO_FINETUNE, RUN_ID, Run
+from sparseft.common.command import Folder
 from sparseft.common.errors import InputError
 from sparseft.storage.outputs import claim
 from sparseft.storage.record import claim_record, write_record_of
@@ -42,7 +43,7 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
 
 def run(
     *,
-    model_path: Path,
+    model_path: Folder,
     mask_path: Path,
     output_dir: Path,
     report: Path,

@@ -13,6 +13,7 @@ from typing import Any
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from sparseft.axes.methods import TASK
+from sparseft.common.command import Folder
 from sparseft.common.errors import InputError
 from sparseft.common.section import parse_section
 from sparseft.data.prepared import find_task, read_prepared
@@ -41,7 +42,7 @@ VERSION = 1
 
 def run(
     *,
-    model_path: Path,
+    model_path: Folder,
     output: Path,
     text: list[Path],
     windows: list[PositiveInt],

@@ -7,10 +7,9 @@ model from the hub.
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from sparseft.common.command import Flags
+from sparseft.common.command import Flags, Folder
 from sparseft.models.checkpoints.manifests import ModelManifest
 from sparseft.models.checkpoints.settings import Model
 from sparseft.storage.outputs import claim
@@ -37,7 +36,7 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
     return Needs(model, host=machine, fetched=model.bytes, kept={"models": model.bytes}, temporary=model.bytes)
 
 
-def run(*, model: Flags[Model], output_dir: Path) -> None:
+def run(*, model: Flags[Model], output_dir: Folder) -> None:
     """Prepare the model, and print to stderr what it is and how to fix its revision.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sparseft.axes.tasks import BY_NAME
 from sparseft.axes.tasks.task import MANIFESTS, SPLITS, SplitRows, Task
-from sparseft.common.command import Flags
+from sparseft.common.command import Flags, Folder
 from sparseft.common.errors import InputError
 from sparseft.data.loading import Examples, load_examples, measured_lengths, own_task
 from sparseft.data.manifests import TaskManifest
@@ -39,11 +39,9 @@ def settings(config: Config, wildcards: Any, split: str) -> dict:
     return {"task": wildcards.task, "only_probe": wildcards.task not in config.grid.tasks, **rows, **number}
 
 
-def effort(config: Config, wildcards: Any, split: str) -> dict:
-    """Return what decides no training row, and the split that is written."""
-    return {"splits": split} | (
-        {"validation_examples": config.task_data(wildcards.task).validation_examples} if split == "train" else {}
-    )
+def effort(config: Config, wildcards: Any) -> dict:
+    """Return what decides no training row."""
+    return {"validation_examples": config.task_data(wildcards.task).validation_examples}
 
 
 # Raise it when the results change.
@@ -53,7 +51,7 @@ VERSION = 1
 def run(
     *,
     task: str,
-    output_dir: Path,
+    output_dir: Folder,
     data: Flags[TaskData] = TaskData(),
     only_probe: bool = False,
     splits: tuple[Literal["train", "validation"], ...] = SPLITS,

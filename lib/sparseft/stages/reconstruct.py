@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from sparseft.axes.grid import RECONSTRUCTING_MODES
-from sparseft.common.command import Flags
+from sparseft.common.command import Flags, Folder
 from sparseft.data.settings import Choice
 from sparseft.data.texts import given_text
 from sparseft.pruning.masks.settings import Masks
@@ -58,7 +58,7 @@ class TargetFlags:
         calibration_choice: how windows are chosen, shuffled by default; get_c4 as wanda's code
     """
 
-    dense_path: Path | None = None
+    dense_path: Folder | None = None
     text: Path | None = None
     calibration_examples: PositiveInt = Reconstruction.model_fields["examples"].default
     calibration_length: int | None = None
@@ -90,7 +90,7 @@ def run(*, flags: Flags[JobFlags], target: Flags[TargetFlags] = TargetFlags()) -
     from sparseft.training.job import job_of, write_train_record
     from sparseft.training.trainers.torch import reconstruct
 
-    start(flags.threads)
+    start(flags.threads, flags.gpus)
     job = job_of(flags, RECONSTRUCTING_MODES, dense_path=target.dense_path, inputs=[target.text], version=VERSION)
     # Each decoder layer has a schedule of its own, which train.json records.
     keys = job.settings.model_dump(include={"steps", "batch_size", "learning_rate"})

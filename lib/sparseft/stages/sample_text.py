@@ -15,10 +15,11 @@ from typing import Any
 from cyclopts.types import PositiveInt
 
 from sparseft.axes.methods import SELF
-from sparseft.common.command import Threads
+from sparseft.common.command import Flags, Folder, Threads
 from sparseft.common.section import parse_section
 from sparseft.data.settings import OWN_EXAMPLES, OWN_LENGTH, TOGETHER, CalibrationText
 from sparseft.data.texts import MODEL, claim_text
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.study.config import Config
 from sparseft.study.planning.needs import LOGITS, Job, Needs, SizesOf, tokens_per_weight_read
 
@@ -47,7 +48,7 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
 
 def run(
     *,
-    model_path: Path,
+    model_path: Folder,
     output: Path,
     examples: int = OWN_EXAMPLES,
     length: int = OWN_LENGTH,
@@ -55,6 +56,7 @@ def run(
     temperature: float = 1.0,
     together: PositiveInt = TOGETHER,
     threads: Threads = 1,
+    gpus: Flags[Gpus] = Gpus(),
 ) -> None:
     """Load the model, sample the windows, and write both files together.
 
@@ -77,7 +79,7 @@ def run(
     settings = {"examples": examples, "length": length, "seed": seed, "temperature": temperature, "together": together}
     text = parse_section(CalibrationText, {"text": SELF, **settings}, "sample_text.py")
     claim_text(output, [model_path])
-    start(threads)
+    start(threads, gpus)
     checkpoint = Checkpoint(model_path)
     model, tokenizer = load_model(checkpoint.folder, choose_device(), available_memory(checkpoint))
     windows = sample_windows(model, tokenizer, text)

@@ -13,7 +13,8 @@ wish. Then the chosen model is the nearest one.
 from pathlib import Path
 from typing import Any
 
-from sparseft.common.command import Flags, Threads
+from sparseft.common.command import Flags, Folder, Threads
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.serving.settings import Export, Wish
 from sparseft.serving.ship_record import ServedRecord
 from sparseft.stages import find_shares
@@ -52,14 +53,15 @@ needs = find_shares.needs
 
 def run(
     *,
-    models: list[Path],
+    models: list[Folder],
     divergence: Path,
     held_out: Path | None = None,
     output: Path,
-    output_dir: Path,
+    output_dir: Folder,
     wish: Flags[Wish] = Wish(),
     export: Flags[Export] = Export(),
     threads: Threads = 1,
+    gpus: Flags[Gpus] = Gpus(),
 ) -> int:
     """Measure every candidate in every format, choose, and write the record, the table, the figure and the folder.
 
@@ -85,7 +87,7 @@ def run(
     windows = read_windows(divergence, held_out)
     sampled = by_text(windows, windows)[SAMPLED]
     engine = find_engines(export, threads)[-1]
-    served_by = described_engine(engine)
+    served_by = described_engine(engine, gpus)
     with serving(engine, wish.formats, models) as places:
         record = ServedRecord(
             **served_by,

@@ -15,10 +15,11 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 from cyclopts.validators import Number
 
-from sparseft.common.command import Threads
+from sparseft.common.command import Flags, Folder, Threads
 from sparseft.common.errors import InputError
 from sparseft.data.settings import OWN_LENGTH
 from sparseft.data.texts import MODEL, claim_text
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.serving.settings import ANSWERS, SAMPLED
 from sparseft.stages import find_shares
 from sparseft.study.config import Config
@@ -44,7 +45,7 @@ needs = find_shares.needs
 
 def run(
     *,
-    model_path: Path,
+    model_path: Folder,
     output: tuple[Path, Path, Path],
     texts: tuple[Path, ...] = (),
     prompts: Path | None = None,
@@ -54,6 +55,7 @@ def run(
     length: Annotated[int, Parameter(validator=Number(gte=2))] = OWN_LENGTH,
     seed: NonNegativeInt = 0,
     threads: Threads = 1,
+    gpus: Flags[Gpus] = Gpus(),
 ) -> None:
     """Divide the texts, and write the three files.
 
@@ -94,7 +96,7 @@ def run(
             f"--texts: two texts have one name, or one is named {SAMPLED} or {ANSWERS}", "rename one of the files"
         )
     if prompts:
-        start(threads)
+        start(threads, gpus)
         asked, digests[prompts.name] = read_documents(prompts)
         model, _ = load_model(model_path, choose_device(), available_memory(checkpoint))
         documents[ANSWERS] = answers(model, tokenizer, asked, seed)

@@ -6,17 +6,20 @@
 Writes adapter/ (as PEFT does) or weights/ (the trained tensors), and train.json: loss curve, speed, memory, hashes.
 With --save_every a killed run continues from RUN_FOLDER/state.pt. With --distillation.weight it also learns from the
 dense model, or from any model with the same tokens.
-With `python -m sparseft.training.processes --nproc_per_node N` several processes share every step.
+With --processes several processes share every step.
 """
 
 import math
+import os
 from pathlib import Path
 from typing import Any
+
+from cyclopts.types import PositiveInt
 
 from sparseft.axes.architectures.architecture import Shapes
 from sparseft.axes.grid import RUN_ID, TASK_MODES, training_name
 from sparseft.axes.modes import get_mode
-from sparseft.common.command import Flags
+from sparseft.common.command import Flags, Folder
 from sparseft.study.config import Config
 from sparseft.study.planning.needs import ADAM, Job, Needs, SizesOf, adapter_bytes, logit_bytes, loss_batch_bytes
 from sparseft.study.planning.sizes import ModelSizes, task_lengths
@@ -135,20 +138,27 @@ def run(
     *,
     flags: Flags[JobFlags],
     initial_adapter: Path | None = None,
-    dense_path: Path | None = None,
-) -> None:
+    dense_path: Folder | None = None,
+    processes: PositiveInt = 1,
+) -> int:
     """Read the job, train it, and write its record.
 
     Args:
         initial_adapter: the folder adapter/ or weights/ of the training that this one continues: of reconstruct.py in
             mode reconstruct_to_sparse, of the run on --recover_on
         dense_path: the model that a distillation learns from, if it is not --model_path; it has the same tokens
+        processes: processes that share every step, each with --threads; another number changes the last bits
     """
     from sparseft.models.language_model.hardware import keep_freed_memory, start
+
+    start(flags.threads, flags.gpus)
+    if processes > 1 and "LOCAL_RANK" not in os.environ:
+        from sparseft.training.processes import share
+
+        return share(processes)
     from sparseft.training.job import job_of, write_train_record
     from sparseft.training.trainers.torch import hold_together, new_accelerator, train
 
-    start(flags.threads)
     job = job_of(flags, TASK_MODES, initial_adapter, dense_path, version=VERSION)
     if job.settings.shard_model:
         keep_freed_memory(below=1 << 20)
@@ -163,3 +173,4 @@ def run(
             if file == state or file.name.removeprefix(f"{state.name}.").isdecimal():
                 file.unlink()
     accelerator.end_training()
+    return 0

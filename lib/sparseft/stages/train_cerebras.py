@@ -52,7 +52,7 @@ def run(
     from sparseft.models.language_model.hardware import start
     from sparseft.training.job import job_of, write_train_record
 
-    start(flags.threads)
+    start(flags.threads, flags.gpus)
     job = job_of(flags, evaluates=True, version=VERSION)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.training.trainers.cerebras.package import saved_mdl

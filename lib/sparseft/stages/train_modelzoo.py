@@ -32,7 +32,7 @@ def run(*, flags: Flags[JobFlags], exported: Path, cerebras: Flags[CerebrasJob] 
     from sparseft.training.trainers.modelzoo.trainer_files import trainer_run
     from sparseft.training.trainers.modelzoo.training import train
 
-    start(flags.threads)
+    start(flags.threads, flags.gpus)
     job = job_of(flags, inputs=[exported], version=VERSION)
     cerebras.check(job.settings)
     hold(job.output)

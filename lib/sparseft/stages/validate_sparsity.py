@@ -17,6 +17,7 @@ from cyclopts.validators import Number
 
 from sparseft.axes.grid import RUN_ID, Run
 from sparseft.axes.modes import get_mode
+from sparseft.common.command import Folder
 from sparseft.pruning.masks.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import claim_record
@@ -41,7 +42,7 @@ def run(
     checkpoint: Path,
     mask_path: Path,
     output: Path,
-    base: Path | None = None,
+    base: Folder | None = None,
     tolerance: Annotated[float, Parameter(validator=Number(gte=0, lte=1e-3))] = 0.0,
     run_id: str | None = None,
 ) -> int:

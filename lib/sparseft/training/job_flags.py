@@ -5,10 +5,11 @@ from pathlib import Path
 
 from cyclopts.types import PositiveInt
 
-from sparseft.common.command import Flags, Threads
+from sparseft.common.command import Flags, Folder, Threads
+from sparseft.models.language_model.gpus import Gpus
 from sparseft.training.settings import Training
 
-_SCHEDULE = Training()
+_SCHEDULE, _GPUS = Training(), Gpus()
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class JobFlags:
     """
 
     run_id: str
-    model_path: Path
+    model_path: Folder
     mask_path: Path
     data_dir: Path
     output_dir: Path
     threads: Threads = 1
+    gpus: Flags[Gpus] = _GPUS
     evaluation_batch_size: PositiveInt = 32
     training: Flags[Training] = _SCHEDULE

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sparseft.common.errors import InputError
 from sparseft.models.language_model import gpus
-from sparseft.models.language_model.gpus import FULL, smallest_gpu, take, visible_gpus
+from sparseft.models.language_model.gpus import FULL, Gpus, smallest_gpu, take, visible_gpus
 
 TWO = "GPU 0: H100 (UUID: GPU-aa)\nGPU 1: H100 (UUID: GPU-bb)\n"
 DIVIDED = (
@@ -105,26 +105,24 @@ def test_the_shares_of_studies_with_other_numbers_of_jobs_do_not_overlap(monkeyp
         raise InputError("the last job waits", "")
 
     waits: list[bool] = []
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in ("CUDA_VISIBLE_DEVICES", gpus.JOBS_PER_GPU):
+        monkeypatch.setenv(name, "1")
     for name, value in (("sleep", wait), ("visible_gpus", lambda: ["GPU-aa"]), ("take", partial(take, locks=tmp_path))):
         monkeypatch.setattr(gpus.time if name == "sleep" else gpus, name, value)
     for jobs in shares:
         assert not waits
-        monkeypatch.setenv("SPARSEFT_GPUS", "1")
-        monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", str(jobs))
         with suppress(InputError):
-            gpus.take_requested()
+            Gpus(1, jobs).take()
     assert bool(waits) == (not fit)
 
 
-@pytest.mark.parametrize(("requested", "jobs", "taken"), [("2", "1", (2, 1)), ("1", "3", (1, 3)), ("3", "3", (1, 1))])
+@pytest.mark.parametrize(("requested", "jobs", "taken"), [(2, 1, (2, 1)), (1, 3, (1, 3)), (3, 3, (1, 1))])
 def test_a_job_with_all_places_of_a_gpu_shares_it_with_no_other(monkeypatch, requested, jobs, taken):
-    monkeypatch.setenv("SPARSEFT_GPUS", requested)
-    monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", jobs)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in ("CUDA_VISIBLE_DEVICES", gpus.JOBS_PER_GPU):
+        monkeypatch.setenv(name, "1")
     calls = []
     monkeypatch.setattr(gpus, "take", lambda number, _, jobs: calls.append((number, jobs)) or ["GPU-aa"])
-    gpus.take_requested()
+    Gpus(requested, jobs).take()
     assert calls == [taken]
     assert gpus.sharing_jobs() == taken[1]
 
@@ -149,22 +147,20 @@ def test_a_job_of_several_gpus_takes_no_part_of_a_divided_one(tmp_path):
 USER = """
 import os, sys
 from sparseft.common.command import run
-from sparseft.models.language_model.hardware import choose_device
+from sparseft.models.language_model.gpus import Gpus
+from sparseft.models.language_model.hardware import start
 def main() -> None:
     print("imported", flush=True)
-    try:
-        choose_device()
-    finally:
-        print(os.environ["CUDA_VISIBLE_DEVICES"], "SPARSEFT_GPUS" in os.environ, flush=True)
+    start(1, Gpus(1))
+    print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 run(main)
 """
 
 
 @pytest.mark.slow
-def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees_no_others(machine, monkeypatch):
+def test_a_program_locks_the_gpus_of_its_job_when_it_starts_and_sees_no_others(machine, monkeypatch):
     machine(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
-    monkeypatch.setenv("SPARSEFT_GPUS", "1")
     lock = gpus.LOCKS / "sparseft-GPU-bb.lock"
     with lock.open("w") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
@@ -173,13 +169,17 @@ def test_a_program_locks_the_gpus_of_its_job_when_it_chooses_its_device_and_sees
         assert job.stdout.readline() == "imported\n"
         assert job.stderr.readline().startswith("waits for a GPU")
     said, _ = job.communicate(timeout=60)
-    assert said == "GPU-bb False\n"
+    assert said == "GPU-bb\n"
     lock.unlink()
 
 
-@pytest.mark.parametrize("requested", ["x", "-1", "1.5"])
-def test_a_number_of_gpus_that_is_none_is_refused(monkeypatch, requested):
-    monkeypatch.setenv("SPARSEFT_GPUS", requested)
-    monkeypatch.setattr(gpus, "take", lambda *_: [])
-    with pytest.raises(InputError, match=f"SPARSEFT_GPUS is {requested}, "):
-        gpus.take_requested()
+@pytest.mark.parametrize(("variables", "requested", "visible"), [
+    ({}, 0, ""), ({}, None, "GPU-aa"), ({"LOCAL_RANK": "1"}, 1, "GPU-aa"),
+])  # fmt: skip
+def test_what_takes_no_gpu_sees_none_and_a_process_of_a_training_those_of_its_parent(
+    monkeypatch, variables, requested, visible
+):
+    for name, value in ({"CUDA_VISIBLE_DEVICES": "GPU-aa", gpus.JOBS_PER_GPU: "1"} | variables).items():
+        monkeypatch.setenv(name, value)
+    Gpus(requested).take()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible

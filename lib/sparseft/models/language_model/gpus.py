@@ -14,8 +14,11 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import product, takewhile
 from pathlib import Path
+
+from cyclopts.types import NonNegativeInt, PositiveInt
 
 from sparseft.common.errors import InputError
 from sparseft.storage.locks import open_lock
@@ -24,8 +27,37 @@ LOCKS = Path("/tmp")  # Other jobs would not see locks in a job's own TMPDIR.
 WHOLE = 1 << 40  # bytes of a lock file that stand for a whole device; the file itself is empty
 FULL = 0.95  # of a GPU's memory; the driver and pieces between tensors take the rest, not measured
 WAIT = 1  # seconds between two attempts while all devices are taken
+JOBS_PER_GPU = "SPARSEFT_JOBS_PER_GPU"  # tells the processes that a job starts how many share its GPU
 ANSWER = 60  # seconds that nvidia-smi has for an answer, which takes a few; a broken driver gives none
 UUID = re.compile(r"^(\s*)\S.*\(UUID: ((?:GPU|MIG)-[^)]+)\)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """Say which GPUs a program takes.
+
+    Args:
+        gpus: places on GPUs to lock, of which a device has --jobs_per_gpu; 0 hides all devices. Without it, those of
+            CUDA_VISIBLE_DEVICES are used, and not locked
+        jobs_per_gpu: jobs that may share a GPU
+    """
+
+    gpus: NonNegativeInt | None = None
+    jobs_per_gpu: PositiveInt = 1
+
+    def take(self) -> None:
+        """Lock the places, and let this process and those that it starts see only their GPUs.
+
+        A job that takes all places of a device shares it with no other. Call it before CUDA is used, which reads
+        CUDA_VISIBLE_DEVICES when it starts. Raises InputError if there are fewer GPUs."""
+        # The processes of a training (torchrun) share the GPUs of the one that started them.
+        if self.gpus is None or "LOCAL_RANK" in os.environ:
+            return
+        number, jobs = self.gpus, self.jobs_per_gpu
+        if number >= jobs:
+            number, jobs = number // jobs, 1
+        os.environ[JOBS_PER_GPU] = str(jobs)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(number, visible_gpus(), jobs)) if number else ""
 
 
 def visible_gpus() -> list[str]:
@@ -72,22 +104,7 @@ def _nvidia_smi(*arguments: str) -> str:
 
 def sharing_jobs() -> int:
     """Return how many jobs may share the GPU of this process."""
-    return int(os.environ.get("SPARSEFT_JOBS_PER_GPU", "1"))
-
-
-def take_requested() -> None:
-    """Lock as many places as SPARSEFT_GPUS says, and let this process and those that it starts see only their GPUs.
-
-    A job that requests all places of a device shares it with no other. It does so once, and before CUDA is used, which
-    reads CUDA_VISIBLE_DEVICES when it starts."""
-    if requested := os.environ.pop("SPARSEFT_GPUS", ""):
-        if not requested.isdecimal():
-            raise InputError(f"SPARSEFT_GPUS is {requested}, which is not a number of GPUs", "set a whole number")
-        number, jobs = int(requested), sharing_jobs()
-        if number >= jobs:
-            number, jobs = number // jobs, 1
-            os.environ["SPARSEFT_JOBS_PER_GPU"] = "1"
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(number, visible_gpus(), jobs))
+    return int(os.environ.get(JOBS_PER_GPU, "1"))
 
 
 def take(number: int, devices: list[str], jobs: int = 1, locks: Path = LOCKS) -> list[str]:

@@ -15,13 +15,14 @@ import torch
 import sparseft
 from sparseft.common.errors import InputError
 from sparseft.common.limits import CUDA, status_bytes
-from sparseft.models.language_model.gpus import sharing_jobs, take_requested
+from sparseft.models.language_model.gpus import Gpus, sharing_jobs
 
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def start(threads: int) -> None:
-    """Set up this process to train or evaluate a model."""
+def start(threads: int, gpus: Gpus = Gpus()) -> None:
+    """Set up this process to train or evaluate a model, and lock its GPUs."""
+    gpus.take()
     limit_threads(threads)
     keep_freed_memory()
     use_repeatable_kernels()
@@ -32,10 +33,8 @@ def choose_device() -> torch.device:
     repeatable.
 
     Every program gets the device here, so all of them compute with the same kernels, before the merge and after it.
-    A program first reads and checks its inputs, because the GPUs that the workflow requests are locked here.
     Raises InputError if CUDA_VISIBLE_DEVICES gives this process a GPU that torch cannot use."""
     use_repeatable_kernels()
-    take_requested()
     if torch.cuda.is_available():
         if sharing_jobs() > 1:
             # A job that needs more fails, and not the one beside it.
