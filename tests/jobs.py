@@ -101,6 +101,7 @@ def prepare(content: dict, files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(VARIABLES | content["environment"])
     sys.argv = content["arguments"]
+    sys.executable = os.environ.get("JOBS_PYTHON", sys.executable)
     library, *others = os.environ["PYTHONPATH"].split(os.pathsep)
     os.environ["PYTHONPATH"] = library
     if not sys.modules["sparseft"].__file__.startswith(library):

@@ -215,9 +215,10 @@ class Study:
         """Return the environment of the project whose Snakefile runs: its own library is found first."""
         environment = {**os.environ, "PYTHONPATH": str(self.root / "lib")}
         if forks_jobs:
-            client = shlex.join([self.python, "-I", "-S", str(JOBS), job_server(self.python)])
-            # The shell of a job takes the function `python` from this variable.
-            environment["BASH_FUNC_python%%"] = f'() {{ {client} "$@"; }}'
+            address = job_server(self.python)
+            client = shlex.join([self.python, "-I", "-S", str(JOBS), address])
+            # Snakemake starts its jobs with this interpreter.
+            environment["JOBS_PYTHON"] = str(program(Path(f"{address}.python"), f'#!/bin/sh\nexec {client} "$@"\n'))
         return environment
 
     def planned(self, *targets: str) -> dict[str, int]:
