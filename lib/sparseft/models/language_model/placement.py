@@ -1,11 +1,12 @@
 """Place a model whose weights are larger than the memory of a device.
 
 The decoder layers fill the devices one after the other. The weights of the others stay in the files of the checkpoint.
-They are read, through the machine's page cache, each time before their layer computes (prefetch.py). What is outside of
-the decoder layers is on the first device. accelerate moves the hidden states.
+accelerate reads them, through the machine's page cache, each time before their layer computes. What is outside of the
+decoder layers is on the first device.
 """
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
@@ -14,14 +15,13 @@ from torch import Tensor, cuda, nn
 
 from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.models.language_model.hardware import choose_device, gpu_share
-from sparseft.models.language_model.prefetch import StoredLayers
 from sparseft.models.language_model.weights import as_weight, fused_experts, map_weight, memory_path
 
 # The place of a decoder layer whose weights stay in their files, as accelerate calls it.
 DISK = "disk"
 
 
-class StoredWeights:
+class StoredWeights(Mapping[str, Tensor]):
     """Give the weight of a parameter of `model` by its name. It is mapped from the checkpoint's files.
 
     Experts are copied. If the model fuses them, their matrices are joined, because the files hold them one by one."""
@@ -42,6 +42,12 @@ class StoredWeights:
         paths = [f"{block}.{number}.{matrix}.weight" for number in range(shape[0]) for matrix in matrices]
         tensors = [self._checkpoint.tensors[self._on_disk[path]] for path in paths]
         return torch.cat([as_weight(self._checkpoint.map(one.name), one.dtype) for one in tensors]).view(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._model.named_parameters())
+
+    def __len__(self) -> int:
+        return len(list(self))
 
 
 def available_memory(checkpoint: Checkpoint) -> dict[str, float]:
@@ -76,18 +82,17 @@ def place(model: nn.Module, weights: StoredWeights, max_memory: dict[str, float]
     if set(device_of.values()) == {main}:
         model.to(main)
         return
-    stored = {name: layer for name, layer in layers.items() if device_of[name] == DISK}
     device_of |= {name: main for name, _ in model.named_children() if name != "model"}
     device_of |= {
         f"model.{name}": main for name, part in model.model.named_children() if part is not model.model.layers
     }
     model.hf_device_map = device_of
-    devices = {name: device for name, device in device_of.items() if device != DISK}
+    is_stored = {name: device == DISK for name, device in device_of.items()}
+    devices = {name: main if is_stored[name] else device for name, device in device_of.items()}
     skip_keys = model._skip_keys_device_placement
-    is_stored = dict.fromkeys(devices, False)
-    attach_align_device_hook_on_blocks(model, {**devices, "": main}, is_stored, skip_keys=skip_keys)
-    if stored:
-        StoredLayers(stored, weights.__getitem__, torch.device(main), skip_keys)
+    attach_align_device_hook_on_blocks(
+        model, {**devices, "": main}, is_stored, weights_map=weights, skip_keys=skip_keys
+    )
 
 
 def device_map(sizes: list[int], outside: int, max_memory: dict[str, float]) -> list[str]:

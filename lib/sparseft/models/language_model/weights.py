@@ -20,7 +20,6 @@ from sparseft.axes.architectures import find_architecture
 from sparseft.axes.architectures.architecture import Architecture, ExpertBlock
 from sparseft.models.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.models.checkpoints.layers import prunable_layers
-from sparseft.models.language_model.prefetch import copy_ahead
 from sparseft.models.language_model.products import Linear
 
 # Importing transformers would take longer than a merge of a small model.
@@ -150,9 +149,6 @@ def divide(loss: nn.Module, device: torch.device, processes: int, *, in_fp32: bo
     trained = {parameter for parameter in loss.parameters() if parameter.requires_grad}
     for module in (*loss.model.model.layers, loss):
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=policy, ignored_params=trained)
-    if processes == 1:
-        # FSDP2 copies ahead only among several processes.
-        copy_ahead(loss, list(loss.model.model.layers), device)
 
 
 def read_own_rows(model: nn.Module, checkpoint: Checkpoint, prune: Callable[[str, Tensor, slice], None]) -> None:
