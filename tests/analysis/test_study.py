@@ -59,12 +59,14 @@ CHANGES = [
     (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "merged differs: "),
     (lambda files: files["validation_report"].update(passed=False), "validation failed"),
     (prompts, "conflicts with other runs, prompts of t: "),
+    (lambda files: files["before_merge"]["inputs"].update(data=digest("x")), "data differs: before_merge.json names "),
+    (lambda files: files["selection"]["inputs"].update(model={"a": digest("x")}), "merged differs: "),
 ]
 
 
 @pytest.mark.parametrize(("change", "text"), CHANGES)
 def test_a_run_whose_records_do_not_meet_has_a_fault(study, write_run, change, text):
-    write_run(RUN, change=change)
+    write_run(RUN, change=change, selection=0.5)
     assert any(text in said for kind, said in faults(study)[RUN] if kind == "fault")
     assert set(faults(study)) == {RUN}
 
@@ -83,26 +85,6 @@ def test_an_altered_file_is_named_as_a_fault_of_its_run(study, tmp_path, what):
         (tmp_path / name).write_text("altered")
     (fault,) = (text for kind, text in faults(study)[RUN] if kind == "fault")
     assert fault.startswith(f"{what} differs: ") and f"the {what}'s file names" in fault
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "link", "column"),
-    [
-        ("before_merge", {"data": digest("x")}, "data", "train_merge_gap"),
-        ("selection", {"model": {"a": digest("x")}}, "merged", "selection_value"),
-    ],
-)
-def test_an_optional_record_of_an_earlier_model_is_left_out_and_is_no_fault(
-    study, write_run, name, changes, link, column
-):
-    write_run(OTHER, selection=0.5)
-    write_run(RUN, change=lambda files: files[name]["inputs"].update(changes), selection=0.5)
-    ((run_id, ((kind, text),)),) = faults(study).items()
-    assert (run_id, kind) == (RUN, "incomplete")
-    assert f"{name}.json: of an earlier model or of other rows (by the hash: {link}), so it is left out" in text
-    assert text.endswith(f"to make it again: snakemake {study / RUN / name}.json")
-    runs = read_study(study).runs.set_index("run_id")
-    assert np.isnan(runs.at[RUN, column]) and not np.isnan(runs.at[OTHER, column])
 
 
 def test_a_copied_adapter_is_a_fault_of_both_runs(study, write_run):

@@ -25,7 +25,6 @@ from sparseft.models.language_model.weights import memory_path
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples, choose_windows, text_examples
-from sparseft.stages.compute_masks import kept_bytes
 from tiny_models import MODELS, SIZES, edited, save_tiny, stock
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -44,15 +43,7 @@ CALIBRATION = looking_at(EXAMPLES)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "dtype", "length"),
-    [
-        *((name, torch.float32, 1) for name in MODELS),
-        # Segments of 2 and 3 of the 4 decoder layers compute some layers three times.
-        ("llama", torch.bfloat16, 2),
-        ("qwen3_moe", torch.float32, 3),
-    ],
-)
+@pytest.mark.parametrize(("name", "dtype"), [*((name, torch.float32) for name in MODELS), ("llama", torch.bfloat16)])
 @pytest.mark.parametrize(
     ("statistic", "of", "divisor"),
     [
@@ -61,10 +52,9 @@ CALIBRATION = looking_at(EXAMPLES)
     ],
     ids=["gradient", "fisher"],
 )
-def test_the_bits_are_those_of_a_whole_backward(tmp_path, monkeypatch, name, dtype, length, statistic, of, divisor):
-    changes = {"num_hidden_layers": 4} if length > 1 else {}
+def test_the_bits_are_those_of_a_whole_backward(tmp_path, name, dtype, statistic, of, divisor):
+    changes = {"num_hidden_layers": 4} if dtype == torch.bfloat16 else {}
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, dtype, changes))
-    monkeypatch.setattr(calibration, "segment_length", lambda *_: length)
     parts = list(CALIBRATION.compute_gradients(checkpoint, statistic))
     layers = prunable_layers(checkpoint)
     by_decoder_layer = [list(own) for _, own in groupby(layers, decoder_layer_of)]
@@ -97,13 +87,6 @@ def test_the_totals_of_two_decoder_layers_are_never_in_memory_at_once(tmp_path):
 
     parts = CALIBRATION.compute_gradients(checkpoint, replace(GRADIENT_MAGNITUDES, shape=shape, add=add))
     assert sum(1 for _ in parts) * 7 * len(EXAMPLES) == len(totals)
-
-
-def test_a_segment_is_one_decoder_layer_if_all_inputs_fit_and_the_plan_has_the_room():
-    # 80 inputs of 1 GiB are kept, or 10 and 7 more of the segment of 8 whose turn it is. A small model keeps 2 GiB.
-    for layers, states, weights, length, kept in ((80, 30, 80, 1, 80), (80, 30, 79, 8, 17), (32, 26, 0, 1, 32)):
-        assert calibration.segment_length(layers, 1 << states, weights << 30) == length
-        assert kept << states <= kept_bytes(layers, 1 << states, weights << 30)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,6 @@ from sparseft.analysis.sentences import (
     pruned_name,
     ranked_by,
     sentences,
-    speeds,
     undecided,
     with_interval,
 )
@@ -176,7 +175,6 @@ def _answers(results: Results, rows: pd.DataFrame, figures: list) -> Iterator[di
         if len(dense):
             tests = dense["comparisons"].max()
             note += f" Lower and higher: than dense, paired by example, corrected for {tests} tests."
-        found += speeds(part)
         runs = results.runs
         found += _proof(runs[(runs["model"] == model) & (runs["task"] == task) & (runs["method"] != DENSE)])
         toy = " (a generated toy task)" if is_toy(task) else ""

@@ -1,7 +1,7 @@
 """Read the folder of one run: each record by itself, then the records together.
 
 A run needs a sound validation_report.json and evaluation.json. Without another sound record it stays in the tables,
-with blanks. Nothing is filled in. The records in OPTIONAL are left out, and no fault, if they are of an earlier model.
+with blanks. Nothing is filled in.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +36,6 @@ RECORDS = (
 )
 # The name of a record's file, without its ending -> the record, in the order of the stages.
 SCHEMAS: dict[str, type[RunRecord]] = {Path(schema.file_name).stem: schema for schema in RECORDS}
-# No other record depends on them. A run that was asked for alone may lack them, or have those of its model before that.
-OPTIONAL = ("before_merge", "selection", "engines")
 # What several records of a run name -> the fields with its sha256, in the order of the stages. `start` is the adapter
 # from which a training starts.
 NAMED = {
@@ -57,11 +55,10 @@ NAMED = {
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Hold the sound records of one run. `train` and `merge` are None if absent or unsound, those in OPTIONAL also if
-    outdated.
+    """Hold the sound records of one run. An absent or unsound one is None.
 
     `digests` has by what is named (NAMED) the digest that each file names, and that of the file itself as it is now.
-    Optional records are left out of it. `reasons` says what is missing or unsound. `date` is that of the evaluation."""
+    `reasons` says what is missing or unsound. `date` is that of the evaluation."""
 
     run: Run
     validation_report: ValidationRecord
@@ -90,13 +87,8 @@ class RunFiles:
         return _itself(what) in self.digests[what]
 
 
-def read_run(
-    folder: Path, study: Path, sha256: Callable[[Path], str], engine_settings: Mapping[str, object]
-) -> RunFiles:
+def read_run(folder: Path, study: Path, sha256: Callable[[Path], str]) -> RunFiles:
     """Return the records of a run folder. `study` is the folder that holds masks/ and data/.
-
-    Speeds that were measured with other settings than `engine_settings` are left out, because nothing can be compared
-    with them.
 
     Raises InputError if no table can have the run, with every reason."""
     run = Run.parse(folder.name)
@@ -108,8 +100,7 @@ def read_run(
     mismatches = list(_mismatches(run, records))
     if mismatches or not records["evaluation"] or not records["validation_report"]:
         raise InputError(" | ".join(reasons + mismatches), "make the run again")
-    reasons += _leave_out_outdated(records, folder, engine_settings)
-    digests = _named_digests({name: record for name, record in records.items() if name not in OPTIONAL})
+    digests = _named_digests(records)
     if run.mode == NO_FINETUNE:
         digests["adapter"][f"mode {NO_FINETUNE}"] = None
     if (mask := study / fill(mask_path(run.method), run)).is_file():
@@ -162,30 +153,6 @@ def _mismatches(run: Run, records: Mapping[str, Any]) -> Iterator[str]:
         mask = report.mask
         if mask.method not in (None, run.method) or mask.sparsity not in (None, run.sparsity / 100):
             yield f"{report.file_name}: of a mask of {mask.method} at {mask.sparsity}"
-
-
-def _leave_out_outdated(records: dict[str, Any], folder: Path, engine_settings: Mapping[str, object]) -> Iterator[str]:
-    """Replace the optional records that name other files than the merge and the evaluation, or that have other
-    settings, by None. Yield a reason for each."""
-    digests = _named_digests(records)
-    for file, name in ((f"{name}.json", name) for name in OPTIONAL):
-        others = [
-            what
-            for what, named in digests.items()
-            if file in named and any(named.get(now, named[file]) != named[file] for now in CURRENT)
-        ]
-        settings = engine_settings if isinstance(records[name], EnginesRecord) else {}
-        differing = [key for key, value in settings.items() if getattr(records[name], key) != value]
-        if others or differing:
-            records[name] = None
-            what = f"of an earlier model or of other rows (by the hash: {', '.join(others)})"
-            if not others:
-                what = f"made with other settings than the configured ones ({', '.join(differing)})"
-            yield f"{file}: {what}, so it is left out; to make it again: snakemake {folder / file}"
-
-
-# The files that an optional record must agree with.
-CURRENT = (MergeRecord.file_name, EvaluationRecord.file_name)
 
 
 def _named_digests(records: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:

@@ -2,9 +2,7 @@
 tables only.
 
 The ranking has a number per method, and the verdict of who leads is that of the first measure that tells two apart
-(comparisons.decided). What cannot be decided is one sentence, the last.
-
-One more sentence per engine has the speeds that it measured."""
+(comparisons.decided). What cannot be decided is one sentence, the last."""
 
 import re
 from collections.abc import Iterable
@@ -21,7 +19,6 @@ from sparseft.axes.modes import get_mode
 from sparseft.axes.tasks import get_metric
 from sparseft.axes.tasks.metrics import LOSS
 from sparseft.data.settings import DIVERGENCE
-from sparseft.serving.settings import ENGINES
 
 # The text of a missing value.
 NONE = "-"
@@ -269,21 +266,3 @@ def undecided(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> str:
         parts.append("the dense model sampled the text, so nothing here is about a task")
     sentence = "; ".join(parts)
     return f"{sentence[:1].upper()}{sentence[1:]}."
-
-
-def speeds(rows: pd.DataFrame) -> list[str]:
-    """Return a sentence per engine that measured pruned models: their speeds, the fastest first."""
-    sentences = []
-    for engine in ENGINES:
-        column = f"{engine}_speedup"
-        measured = rows[rows["method"] != DENSE].dropna(subset=column) if column in rows else rows[:0]
-        if measured.empty:
-            continue
-        fastest = measured.sort_values(column, ascending=False)
-        named = [
-            f"{pruned_name(row)} ({row.mode}) x {with_interval(row, column, '.2f')}"
-            for row in fastest[: 2 * NAMED].itertuples()
-        ]
-        named += [f"{len(measured) - len(named)} more"] * (len(measured) > len(named))
-        sentences.append(f"Speed in {engine}, as a multiple of dense: {'; '.join(named)}.")
-    return sentences

@@ -67,6 +67,8 @@ REPEATED = 0.1
 STATUSES = {"fault": "fault", "unchecked": "not fully checked"}
 # Only runs of these statuses support a mean that is compared, a choice or a sentence.
 SOUND = ("sound", "not fully checked")
+# The keys of `export:` that decide a speed. Speeds with others cannot be compared.
+ENGINE_KEYS = {"gguf", "prompts", "prompt_tokens", "new_tokens"}
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,6 @@ def _read_folders(
     """Return the runs that can be read, and the faults of the reading. Any error is a fault of its run only."""
     files_of: dict[Run | None, RunFiles] = {}
     faults = []
-    # Speeds with others cannot be compared.
-    keys = {"gguf", "prompts", "prompt_tokens", "new_tokens"}
-    engines = {"threads": config.resources.threads, **config.export.model_dump(include=keys)} if config else {}
     # Many runs share a mask.
     sha256_once = cache(sha256)
     for folder in folders:
@@ -140,7 +139,7 @@ def _read_folders(
             faults.append((name, "missing", "no such folder, though the configuration asks for it"))
             continue
         try:
-            files = read_run(folder, study, sha256_once, engines)
+            files = read_run(folder, study, sha256_once)
         except Exception as error:
             reason = error.args[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             faults.append((name, "missing", _in_one_line(str(reason))))
@@ -164,6 +163,10 @@ def _faults(files_of: Mapping[Run | None, RunFiles], probes: Sequence[str], conf
         faults = files.validation_report.faults() + differences(files)
         if config and (differing := other_settings(settings_of(files), config, run)):
             faults.append(f"made with other settings than the configured ones: {', '.join(differing)}")
+        if config and files.engines:
+            asked = {"threads": config.resources.threads, **config.export.model_dump(include=ENGINE_KEYS)}
+            differing = [key for key, value in asked.items() if getattr(files.engines, key) != value]
+            faults += [f"engines.json: made with other settings than the configured ones: {key}" for key in differing]
         yield from ((run.id, "fault", text) for text in faults + of_others[run.id])
         yield from ((run.id, "unchecked", text) for text in _unchecked(files, files_of))
         known = {*files.evaluation.probes, run.task}

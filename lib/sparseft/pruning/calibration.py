@@ -44,8 +44,6 @@ from sparseft.models.language_model.loss import AnswerLoss
 
 # Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).
 MULTIPLE = 32
-# Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is.
-KEPT = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def _of_gradients(
     Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees
     them. The padding to MULTIPLE does not change the loss. The bits are those of a backward through the whole model.
 
-    A forward pass keeps what enters the decoder layers. Then one decoder layer at a time is computed again, with its
+    A forward pass keeps what enters each decoder layer. Then one decoder layer at a time is computed again, with its
     backward, on all examples. Memory is one decoder layer with its totals, one gradient, the weights outside the
     decoder layers, the activations of one example in one decoder layer, and the kept inputs of all examples in the
     machine's memory."""
@@ -167,23 +165,20 @@ def _of_gradients(
     batches = [collate([example], MULTIPLE) for example in sorted(examples, key=lambda example: -len(example.ids))]
     # With the gradients of the outputs.
     stream = Stream(layered, [batch.ids[0] for batch in batches], copies=len(layered) + 1)
-    states = sum(of_example.nbytes for of_example in stream.states)
-    weights = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    steps = _steps(len(layered), segment_length(len(layered), states, weights))
-    # Decoder layer -> what enters it, by example.
-    inputs = {0: stream.states}
+    # What enters each decoder layer, by example.
+    inputs = [stream.states]
     # What the loss says of the outputs of a decoder layer, and then of its inputs, by example.
     gradients: list[Tensor | None] = [None] * len(batches)
-    numbers = show(layered.layers([number for number, _ in steps]), "gradients", len(steps))
-    for number, (_, step) in zip(numbers, steps, strict=True):
-        stream.states = list(inputs[number])
-        if step != "keep":
-            del inputs[number]
-        if step != "backward":
+    forward, backward = range(len(layered) - 1), reversed(range(len(layered)))
+    order = [*forward, *backward]
+    for step, number in enumerate(show(layered.layers(order), "gradients", len(order))):
+        if step in forward:
+            stream.states = list(inputs[number])
             with torch.no_grad():
                 run_layer(stream, number, advance=True)
-            inputs[number + 1] = stream.states
+            inputs.append(stream.states)
             continue
+        stream.states = inputs.pop()
         linears = layered.linears(number, prunable)
         totals = {layer: _zeros(statistic, linear.weight) for layer, linear in linears.items()}
         for layer, linear in linears.items():
@@ -193,33 +188,6 @@ def _of_gradients(
             gradients[example] = _backward(layered, stream, number, example, batch, gradients[example])
         # The totals are popped, because those of two decoder layers must not be in memory at once.
         yield {layer: _finished(layer, statistic, totals.pop(layer), len(batches)).cpu().numpy() for layer in linears}
-
-
-def segment_length(layers: int, states: int, weights: int) -> int:
-    """Return how many decoder layers are in a segment of a backward that keeps the inputs of segments.
-
-    states: the bytes of the inputs of one decoder layer
-    weights: the bytes of the model
-
-    Segments of one decoder layer cost the least time, and keep the inputs of all. If these are larger than the model
-    and KEPT, the inputs of each segment's first layer and of one whole segment are as few as possible."""
-    return 1 if layers * states <= max(weights, KEPT) else math.isqrt(layers)
-
-
-def _steps(layers: int, length: int) -> list[tuple[int, str]]:
-    """Return the decoder layers in the order of a backward by segments of `length`, and what happens to the inputs of
-    each.
-
-    They are kept, dropped, or used by the backward. An example with 4 layers in segments of 2:
-
-        0 keep, 1 drop      2 keep, 3 backward, 2 backward      0 keep, 1 backward, 0 backward"""
-    starts = range(0, layers, length)
-    steps = [(number, "drop" if number % length else "keep") for number in range(starts[-1])]
-    for start in reversed(starts):
-        segment = range(start, min(start + length, layers))
-        steps += [(number, "keep") for number in segment[:-1]]
-        steps += [(number, "backward") for number in reversed(segment)]
-    return steps
 
 
 def _backward(

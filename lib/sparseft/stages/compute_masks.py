@@ -84,9 +84,6 @@ VERSION = 1
 # Bytes per square of the inputs in an update of weights beside the Hessian: three matrices for the widest layer of a
 # decoder layer (pruning/obs.py; pruning/sparsegpt.py needs two).
 FACTORS = 12
-# Bytes of inputs of decoder layers that a backward by segments may keep, however small the model is
-# (pruning/calibration.py).
-KEPT = 1 << 31
 
 
 def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
@@ -115,15 +112,15 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
         device += (model.width + 4) * model.largest_prunable
         is_global = config.masks.scope_of(method, percents) == "global"
         scores = 4 * model.prunable_weights // (1 if is_global else model.layers)
-        # With the gradients of a layer's outputs.
-        machine = states + kept_bytes(model.layers, states, model.bytes) + scores
+        # The inputs of every decoder layer, and the gradients of one's outputs.
+        machine = (model.layers + 1) * states + scores
     else:
         # What removes units keeps what entered the one that is left out. In fp32: a matrix, its magnitudes and its
         # scores.
         machine = 2 * states + 3 * 4 * model.largest_prunable
         if method.algorithm:
             device += FACTORS * max(cols**2 for _, cols in model.prunable.values())
-    # Three forwards with statistics of inputs, five with a backward by segments, six with updates of weights.
+    # Three forwards with statistics of inputs, five with a backward, six with updates of weights.
     forwards = 6 if method.algorithm else 5 if of_gradients else 3
     passes = 1
     if method.importance and method.importance.passes:
@@ -132,16 +129,6 @@ def needs(config: Config, job: Job, sizes_of: SizesOf) -> Needs:
         passes += len([*filter(None, percents)])
     tokens = forwards * passes * lengths.mean * lengths.rows[0]
     return Needs(model, device=device, host=machine, tokens=tokens, **disk)
-
-
-def kept_bytes(layers: int, states: int, weights: int) -> int:
-    """Return a bound of what a backward by segments keeps of the inputs of the decoder layers, in bytes.
-
-    states: those of one decoder layer
-    weights: those of the model
-
-    They are all of them if they fit, or the first one of each segment and one whole segment."""
-    return min(layers * states, max(weights, KEPT, (2 * math.isqrt(layers) + 1) * states))
 
 
 class MaskFlags(Masks):
