@@ -21,7 +21,7 @@ from sparseft.study.planning.needs import Job
 from sparseft.study.planning.requests import Requests
 from sparseft.study.planning.sizes import architectures
 from sparseft.study.versions import versions
-from sparseft.study.yaml_file import read_sections
+from sparseft.study.yaml_file import check_command, read_sections
 
 
 configfile: f"{ROOT}/config/config.yaml"
@@ -43,6 +43,7 @@ try:
     # Beside Snakemake's own records, so that a copied study takes them along.
     HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
     if workflow.is_main_process:
+        check_command(sys.argv)
         for file in workflow.overwrite_configfiles:
             read_sections(Path(file))
     STUDY = parse_section(Config, config, "configuration")

@@ -4,7 +4,6 @@ import json
 import re
 from contextlib import nullcontext
 from copy import deepcopy
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -15,7 +14,6 @@ from sparseft.common.section import parse_section
 from sparseft.pruning.masks.mask_record import MaskMeta
 from sparseft.pruning.masks.settings import Masks, whole_percent
 from sparseft.study.config import Config
-from sparseft.study.configfiles import complete
 from sparseft.study.planning.inputs import check_sources
 from sparseft.study.yaml_file import read_sections
 from sparseft.training.settings import Distillation
@@ -228,7 +226,6 @@ def test_each_layer_of_a_schedule_lies_over_those_before_it(training, own, named
 def test_a_micro_batch_follows_the_batch_and_is_never_larger_than_it_was(training, task, named, size):
     study = laid_over({"training": training, "grid": {"trainings": {"a": named}}})
     assert study.training_of(task, "a").micro_batch_size == size
-    assert complete(study, Path.cwd()).training_of(task, "a").micro_batch_size == size
 
 
 def test_a_reconstruction_has_its_own_steps_and_no_teacher_as_a_measurement_has_none():

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from shlex import join
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializationInfo, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.common.errors import InputError, one_line
 
@@ -29,15 +29,6 @@ IN_WORDS: dict[str, str] = {}
 
 
 Percent = Annotated[int, Field(ge=0, lt=100)]
-
-
-def spelled(place: str, info: SerializationInfo) -> str:
-    """Return a path as the context of a dump spells it, which is a function; without one, as it is."""
-    return info.context(place) if info.context else place
-
-
-# A file or folder.
-Place = Annotated[str, PlainSerializer(spelled)]
 
 
 class Section(BaseModel):

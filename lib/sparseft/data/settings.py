@@ -3,10 +3,10 @@
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, SerializationInfo
+from pydantic import Field
 
 from sparseft.axes.methods import SELF, TEXT_NAME
-from sparseft.common.section import IN_WORDS, SEEDS, Faults, Length, Place, Positive, Section, Seed, spelled
+from sparseft.common.section import IN_WORDS, SEEDS, Faults, Length, Positive, Section, Seed
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 # The beginning of a place on the hub, among the sources of a text.
@@ -35,21 +35,12 @@ DIVERGENCE = "divergence"
 TOGETHER = 16
 
 
-def _spelled_file(value: str, info: SerializationInfo) -> str:
-    """Return the name of a file as the context of a dump spells it. What names something else stays as it is."""
-    is_file = value.endswith((".jsonl", ".txt", ".yaml", ".yml")) and not value.startswith(HUB)
-    return spelled(value, info) if is_file else value
-
-
-FileOrName = Annotated[str, PlainSerializer(_spelled_file)]
-
-
 class TaskData(Section):
     """Set the data of a task, and the keys of its schedule that differ from `training:`.
 
     A task that is not built in needs lm_eval or kind. Give local or hub, or neither."""
 
-    lm_eval: FileOrName | None = Field(None, examples=["my_task.yaml"])
+    lm_eval: str | None = Field(None, examples=["my_task.yaml"])
     """A task of lm-eval: its name, or a YAML file of your own."""
     kind: Literal["instruction", "text"] | None = None
     """What your own rows are. `instruction`: prompts and responses, or conversations; the loss is on the response.
@@ -64,7 +55,7 @@ class TaskData(Section):
     text: TextName | None = Field(None, examples=["self"])
     """A text under `masks.calibration` that the dense model samples, or `self`: its windows are the training rows of a
     task of kind text, for each model its own. The validation rows are the windows of the divergence."""
-    local: Place | None = Field(None, examples=["/data/boolq"])
+    local: str | None = Field(None, examples=["/data/boolq"])
     """Folder with train.jsonl and validation.jsonl in the original fields, or, of kind text, train.txt and
     validation.txt."""
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["google/boolq"])
@@ -120,7 +111,7 @@ class Perplexity(Section):
     The column is wikitext2_ppl_{context} on the test split of WikiText-2, and local_text_ppl_{context} on any other
     text."""
 
-    local: Place | None = Field(None, examples=["/data/wikitext2.jsonl"])
+    local: str | None = Field(None, examples=["/data/wikitext2.jsonl"])
     """A .jsonl file with one row per line of the text, blank lines included, in the field `text`."""
     hub: str | None = Field(None, pattern=HUB_DATA, examples=["Salesforce/wikitext/wikitext-2-raw-v1"])
     """`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor hub is
@@ -154,7 +145,7 @@ def _default(of_documents: int, own: int) -> Any:
 class CalibrationText(Section):
     """Set a text on which importances calibrate, and the windows that are read from it."""
 
-    text: Annotated[FileOrName, Field(pattern=TEXT)] | Annotated[list[TextName], Field(min_length=2)] = Field(
+    text: Annotated[str, Field(pattern=TEXT)] | Annotated[list[TextName], Field(min_length=2)] = Field(
         examples=["/data/c4.jsonl"]
     )
     """A .jsonl file with one document per row in the field `text`, a .txt file, or

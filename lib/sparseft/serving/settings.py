@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sparseft.common.errors import InputError
-from sparseft.common.section import Faults, Length, Place, Positive, Section, Small, refuse
+from sparseft.common.section import Faults, Length, Positive, Section, Small, refuse
 
 # The engines that serving/engine_process.py runs. transformers is the reference.
 ENGINES = ("transformers", "vllm", LLAMA_CPP := "llama_cpp")
@@ -118,10 +118,10 @@ class Ship(Wish):
     mode: Literal["full_sparse_to_sparse", "sparse_to_sparse"] = "full_sparse_to_sparse"
     """How the candidates and the dense model are trained: all kept weights, which wins back more, or LoRA, which needs
     less memory."""
-    texts: list[Place] = Field([], examples=[["manuals.txt", "tickets.jsonl"]])
+    texts: list[str] = Field([], examples=[["manuals.txt", "tickets.jsonl"]])
     """Texts of yours that the model will read: .jsonl files with the field `text`, or .txt files. Each is divided into
     a part for the calibration, one for the training, and one that is held out, by which the candidates are judged."""
-    prompts: Place | None = Field(None, examples=["prompts.jsonl"])
+    prompts: str | None = Field(None, examples=["prompts.jsonl"])
     """A .jsonl file of prompts of yours, in the field `text`. The dense model's answers to them are one more text.
     Without texts and prompts, the model samples a text."""
     siblings: list[str] = Field([], examples=[["smaller"]])

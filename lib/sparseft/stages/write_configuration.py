@@ -1,4 +1,4 @@
-"""Write the complete configuration of a study to a file.
+"""Write the configuration of a study to a file.
 
     write_configuration.py --text TEXT --manifests models/a/manifest.json --output results/analysis/configuration.yaml
 
@@ -14,12 +14,12 @@ from sparseft.storage.atomic import atomic_file
 from sparseft.storage.outputs import check_ours
 from sparseft.storage.revisions import fetched
 from sparseft.study.config import Config
-from sparseft.study.configfiles import complete_text
+from sparseft.study.configfiles import written
 
 
 def settings(config: Config, wildcards: Any) -> dict:
-    """Return the text of the complete configuration, for a study in this folder."""
-    return {"text": complete_text(config, Path.cwd())}
+    """Return the text of the configuration."""
+    return {"text": written(config)}
 
 
 # Raise it when the results change.

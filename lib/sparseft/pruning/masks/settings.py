@@ -10,9 +10,9 @@ from sparseft.axes.methods import DENSE, SELF, TASK, Method
 from sparseft.common.errors import InputError
 from sparseft.common.section import Faults, Percent, Positive, Section, Seed, refuse
 from sparseft.data.settings import DIVERGENCE, CalibrationText, TextName
-from sparseft.models.checkpoints.settings import CHECKPOINT, ModelSource
+from sparseft.models.checkpoints.settings import CHECKPOINT
 
-Checkpoint = Annotated[ModelSource, Field(pattern=f"^({CHECKPOINT})$")]
+Checkpoint = Annotated[str, Field(pattern=f"^({CHECKPOINT})$")]
 
 
 class Masks(Section):
