@@ -59,10 +59,10 @@ def save_model(folder: Path, layers: int) -> int:
     return 2 * sum(parameter.numel() for parameter in model.parameters())
 
 
-def command(script: str, *launch: str, **flags: object) -> list[str]:
+def command(script: str, **flags: object) -> list[str]:
     """Return the command of a script of this project."""
     words = [f"--{name}={value}" for name, value in flags.items()]
-    return [sys.executable, *launch, str(ROOT / "workflow/scripts" / script), *words]
+    return [sys.executable, str(ROOT / "workflow/scripts" / script), *words]
 
 
 def prepare(folder: Path) -> None:
@@ -78,18 +78,17 @@ def prepare(folder: Path) -> None:
 
 def train(folder: Path, processes: int, shard: bool) -> tuple[int, int]:
     """Train the model in `folder`, and return the peaks of the largest process and of all together."""
-    launch = ("-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", str(processes))
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary, "run")
         program = command(
             "train.py",
-            *launch,
             run_id=RUN,
             model_path=folder / "model",
             mask_path=folder / "masks/masks_sparsity50_unstructured.pt",
             data_dir=folder,
             output_dir=output,
             shard_model=shard,
+            processes=processes,
             **TRAINING,
             **SMALL,
         )

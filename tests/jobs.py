@@ -101,7 +101,9 @@ def prepare(content: dict, files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(VARIABLES | content["environment"])
     sys.argv = content["arguments"]
-    sys.executable = os.environ.get("JOBS_PYTHON", sys.executable)
+    if sys.argv[0] == "snakemake":
+        # Snakemake starts its jobs with this interpreter.
+        sys.executable = os.environ.get("JOBS_PYTHON", sys.executable)
     library, *others = os.environ["PYTHONPATH"].split(os.pathsep)
     os.environ["PYTHONPATH"] = library
     if not sys.modules["sparseft"].__file__.startswith(library):

@@ -217,7 +217,6 @@ class Study:
         if forks_jobs:
             address = job_server(self.python)
             client = shlex.join([self.python, "-I", "-S", str(JOBS), address])
-            # Snakemake starts its jobs with this interpreter.
             environment["JOBS_PYTHON"] = str(program(Path(f"{address}.python"), f'#!/bin/sh\nexec {client} "$@"\n'))
         return environment
 

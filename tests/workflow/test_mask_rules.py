@@ -187,7 +187,7 @@ def test_more_held_out_windows_of_a_sampled_task_prepare_no_training_row_again(t
 
 def test_an_import_of_the_model_itself_has_no_source_and_names_its_pattern(tmp_path, tiny_models):
     model = Path(shutil.copytree(tiny_models["llama"], tmp_path / "sparse"))
-    masks = {"imported": {"own": {50: "path:./sparse"}}, "imported_pattern": {"own": "2:4"}}
+    masks = {"imported": {"own": {50: f"path:{model}"}}, "imported_pattern": {"own": "2:4"}}
     grid = tiny_grid("llama", TASK, ["imported_own"], sparsities=[50])
     study = Study(tmp_path).configure({"llama": model}, grid=grid, masks=masks)
     (command,) = [line for line in study.commands("masks") if "import_pruned.py" in line]

@@ -101,7 +101,7 @@ def test_the_plan_prepares_a_probe_and_gives_it_to_the_evaluation_of_the_merged_
     prepared = [line for line in lines if "prepare_task.py" in line]
     assert any("--lm_eval arc_easy" in line and "--local arc" in line for line in prepared)
     # The training and the validation rows of each.
-    assert [("--only_probe=True" in line) for line in sorted(prepared)] == [True, True, False, False]
+    assert sorted("--only_probe=True" in line for line in prepared) == [False, False, True, True]
 
 
 def test_the_stage_prepare_makes_all_that_nodes_without_network_need(study):

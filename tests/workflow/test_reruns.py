@@ -224,18 +224,6 @@ def test_a_plan_uses_the_library_beside_its_snakefile(copied_study):
     assert subprocess.run(command, cwd=copied_study.folder, env=environment, check=False).returncode == 7
 
 
-def test_two_versions_in_one_workflow_are_refused(copied_study):
-    modules = [
-        f"module {name}:\n    snakefile: {str(root / 'Snakefile')!r}\n    config: config\n"
-        f"use rule * from {name} as {name}_*\n"
-        for name, root in (("first", ROOT), ("second", copied_study.root))
-    ]
-    (copied_study.folder / "Snakefile").write_text("".join(modules))
-    output = Study(copied_study.folder, copied_study.folder).snakemake("--dry-run", expect=2)
-    places = f"{ROOT / 'lib/sparseft'}, and the jobs {copied_study.root / 'lib/sparseft'}"
-    assert f"error: the plan would use {places}; import one version of SparseFT only" in output
-
-
 def test_another_results_folder_makes_its_own_runs_over_the_models_data_and_masks_that_are_there(own_study):
     adapter = f"{RUN.removeprefix('results/')}/adapter"
     # Of three runs that are trained, and two that are not.

@@ -70,7 +70,7 @@ def test_experts_are_reconstructed_and_a_model_made_from_a_pruned_base_is_a_mode
     # The model that was pruned first teaches, and the engines measure beside it, whatever was removed since.
     commands = study.commands(f"results/part/runs/{run}/engines.json")
     (command,) = [line for line in commands if "check_engines.py" in line]
-    assert "--model_path models/mixtral " in command
+    assert "--model_path models/mixtral/manifest.json " in command
     teacher = Checkpoint(study.folder / "models/mixtral").digest
     assert study.json(f"results/part/runs/{run}/train.json")["inputs"]["dense"] == teacher
     mask = read_mask(study.folder / f"masks/part/{TASK}/masks_sparsity50_unstructured_wanda.pt")

@@ -2,11 +2,6 @@
 
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,24 +37,6 @@ def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_n
     heads, note = [line for line in lines if line.startswith("note: ")]
     assert heads.startswith("note: models.mistral: masks.head_share 1 asks for 10 % of 8 key-value heads")
     assert note.startswith("note: GPUs of this machine: 2, and resources.gpus is 0")
-
-
-def test_ctrl_c_during_a_plan_is_one_line(tmp_path, monkeypatch):
-    program(tmp_path / "bin/nvidia-smi", f"#!/bin/sh\ntouch {tmp_path}/asked\nexec sleep 5\n")
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    command = [Path(sys.executable).parent / "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    # A shell lets its background jobs ignore it, with all that they start.
-    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, cwd=tmp_path, **options) as plan:
-        while not (tmp_path / "asked").exists():
-            assert plan.poll() is None
-            time.sleep(0.05)
-        plan.send_signal(signal.SIGINT)
-        output = plan.communicate()[0]
-    assert output.splitlines()[-1] == "interrupted"
-    assert "Traceback" not in output
-    assert plan.returncode == -signal.SIGINT
 
 
 def test_a_failed_job_is_one_line(tmp_path, tiny_models):

@@ -20,7 +20,13 @@ from sparseft.storage.hashes import sha256
 from sparseft.training.trainers.torch import hold_together
 from tiny_models import save_tiny
 
-TORCHRUN = [sys.executable, "-m", "sparseft.training.processes", "--standalone", "--nproc_per_node", "2"]
+# The first lines of a program whose rest runs in two processes.
+IN_TWO = """import os, sys
+from sparseft.common.errors import end
+from sparseft.training.processes import share
+if "LOCAL_RANK" not in os.environ:
+    end(lambda: lambda: share(2))
+"""
 TRAIN = ROOT / "workflow/scripts/train.py"
 SCHEDULE = {"steps": 16, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 1}
 
@@ -86,8 +92,8 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
 @pytest.mark.parametrize(("end", "last"), [("sys.exit(2)", "error: wrong; do"), ("os.abort()", "error: process ")])
 def test_a_training_of_several_processes_ends_with_an_error_and_no_traceback(tmp_path, end, last):
     script = tmp_path / "script.py"
-    script.write_text(f"import os, sys\nsys.stderr.write('error: wrong; do\\n')\n{end}\n")
-    done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, check=False)
+    script.write_text(f"{IN_TWO}sys.stderr.write('error: wrong; do\\n')\n{end}\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines), lines
@@ -118,7 +124,7 @@ def test_no_process_loses_patience_while_another_training_holds_the_output(tmp_p
 def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
     """The orphans go on and save states. No process of the next command may read one of these."""
     train(box, tmp_path / "whole", 2, steps=32)
-    command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "killed", steps=32)]
+    command = [sys.executable, TRAIN, *flags(box, tmp_path / "killed", steps=32, processes=2)]
     launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for((tmp_path / "killed/state.pt").exists, lambda: launcher.poll() is None)
     orphans = psutil.Process(launcher.pid).children(recursive=True)
@@ -138,6 +144,6 @@ def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
 
 
 def test_processes_add_in_one_order_whatever_the_size_of_a_message(tmp_path):
-    (tmp_path / "script.py").write_text("import os\nprint(os.environ.get('NCCL_ALGO'))")
-    done = subprocess.run([*TORCHRUN, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+    (tmp_path / "script.py").write_text(f"{IN_TWO}print(os.environ.get('NCCL_ALGO'))")
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["Ring", "Ring"]

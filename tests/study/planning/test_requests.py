@@ -167,7 +167,7 @@ def test_every_stage_that_reads_a_model_says_its_needs_and_the_others_request_a_
     said = {name for name in stages if hasattr(import_module(f"sparseft.stages.{name}"), "needs")}
     assert said == {*BY_MATRIX, *RUNNING, *OTHER_BACKENDS, *OF_SHIP}
     text = "\n".join(path.read_text() for path in (ROOT / "rules").rglob("*.smk"))
-    assert said <= set(re.findall(r'running\(\s*"(\w+)"', text)) <= stages
+    assert said <= set(re.findall(r"SCRIPTS\}/(\w+)\.py", text)) - {"run_on_appliance"} <= stages
     assert request("prepare_task") == WITHOUT_MODEL
 
 
