@@ -16,7 +16,7 @@ from sparseft.storage import revisions
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study import targets
 from sparseft.study.config import Config
-from sparseft.study.planning.inputs import check_inputs
+from sparseft.study.inputs import check_inputs
 from sparseft.study.planning.needs import Job
 from sparseft.study.planning.requests import Requests
 from sparseft.study.planning.sizes import architectures

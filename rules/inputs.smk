@@ -4,7 +4,7 @@ from sparseft.data.settings import DIVERGENCE
 from sparseft.data.task_files import selection_files, task_files
 from sparseft.axes.methods import SELF, TASK
 from sparseft.study import ship
-from sparseft.study.planning.inputs import fetched_files, model_files, source_manifests
+from sparseft.study.inputs import fetched_files, model_files, source_manifests
 
 # Of a run: the manifest of the weights from which it starts, its mask, and what its training hands on.
 base_of = lambda w: grid.base_manifest(w.method)

@@ -10,7 +10,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.study.planning.estimate import check_disk, study_jobs, summary
-from sparseft.study.planning.inputs import rounded_heads
+from sparseft.study.inputs import rounded_heads
 from sparseft.study.terminal import failure, findings, progress
 
 # A plan makes millions of objects that stay. The search for garbage would take a fifth of its time.

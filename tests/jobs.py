@@ -23,7 +23,7 @@ IMPORTED = (
     "jinja2 pandas snakemake.cli snakemake.report snakemake.workflow transformers.models.llama.modeling_llama"
     " sparseft.analysis.figures sparseft.analysis.pages sparseft.training.trainers.torch sparseft.common.command"
     " sparseft.evaluation.evaluate sparseft.training.lora.merge sparseft.pruning.masks.validation"
-    " sparseft.study.planning.inputs sparseft.study.planning.requests"
+    " sparseft.study.inputs sparseft.study.planning.requests"
     " sparseft.pruning.mask_generator sparseft.study.targets"
 ).split()
 

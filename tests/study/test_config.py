@@ -14,7 +14,7 @@ from sparseft.common.section import parse_section
 from sparseft.pruning.masks.mask_record import MaskMeta
 from sparseft.pruning.masks.settings import Masks, whole_percent
 from sparseft.study.config import Config
-from sparseft.study.planning.inputs import check_sources
+from sparseft.study.inputs import check_sources
 from sparseft.study.yaml_file import read_sections
 from sparseft.training.settings import Distillation
 

@@ -76,5 +76,5 @@ def test_a_study_that_does_not_fit_on_the_disk_ends_before_its_first_job(tmp_pat
     source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
     change_json(source / "config.json", vocab_size=10**12)
     output = Study(tmp_path).configure({"a": source}).snakemake("models/a/manifest.json", expect=2)
-    assert re.search(r"error: the disk at .* GB are needed, and .* are free; ", output)
+    assert re.search(r"error: the disk of this folder: .* GB are needed, and .* are free; ", output)
     assert not (tmp_path / "models/a").exists()

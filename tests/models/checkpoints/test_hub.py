@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 from project import ROOT, laid_over
 from sparseft.common.errors import InputError
-from sparseft.study.planning.inputs import check_sources
+from sparseft.study.inputs import check_sources
 from tiny_models import change_json
 
 pytestmark = pytest.mark.long

@@ -55,8 +55,6 @@ CHANGES: list[tuple[str, int]] = [
     ("training.shard_model", True),
     *(("evaluation_batch_size", size) for size in SIZES),
 ]
-# The folders that studies share. The results have their own.
-SHARED = ("models", "masks", "pruned")
 
 
 def run(*, configfile: tuple[Path, ...] = (), config: tuple[str, ...] = ()) -> None:
@@ -149,20 +147,15 @@ def disk(requests: Requests, jobs: Iterable[Planned]) -> tuple[Counter[str], int
 def check_disk(requests: Requests, jobs: Iterable[Planned]) -> None:
     """Raise InputError if what jobs write does not fit on the disk. Nothing is known before a model's size is.
 
-    A folder that is a link is on the disk that it links to."""
+    A folder of models, masks or pruned bases that is a link is on another disk, and does not count."""
     try:
         written, running = disk(requests, jobs)
     except InputError:
         return
-    by_disk: Counter[Path] = Counter()
-    for what, size in (*written.items(), ("running", running)):
-        folder = Path(what if what in SHARED else requests.config.results).resolve()
-        by_disk[next(path for path in (folder, *folder.parents) if path.is_mount())] += size
-    for place, size in by_disk.items():
-        free = shutil.disk_usage(place).free
-        if size > free:
-            what = f"the disk at {place}: {size / GB:,.1f} GB are needed, and {free / GB:,.1f} are free"
-            raise InputError(what, f"free some, or let one of {', '.join(SHARED)} be a link to another disk")
+    needed = running + sum(size for what, size in written.items() if not Path(what).is_symlink())
+    if needed > (free := shutil.disk_usage(Path()).free):
+        what = f"the disk of this folder: {needed / GB:,.1f} GB are needed, and {free / GB:,.1f} are free"
+        raise InputError(what, "free some, or let models, masks or pruned be a link to another disk")
 
 
 def memory(requests: Requests, jobs: Iterable[Planned], has_all: bool) -> list[str]:

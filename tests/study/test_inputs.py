@@ -12,7 +12,7 @@ from sparseft.data.settings import TaskData
 from sparseft.data.task_files import task_files
 from sparseft.storage.known_hashes import KnownHashes
 from sparseft.study.config import Config
-from sparseft.study.planning.inputs import check_inputs, check_sources, fetched_files, rounded_heads
+from sparseft.study.inputs import check_inputs, check_sources, fetched_files, rounded_heads
 from sparseft.study.planning.sizes import NAMED
 from tiny_models import change_json
 
