@@ -77,7 +77,7 @@ PYTHON = f"PYTHONPATH={os.path.relpath(ROOT / 'lib')} {'python' if IS_DEPLOYED e
 SCRIPTS = os.path.relpath(ROOT / "workflow/scripts")
 ENVIRONMENT = ROOT / "envs/sparseft.yaml"
 # The stderr of a script is a log.
-os.environ["SPARSEFT_LOG_TRACEBACKS"] = "1"
+os.environ.update(SPARSEFT_LOG_TRACEBACKS="1")
 
 
 def values_of(w):

@@ -70,7 +70,7 @@ def planned():
 
 def in_plan(job):
     """Return a job with its rule, as the estimate takes it. The last script of its command is that of its stage."""
-    stage = re.findall(r"/(\w+)\.py", job.rule.shellcmd)[-1]
+    stage = re.findall(r"(\w+)\.py\b", job.rule.shellcmd)[-1]
     return Job.of(stage, values_of(job.wildcards_dict)), job.rule.name
 
 

@@ -7,7 +7,7 @@ lm-eval applies the filters, and computes the metrics and the standard errors.
 import random
 import sys
 from contextlib import redirect_stdout
-from itertools import groupby, takewhile
+from itertools import groupby
 from operator import attrgetter
 
 import numpy as np
@@ -18,7 +18,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
-from torch import Tensor
 
 from sparseft.axes.tasks.lm_eval import NO_FILTER
 from sparseft.axes.tasks.metrics import ACC, ACC_NORM, F1
@@ -27,12 +26,9 @@ from sparseft.data.lm_eval_definitions import own_config
 from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.models.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
-from sparseft.models.language_model.loss import logits
 
 # lm-eval's metrics of a task with choices. It knows no recall and no majority_floor.
 _OF_CHOICES = (ACC, ACC_NORM, F1)
-# The devices on which the logits of all rows of a batch have the same positions, because a product rounds by its rows.
-ALIGNED = {"cpu"}
 # The filter that the headline metric of a generated answer takes, wherever it stands in lm-eval's list.
 _STRICT = "strict-match"
 # lm-eval's own seed of the few-shot examples, of numpy and of torch.
@@ -69,37 +65,6 @@ class StrictLM(HFLM):
         advice = "use the tokenizer of the model, or make the choices of an example differ"
         refuse_rows(f"{name}: two choices have the same tokens", have_equal_choices, advice)
         return super().loglikelihood(requests, *args, **options)
-
-    def _loglikelihood_tokens(self, requests: list, *args, **options) -> list[tuple[float, bool]]:
-        """Remember how many tokens the longest continuation has, and at most how many tokens 0 an input ends with.
-        Return what lm-eval computes."""
-        self.longest = max(len(continuation) for _, _, continuation in requests)
-        inputs = ([*context, *continuation][-2::-1] for _, context, continuation in requests)
-        self.zeros = max(len(list(takewhile(lambda token: token == 0, tokens))) for tokens in inputs)
-        return super()._loglikelihood_tokens(requests, *args, **options)
-
-    def _model_call(self, inps: Tensor, attn_mask: None = None, labels: None = None) -> Tensor:
-        """Return the logits of the last positions of each row before its padding (batch, kept, V): all that lm-eval
-        scores are among them.
-
-        lm-eval pads with token 0 on the right. On a device in ALIGNED, all rows have the positions of the shortest."""
-        width, zeros = inps.shape[1], self.zeros
-        padding = (inps == 0).flip(1).cumprod(1).sum(1)  # (batch,)
-        if inps.device.type in ALIGNED:
-            padding[:] = zeros = int(padding.max())
-        first = (width - padding - self.longest).clamp(min=0)
-        kept = min(width, self.longest + zeros)
-        positions = (first[:, None] + torch.arange(kept, device=inps.device)).clamp(max=width - 1)  # (batch, kept)
-        self.shifts = iter((width - kept - first).tolist())
-        with torch.no_grad():
-            hidden = self.model.get_decoder()(input_ids=inps, use_cache=False).last_hidden_state  # (batch, width, H)
-            return logits(self.model, hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[2])))
-
-    def _select_cont_toks(self, logits: Tensor, contlen: int, inplen: int) -> Tensor:
-        """Return the logits of a continuation (contlen, V) from those of its row (kept, V).
-
-        lm-eval takes the positions of a row as its last ones. `inplen` is where the input would end then."""
-        return super()._select_cont_toks(logits, contlen=contlen, inplen=inplen + next(self.shifts))
 
     def generate_until(self, requests: list[Instance], *args, **options) -> list[str]:
         """Return the generated text of each prompt. Raises InputError with the number of the first that cannot be

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from sparseft.evaluation import harness
 from sparseft.evaluation.harness import StrictLM
 from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.models.language_model.batches import Batch, Example, collate
@@ -106,8 +105,6 @@ RESULTS = {
     "gradient": (Pair.gradients, 1e-5),
     "teacher": (Pair.teacher, 1e-5),
     "short": (partial(Pair.log_likelihoods, length="short"), 3e-5),
-    # As on a GPU: each row has its own last positions.
-    "rows": (partial(Pair.log_likelihoods, length="short"), 3e-5),
     "long": (partial(Pair.log_likelihoods, length="long"), 1e-4),
 }
 
@@ -115,10 +112,8 @@ RESULTS = {
 @pytest.mark.long
 @pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_architecture_has_the_results_of_stock_transformers(tmp_path, monkeypatch, name, result):
+def test_every_architecture_has_the_results_of_stock_transformers(tmp_path, name, result):
     compute, bound = RESULTS[result]
-    if result == "rows":
-        monkeypatch.setattr(harness, "ALIGNED", set())
     ours, theirs = compute(Pair(name, tmp_path))
     assert theirs.std() > 0.05
     assert (ours - theirs).abs().max() < bound

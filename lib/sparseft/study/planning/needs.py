@@ -134,11 +134,8 @@ def lm_eval_batch_bytes(config: Config, model: ModelSizes, task: str) -> int:
         return config.evaluation_batch_size * tokens * model.cached
     if not lengths.choices:
         return loss_batch_bytes(config, model, lengths)
-    # On a CPU all rows of a batch have the logits of the shortest (evaluation/harness.py). On a GPU they have those of
-    # the longest answer.
-    rows = min(2 * lengths.answer, tokens) if config.resources.gpus else tokens
     scored = LOGITS * model.config["vocab_size"]
-    return config.evaluation_batch_size * (tokens * model.activation_bytes + rows * scored)
+    return config.evaluation_batch_size * tokens * (model.activation_bytes + scored)
 
 
 def calibration_lengths(config: Config, text: str | None, task: str, examples: int) -> Lengths:
