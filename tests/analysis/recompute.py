@@ -232,8 +232,8 @@ def differing(path, rows, keys):
 def differences(results):
     config = yaml.safe_load((results / "analysis/configuration.yaml").read_text())
     runs = [read_run(path) for path in sorted((results / "runs").iterdir())]
-    cells = pool(runs, ["", *config["grid"]["trainings"]])
-    rows = compare(cells, config["analysis"])
+    cells = pool(runs, ["", *config["grid"].get("trainings", [])])
+    rows = compare(cells, config.get("analysis", {}))
     for run in runs:
         run["chosen"] = any(cell["chosen"] for cell in cells if same(cell, run, *KEYS))
     tables = {"summary": (runs, ["run_id"]), "settings": (runs, ["run_id"]), "grouped_summary": (cells, KEYS)}

@@ -98,7 +98,7 @@ def test_an_export_records_its_model_its_mask_and_its_files_and_has_modelzoo_s_c
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     """Blocks have 3 rows of 32, but whole heads of 8 in q and k, in both directions and in masks."""
-    for module in ("trainers.modelzoo.export", "checkpoints.rewriting"):
+    for module in ("training.trainers.modelzoo.export", "models.checkpoints.rewriting"):
         monkeypatch.setattr(f"sparseft.{module}.BLOCK", 100)
     original = Checkpoint(tiny_models[name])
     path = mask_files(original, "unstructured", tmp_path)[1]

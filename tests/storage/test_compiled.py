@@ -23,7 +23,7 @@ print(counts[7])
 def test_without_a_folder_for_compiled_code_the_loops_compile_anew_and_it_is_said_once(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")
     package = shutil.copytree(Path(sparseft.__file__).parent, tmp_path / "sparseft", ignore=ignore)
-    for folder in ("selection", "lora"):
+    for folder in ("axes/selection", "training/lora"):
         # A file takes the folder's place, because root may write to any folder.
         (package / folder / "__pycache__").touch()
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}

@@ -62,10 +62,11 @@ MANY = {"batch_size": 32, "gradient_checkpointing": True}
      ["evaluate on own", r"train on own needs 2\d\S+ GB in the machine, more than 24 GB .*"]),
     # The advice is the first single change with which the job fits.
     (24, "gsm8k", {}, ["evaluate on gsm8k needs .*GPU; set evaluation_batch_size to 8$"]),
-    # An evaluation of choices has logits only of the answers, and fits.
-    (24, "boolq", {}, ["train on boolq needs .*GPU; set training.gradient_checkpointing to true$"]),
-    (16, "boolq", {"training": {"batch_size": 16, "micro_batch_size": 16}},
+    (24, "boolq", {},
      ["evaluate on boolq needs .*GPU; set evaluation_batch_size to 16$",
+      "train on boolq needs .*GPU; set training.gradient_checkpointing to true$"]),
+    (16, "boolq", {"training": {"batch_size": 16, "micro_batch_size": 16}},
+     ["evaluate on boolq needs .*GPU; set evaluation_batch_size to 4$",
       "train on boolq needs .*GPU; no single key makes it fit; use a larger machine$"]),
     # A reconstruction refuses shard_model, which is tried before the size of an evaluation.
     (24, "gsm8k", {"grid": {"modes": ["reconstruct"]}},
