@@ -116,7 +116,6 @@ def test_the_configuration_lowers_with_every_layer_declared_sparse(inputs, tmp_p
     from test_trainer_files import run_of
 
     run = run_of(inputs, tmp_path, mode, target="CSX")
-    run.write_batches()
     run.write(tmp_path / "trainer.yaml")
     home = os.environ["MODELZOO_HOME"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "lib"), f"{home}/src"])}

@@ -80,7 +80,6 @@ def test_a_disk_that_is_full_leaves_no_batches(tmp_path):
 def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
     settings = {"weight_decay": 0.1, "lora_targets": ["q_proj"], "warmup_fraction": 0.2, "lr_scheduler_type": "linear"}
     run = run_of(inputs, tmp_path / "run", target=target, **settings)
-    run.write_batches()
     run.write(tmp_path / "trainer.yaml")
     content = yaml.safe_load((tmp_path / "trainer.yaml").read_text())["trainer"]
     init, fit = content["init"], content["fit"]

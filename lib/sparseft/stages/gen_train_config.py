@@ -75,7 +75,6 @@ def run(
         command = ["snakemake", *map(str, inputs), *configured, "--config", "backend=modelzoo"]
         raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
     trainer = trainer_run(job_of(flags, version=VERSION), cerebras, exported, flags.output_dir)
-    trainer.write_batches()
     configuration = trainer.write(flags.output_dir.with_suffix(".yaml"))
     driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(configuration)])
     print(f"PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python {driver}")

@@ -225,16 +225,6 @@ def _vocabulary(model: Checkpoint) -> tuple[int, dict[str, str]]:
     return model.config["vocab_size"], hash_files(files)
 
 
-def _trained_numbers(job: TrainingJob) -> int:
-    """Return how many numbers were trained: those in the output, without the weights that the mask keeps at zero."""
-    (file,) = job.output.glob("*.safetensors")
-    numbers = 0
-    for tensor in read_header(file)[1]:
-        bits = job.enforced.get(tensor.name.removesuffix(".weight"))
-        numbers += math.prod(tensor.shape) if bits is None else count_kept(bits)
-    return numbers
-
-
 def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict) -> None:
     """Write train.json beside the job's output: the settings, the measurements, and the digests of inputs and outputs.
 
@@ -246,13 +236,20 @@ def write_train_record(flags: JobFlags, job: TrainingJob, measured: dict) -> Non
         dense=job.teacher.digest if job.teacher else None,
         **job.rows_sha256,
     )
+    (file,) = job.output.glob("*.safetensors")
+    masks = {f"{layer}.weight": bits for layer, bits in job.enforced.items()}
+    # The weights that the mask keeps at zero were not trained.
+    numbers = [
+        count_kept(masks[tensor.name]) if tensor.name in masks else math.prod(tensor.shape)
+        for tensor in read_header(file)[1]
+    ]
     content = {
         **job.settings.model_dump(),
         **dict.fromkeys(Training.unused_in(job.mode) - {"learning_rate"}),
         **{f"{split}_examples": len(rows) for split, rows in job.rows.items()},
         "updates": job.settings.updates,
         "definition_sha256": job.task.definition_sha256,
-        "trainable_parameters": _trained_numbers(job),
+        "trainable_parameters": sum(numbers),
         **measured,
     }
     outputs = TrainingOutputs(adapter=trained_digest(job.output))

@@ -13,7 +13,6 @@ functions also imports PEFT if it is installed, which would make the start of ev
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import islice
 
 import torch
@@ -134,18 +133,17 @@ def optimizer_and_schedule(
     # With a GPU it takes one pass, and no copy of the moments, also for weights in the machine's memory.
     fused = device.type == "cuda"
     optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
-    return optimizer, LambdaLR(optimizer, partial(_share_of_peak, settings))
-
-
-def _share_of_peak(settings: Training, step: int) -> float:
-    """Return the learning rate of a step, from 0 on, as a share of its peak."""
     warmup = settings.steps_to_peak
-    if step < warmup:
-        return step / warmup
     decay = max(1, settings.steps - warmup)
-    if settings.lr_scheduler_type == "linear":
-        return max(0.0, (settings.steps - step) / decay)
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / decay))))
+
+    def share_of_peak(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        if settings.lr_scheduler_type == "linear":
+            return max(0.0, (settings.steps - step) / decay)
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - warmup) / decay))))
+
+    return optimizer, LambdaLR(optimizer, share_of_peak)
 
 
 def _resume(

@@ -39,11 +39,6 @@ class Distillation(Section):
     temperature: float = Field(2.0, gt=0, le=1000)
     """What the logits of both models are divided by. A high one also teaches the unlikely tokens."""
 
-    @property
-    def factors(self) -> tuple[float, float]:
-        """Return what the cross-entropy and the divergence are multiplied by in the loss."""
-        return 1 - self.weight, self.weight * self.temperature**2
-
 
 def micro_batch(batch_size: int, largest: int = MICRO_BATCH) -> int:
     """Return the largest divisor of a batch size that is not above `largest`."""

@@ -1,7 +1,7 @@
 """Hold the part of a model that a training changes: the factors of its adapters, or its weights themselves."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -51,6 +51,8 @@ class TrainedPart(ABC):
     is_divided = False
     # Whether the user sees the steps.
     shows_steps = True
+    # Returns a context in which what does not change in the micro-batches of a step is kept.
+    caching: Callable[[], AbstractContextManager] = nullcontext
 
     @abstractmethod
     def losses(self, micro_batch: list[Example], batch: list[Example]) -> Tensor:
@@ -59,10 +61,6 @@ class TrainedPart(ABC):
     def weighted(self, values: Iterable[Any]) -> Any:
         """Return the loss with these values of its terms."""
         return sum(factor * value for factor, value in zip(self.terms.values(), values, strict=True))
-
-    def caching(self) -> AbstractContextManager:
-        """Keep what does not change in the micro-batches of a step."""
-        return nullcontext()
 
     def take_gradients(self, accelerator: Accelerator) -> None:  # noqa: B027 (one process with whole weights has them)
         """Give the parameters their gradients, summed over the processes, after the backward of a step."""
@@ -79,8 +77,8 @@ class ModelPart(TrainedPart):
         # The dense model of a distillation. It is no part of `loss`, so that it is neither trained nor divided.
         self.teacher: nn.Module | None = None
         self.distillation = settings.distillation
-        if self.distillation:
-            self.terms = dict(zip(("cross_entropy", "divergence"), self.distillation.factors, strict=True))
+        if taught := self.distillation:
+            self.terms = {"cross_entropy": 1 - taught.weight, "divergence": taught.weight * taught.temperature**2}
 
     def losses(self, micro_batch: list[Example], batch: list[Example]) -> Tensor:
         """Return the sums over the answer tokens of a micro-batch, divided by the answer tokens of its batch."""
@@ -109,12 +107,9 @@ class AdapterPart(ModelPart):
         super().__init__(loss, settings, device)
         self.layers = layers
         self.parameters = matrices(layers)
-        self.caches_weights = settings.cache_weights
-
-    def caching(self) -> AbstractContextManager:
-        """Keep every W' of a step with settings.cache_weights, because the adapters do not change in its micro-batches.
-        All layers share one workspace."""
-        return next(iter(self.layers.values())).workspace.caching() if self.caches_weights else nullcontext()
+        if settings.cache_weights:
+            # Keeps every W' of a step, because the adapters do not change in it. All layers share one workspace.
+            self.caching = next(iter(layers.values())).workspace.caching
 
     def take_gradients(self, accelerator: Accelerator) -> None:
         """Sum the gradients over the processes, after the backward of all micro-batches of a step."""

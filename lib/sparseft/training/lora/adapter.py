@@ -34,7 +34,6 @@ from sparseft.storage.record import ADAPTER_CONFIG, ORIGIN, TRAINED_BY_US, TRAIN
 from sparseft.training.lora.settings import Adapters
 
 _ADVICE = "train the run again"
-_PREFIX = "base_model.model."
 # The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
 _HARMLESS = (
     "auto_mapping base_model_name_or_path bias eva_config inference_mode init_lora_weights loftq_config lora_alpha"
@@ -45,7 +44,7 @@ _HARMLESS = (
 
 def factor_names(layer: str) -> tuple[str, str]:
     """Return the names of a layer's two tensors, A (r, in) and B (out, r)."""
-    return f"{_PREFIX}{layer}.lora_A.weight", f"{_PREFIX}{layer}.lora_B.weight"
+    return f"base_model.model.{layer}.lora_A.weight", f"base_model.model.{layer}.lora_B.weight"
 
 
 def write_adapter(

@@ -128,9 +128,8 @@ class StructuredLoRALinear(LoRALinear):
     def __init__(self, linear: nn.Linear, kept: Tensor, settings: Adapters, workspace: Workspace) -> None:
         """Do as LoRALinear, and keep the rows and the columns of the mask."""
         super().__init__(linear, kept, settings, workspace)
-        rows, columns = rows_and_columns(kept)
-        self.register_buffer("rows", rows[:, None].float(), persistent=False)
-        self.register_buffer("columns", columns.float(), persistent=False)
+        self.register_buffer("rows", kept.any(1)[:, None].float(), persistent=False)
+        self.register_buffer("columns", kept.any(0).float(), persistent=False)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A * columns and B * rows."""
@@ -149,8 +148,7 @@ def kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
     """Return the cheapest layer that trains `mode` under `kept`, bool (out, in)."""
     if not get_mode(mode).masks_every_step or bool(kept.all()):
         return LoRALinear
-    rows, columns = rows_and_columns(kept)
-    return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
+    return StructuredLoRALinear if torch.equal(kept, kept.any(1)[:, None] & kept.any(0)) else MaskedLoRALinear
 
 
 def attach(
@@ -200,8 +198,3 @@ def _prune(linear: nn.Linear, kept: Tensor) -> None:
     """Prune a linear's weight in place by `kept`, bool (out, in). A weight on "meta" has nothing to prune."""
     if not linear.weight.is_meta:
         carry_mask_(linear.weight.detach(), kept)
-
-
-def rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows, bool (out,), and the columns, bool (in,), in which `kept`, bool (out, in), keeps any weight."""
-    return kept.any(1), kept.any(0)

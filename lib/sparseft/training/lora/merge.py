@@ -46,9 +46,8 @@ def merge(
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask, which must be one of the
     base. Raises InputError if the adapter was trained with another mask or in another run, or does not fit the base.
     Also raises it if a merged weight is not finite."""
-    result: Adapter | TrainedCheckpoint = _NO_ADAPTER
-    if trained:
-        result = read_trained(trained, base, {"mask_sha256": mask_sha256}, run, allows_stock=True)
+    origin: dict[str, object] = {"mask_sha256": mask_sha256}
+    result = read_trained(trained, base, origin, run, allows_stock=True) if trained else _NO_ADAPTER
     source, factors, changed = base, _NO_ADAPTER, set()
     if isinstance(result, TrainedCheckpoint):
         source, changed = result, set(result.trained)

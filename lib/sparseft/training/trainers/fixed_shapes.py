@@ -18,13 +18,7 @@ from sparseft.models.language_model.loss import logits
 from sparseft.training.job import TrainingJob
 from sparseft.training.lora.effective_weight import Workspace
 from sparseft.training.lora.factors import masked_update
-from sparseft.training.lora.masked_lora import (
-    LoRALinear,
-    MaskedLoRALinear,
-    StructuredLoRALinear,
-    kind_of,
-    rows_and_columns,
-)
+from sparseft.training.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of
 from sparseft.training.settings import Training
 
 IGNORED = -100
@@ -215,6 +209,5 @@ def effective_factors(job: TrainingJob, layer: str, A: Tensor, B: Tensor) -> tup
     """Return A (r, in) and B (out, r) as the layer of a training multiplies by them."""
     kept = torch.from_numpy(job.mask.kept(layer))
     if kind_of(job.mode, kept) is StructuredLoRALinear:
-        rows, columns = rows_and_columns(kept)
-        return A * columns, B * rows[:, None]
+        return A * kept.any(0), B * kept.any(1)[:, None]
     return A, B

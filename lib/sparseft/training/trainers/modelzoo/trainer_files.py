@@ -74,13 +74,10 @@ class TrainerRun:
         settings = self.job.settings
         return list(islice(settings.batches(self.examples, self.job.seed), settings.steps))
 
-    def write_batches(self) -> None:
-        """Write the batches."""
-        write_batches(self.data, self.batches(), self.cerebras.sequence_length)
-
     def write(self, path: Path, start: Path | None = None) -> Path:
-        """Write the Trainer's configuration and return its path. It starts from `start`, or from the masked
-        checkpoint."""
+        """Write the batches and the Trainer's configuration, and return the path of the configuration. The Trainer
+        starts from `start`, or from the masked checkpoint."""
+        write_batches(self.data, self.batches(), self.cerebras.sequence_length)
         with atomic_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(configuration(self, start or self.checkpoint), sort_keys=False))
         return path

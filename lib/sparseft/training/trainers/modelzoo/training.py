@@ -100,7 +100,6 @@ def train(run: TrainerRun) -> dict:
     ModelZoo, or if its Trainer changed the frozen base."""
     modelzoo = ModelZoo.from_environment()
     _remove_other_training(run, modelzoo)
-    run.write_batches()
     job = run.job
     step, last = run.last_checkpoint()
     if not step:
