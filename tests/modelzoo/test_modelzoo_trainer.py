@@ -111,7 +111,7 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_its_checkpoint_keeps_mas
 
 
 # Beside a trained weight, AdamW's two moments are sparse. A lifted mask declares nothing.
-@pytest.mark.parametrize(("mode", "declared"), zip(MODES, [LAYERS, LAYERS, 3 * LAYERS, 0], strict=True))
+@pytest.mark.parametrize(("mode", "declared"), list(zip(MODES, [LAYERS, LAYERS, 3 * LAYERS, 0], strict=True)))
 def test_the_configuration_lowers_with_every_layer_declared_sparse(inputs, tmp_path, mode, declared):
     from test_trainer_files import run_of
 
