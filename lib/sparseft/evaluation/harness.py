@@ -19,16 +19,14 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from sparseft.axes.tasks.lm_eval import NO_FILTER
-from sparseft.axes.tasks.metrics import ACC, ACC_NORM, F1
+from sparseft.axes.tasks.lm_eval import FROM_LOG_LIKELIHOODS, NO_FILTER
+from sparseft.axes.tasks.metrics import F1
 from sparseft.axes.tasks.task import SplitRows, Task
 from sparseft.data.lm_eval_definitions import own_config
 from sparseft.data.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.scoring import BOOTSTRAP
 from sparseft.models.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 
-# lm-eval's metrics of a task with choices. It knows no recall and no majority_floor.
-_OF_CHOICES = (ACC, ACC_NORM, F1)
 # The filter that the headline metric of a generated answer takes, wherever it stands in lm-eval's list.
 _STRICT = "strict-match"
 # lm-eval's own seed of the few-shot examples, of numpy and of torch.
@@ -144,7 +142,8 @@ def task_definition(task: Task, rows: SplitRows) -> dict:
             "output_type": "multiple_choice",
             "doc_to_choice": task.choices,
             "doc_to_target": task.label,
-            "metric_list": [{"metric": metric.name} for metric in _OF_CHOICES if metric in task.metrics],
+            # lm-eval knows no recall and no majority_floor.
+            "metric_list": [{"metric": one.name} for one in FROM_LOG_LIKELIHOODS.values() if one in task.metrics],
         }
     # Generated answers have the filters, the metric and the ends of lm-eval's own gsm8k (scoring.py).
     stock = own_config("gsm8k/gsm8k.yaml")

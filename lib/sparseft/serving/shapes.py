@@ -45,7 +45,7 @@ def channels_by_percent(model: PrunableModel) -> dict[int, dict[str, int]]:
     Only the lowest percent of each shape is there, because some pruned channels stay as zeros (pruning/compact.py)."""
     groups = model.architecture.coupled
     whole = {group.unit: size_of(group.unit, model.config) for group in groups}
-    shapes = {0: whole}
+    shapes: dict[int, dict[str, int]] = {}
     for percent in range(1, MOST + 1):
         with suppress(InputError):
             removed = channels_removed(model, [percent], 0.0)
@@ -53,9 +53,9 @@ def channels_by_percent(model: PrunableModel) -> dict[int, dict[str, int]]:
             kept = {
                 group.unit: min(whole[group.unit], units + -units % group.multiple) for group, units in left.items()
             }
-            if kept not in shapes.values():
+            if kept not in (whole, *shapes.values()):
                 shapes[percent] = kept
-    return {percent: kept for percent, kept in shapes.items() if percent}
+    return shapes
 
 
 def without_layers(checkpoint: Checkpoint, units: Units, number: int, folder: Path) -> Checkpoint:

@@ -25,12 +25,12 @@ def find_architecture(classes: object, place: Path | str) -> Architecture:
 
     Raises InputError, with the classes that are known, if the first of `classes` is not one of them."""
     name = classes[0] if isinstance(classes, list) and classes else "none"
-    for architecture in ARCHITECTURES:
-        if architecture.class_name == name:
-            return architecture
-    known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)
+    known = {architecture.class_name: architecture for architecture in ARCHITECTURES}
+    if name in known:
+        return known[name]
     raise InputError(
-        f"{place}: architecture {name} is unknown", f"use one of {known}, or add it as docs/extending.md shows"
+        f"{place}: architecture {name} is unknown",
+        f"use one of {', '.join(known)}, or add it as docs/extending.md shows",
     )
 
 

@@ -27,6 +27,12 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 KEY_VALUE_HEADS = "num_key_value_heads"
 # A model with tied embeddings stores no output head.
 HEAD = "lm_head.weight"
+# The tensors outside the decoder layers -> shape.
+OUTER: dict[str, Words] = {
+    "model.embed_tokens.weight": ("vocab_size", "hidden_size"),
+    "model.norm.weight": ("hidden_size",),
+    HEAD: ("vocab_size", "hidden_size"),
+}
 # A key of config.json -> the name that it has in files of other releases of transformers.
 _EXPERTS = "num_local_experts"
 _OTHER_NAMES = {_EXPERTS: "num_experts"}
@@ -102,7 +108,6 @@ class Architecture:
     models            the models of this class, in words
     differences       what its decoder has and LLaMA's does not have, in words
     more_sizes        the keys of config.json that must be positive integers, beside those of the shapes
-    outer_tensors     the tensors outside the decoder layers -> shape, as names of sizes
     layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
     coupled           all prunable matrices, in groups whose channels are removed together
     windows           config -> by decoder layer, how many tokens back a token sees, itself included; None if all
@@ -119,7 +124,6 @@ class Architecture:
     class_name: str
     models: str
     differences: str
-    outer_tensors: dict[str, Words]
     layer_tensors: dict[str, Words]
     coupled: tuple[Coupled, ...]
     windows: Callable[[dict], list[int | None]]
@@ -142,7 +146,7 @@ class Architecture:
     @property
     def sizes(self) -> tuple[str, ...]:
         """Return the keys of config.json that must be positive integers: those that the shapes need, and some more."""
-        words = {word for shape in (self.outer_tensors | self.layer_tensors).values() for word in shape}
+        words = {word for shape in (OUTER | self.layer_tensors).values() for word in shape}
         return ("num_hidden_layers", "num_attention_heads", *sorted(words - {"queries", "keys"}), *self.more_sizes)
 
     @property
@@ -225,7 +229,7 @@ class Architecture:
         Raises InputError, naming `place`, if a size is missing or is not a positive integer, or if a key of `fixed` has
         another value. Raises it too, before any shape is built, if no model has so many tensors."""
         self._check(config, place)
-        words = dict(self.outer_tensors)
+        words = dict(OUTER)
         if config.get("tie_word_embeddings", self.is_tied):
             del words[HEAD]
         experts = range(size_of(_EXPERTS, config) if self.experts else 1)

@@ -27,13 +27,6 @@ def norms(size: str, *names: str) -> dict[str, Words]:
     return {f"{name}.weight": (size,) for name in names}
 
 
-# Tensors outside the decoder layers.
-OUTER: dict[str, Words] = {
-    "model.embed_tokens.weight": ("vocab_size", "hidden_size"),
-    "model.norm.weight": ("hidden_size",),
-    "lm_head.weight": ("vocab_size", "hidden_size"),
-}
-
 # Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (architecture.py).
 NORMS = norms("hidden_size", "input_layernorm", "post_attention_layernorm")
 ATTENTION: dict[str, Words] = {
@@ -142,7 +135,6 @@ DECODER = Architecture(
     class_name="",
     models="",
     differences="",
-    outer_tensors=OUTER,
     layer_tensors=NORMS | ATTENTION | MLP,
     coupled=(HEADS, CHANNELS),
     windows=no_windows,

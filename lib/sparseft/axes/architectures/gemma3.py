@@ -12,16 +12,14 @@ from sparseft.axes.architectures.architecture import FULL, SLIDING
 from sparseft.common.errors import InputError
 
 NORMS = decoder.NORMS | decoder.norms("hidden_size", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-# Without `layer_types`, one layer in this number of layers has no window.
-WINDOW_PATTERN = 6
 
 
 def windows(config: dict) -> list[int | None]:
     """Return the window of each decoder layer. `layer_types` or `sliding_window_pattern` says which layers have one."""
-    pattern = config.get("sliding_window_pattern", WINDOW_PATTERN)
+    # Without `layer_types`, one layer in this number of layers has no window.
+    pattern = config.get("sliding_window_pattern", 6)
     layers = range(config["num_hidden_layers"])
-    by_pattern = [FULL if (number + 1) % pattern == 0 else SLIDING for number in layers]
-    types = config.get("layer_types") or by_pattern
+    types = config.get("layer_types") or [SLIDING if (number + 1) % pattern else FULL for number in layers]
     return [config["sliding_window"] if types[number] == SLIDING else None for number in layers]
 
 

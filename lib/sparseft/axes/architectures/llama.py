@@ -23,7 +23,6 @@ LLAMA = replace(
     decoder.DECODER,
     class_name="LlamaForCausalLM",
     models="LLaMA 1 to 3.3, SmolLM2 and others that use LLaMA's class",
-    differences="",
     smaller_config=smaller_config,
     modelzoo_names=decoder.MODELZOO_NAMES,
 )

@@ -25,20 +25,16 @@ def by_unit(ranking: Ranking, groups: list[list[Part]], numbers: dict[str, list[
         counts = np.array(numbers[parts[0].unit]) if numbers else ranking.counts(ranks.size)
         kept_units = ranks >= counts[:, None]  # (levels, units)
         for part in parts:
-            _write_part(ranking, part, np.repeat(kept_units, part.width, axis=1))
+            rows, cols = ranking.shape[part.layer]
+            kept = np.repeat(kept_units, part.width, axis=1)
+            # (levels or 1, rows), and the bits of a row that is kept, (levels or 1, bytes).
+            kept_rows = kept if part.axis == 0 else np.ones((1, rows), bool)
+            row = pack(kept if part.axis == 1 else np.ones((1, cols), bool))
+            for start in range(0, rows, ROWS):
+                packed = kept_rows[:, start : start + ROWS, None] * row[:, None]
+                ranking.emit(part.layer, start * row_bytes(cols), packed.reshape(len(kept), -1))
 
     ranking.in_threads(select, groups)
-
-
-def _write_part(ranking: Ranking, part: Part, kept: np.ndarray) -> None:
-    """Write the masks of a layer that keeps whole rows, bool (levels, rows), or whole columns, bool (levels, cols)."""
-    rows, cols = ranking.shape[part.layer]
-    # (levels or 1, rows), and the bits of a row that is kept, (levels or 1, bytes).
-    kept_rows = kept if part.axis == 0 else np.ones((1, rows), bool)
-    row = pack(kept if part.axis == 1 else np.ones((1, cols), bool))
-    for start in range(0, rows, ROWS):
-        packed = kept_rows[:, start : start + ROWS, None] * row[:, None]
-        ranking.emit(part.layer, start * row_bytes(cols), packed.reshape(len(kept), -1))
 
 
 def unit_ranks(ranking: Ranking, parts: list[Part]) -> np.ndarray:

@@ -28,7 +28,7 @@ BY_LM_EVAL = "lm-eval"
 # What lm-eval calls the results of a task without filters.
 NO_FILTER = "none"
 # The metrics whose values follow from the log-likelihoods of the choices (evaluation/scoring.py), by name.
-_FROM_LOG_LIKELIHOODS = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
+FROM_LOG_LIKELIHOODS = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
 # Guesses for the estimates, until the data are prepared.
 LENGTHS = Lengths(rows=(1000, 1000), mean=100, long=300, answer=5, choices=4)
 _CHOICE_FIELDS: dict[str, type] = {"requests": list, "choices": list, "label": int}
@@ -37,7 +37,7 @@ _CHOICE_FIELDS: dict[str, type] = {"requests": list, "choices": list, "label": i
 def task_of(name: str, definition: dict) -> Task:
     """Return the task that a definition describes."""
     if definition["scored_by"] == BY_LOG_LIKELIHOODS:
-        metrics = tuple(_FROM_LOG_LIKELIHOODS[entry["name"]] for entry in definition["metrics"])
+        metrics = tuple(FROM_LOG_LIKELIHOODS[entry["name"]] for entry in definition["metrics"])
     else:
         metrics = tuple(lm_eval_metric(entry["name"], entry["standard_error"]) for entry in definition["metrics"])
     has_choices = definition["output_type"] == MULTIPLE_CHOICE

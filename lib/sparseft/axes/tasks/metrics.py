@@ -25,10 +25,6 @@ class Metric:
     standard_error: str
     # What figures call it.
     label: str
-    # What it measures, in a sentence for the documentation of the tables.
-    meaning: str
-    # What the value is counted in.
-    unit: str = "fraction"
     higher_is_better: bool = True
 
     @property
@@ -37,60 +33,30 @@ class Metric:
         return (self.name, self.standard_error) if self.standard_error else (self.name,)
 
 
-ACC = Metric("acc", "acc_stderr", "accuracy", "Share of examples whose likeliest choice is right.")
-ACC_NORM = Metric(
-    "acc_norm",
-    "acc_norm_stderr",
-    "length-normalised accuracy",
-    "As acc, with the log-likelihood divided by the characters of the choice.",
-)
-F1 = Metric(
-    "f1",
-    "f1_stderr",
-    "F1",
-    "Harmonic mean of precision and recall of the second answer (yes in boolq). Its standard error is by bootstrap.",
-)
-MAJORITY_FLOOR = Metric(
-    "majority_floor",
-    "",
-    "accuracy of one answer to all questions",
-    "acc of a model that always gives the more frequent answer.",
-)
-EXACT_MATCH = Metric(
-    "exact_match",
-    "exact_match_stderr",
-    "exact match",
-    "Share of examples whose answer is right (in gsm8k the number after `####`).",
-)
+ACC = Metric("acc", "acc_stderr", "accuracy")
+# The log-likelihood of a choice is divided by its characters.
+ACC_NORM = Metric("acc_norm", "acc_norm_stderr", "length-normalised accuracy")
+# Of the second answer (yes in boolq). Its standard error is by bootstrap.
+F1 = Metric("f1", "f1_stderr", "F1")
+# acc of a model that always gives the more frequent answer.
+MAJORITY_FLOOR = Metric("majority_floor", "", "accuracy of one answer to all questions")
+EXACT_MATCH = Metric("exact_match", "exact_match_stderr", "exact match")
 EXACT_MATCH_FLEXIBLE = Metric(
-    "exact_match_flexible-extract",
-    "exact_match_stderr_flexible-extract",
-    "exact match of the last number",
-    "Share of examples whose last number in the answer is right.",
+    "exact_match_flexible-extract", "exact_match_stderr_flexible-extract", "exact match of the last number"
 )
-# The headline of a task that is evaluated by its loss.
-LOSS = Metric(
-    "loss", "loss_stderr", "loss", "Mean loss of the answer tokens.", unit="nats per token", higher_is_better=False
-)
-TOKEN_PERPLEXITY = Metric(
-    "token_perplexity",
-    "",
-    "perplexity per token",
-    "exp(loss): the perplexity of an answer token.",
-    unit="perplexity per token, 1 or more",
-    higher_is_better=False,
-)
+# The headline of a task that is evaluated by its loss: the mean loss of the answer tokens, in nats.
+LOSS = Metric("loss", "loss_stderr", "loss", higher_is_better=False)
+TOKEN_PERPLEXITY = Metric("token_perplexity", "", "perplexity per token", higher_is_better=False)
 
 
 def recall(answer: str) -> Metric:
     """Return the recall of one answer of a task whose rows all have the same answers."""
-    meaning = f"Share of the examples with the answer {answer} that were answered {answer}."
-    return Metric(f"recall_{answer}", f"recall_{answer}_stderr", f"recall of {answer}", meaning)
+    return Metric(f"recall_{answer}", f"recall_{answer}_stderr", f"recall of {answer}")
 
 
 def lm_eval_metric(name: str, standard_error: str) -> Metric:
     """Return a metric that lm-eval computes with a task's own filters or functions: a mean of fractions."""
-    return Metric(name, standard_error, name.replace("_", " "), f"Mean of lm-eval's {name}.")
+    return Metric(name, standard_error, name.replace("_", " "))
 
 
 def perplexity_name(text_sha256: str, context: int) -> str:
