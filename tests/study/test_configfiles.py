@@ -66,12 +66,6 @@ def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
-    (tmp_path / "study.yaml").write_bytes("# caf\xe9".encode("latin-1"))
-    with pytest.raises(InputError, match="study.yaml: not UTF-8 text; .*save the file as UTF-8"):
-        read_configuration([tmp_path / "study.yaml"])
-
-
 def test_values_of_the_command_lie_over_the_files(write):
     file = write("grid: {seeds: [0, 1]}\nkeep_merged: true")
     study = read_configuration([file], ["grid={seeds: [7], sparsities: [0, 50]}", "grid={sparsities: [60]}"])
