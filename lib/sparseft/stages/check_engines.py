@@ -20,6 +20,7 @@ from sparseft.data.prepared import find_task, read_prepared
 from sparseft.models.language_model.gpus import Gpus
 from sparseft.serving.engine_record import EnginesRecord
 from sparseft.serving.settings import Export
+from sparseft.stages.find_shares import effort  # noqa: F401
 from sparseft.storage.record import claim_record
 from sparseft.storage.record_file import write
 from sparseft.study.config import Config
@@ -33,11 +34,6 @@ def settings(config: Config, wildcards: Any) -> dict:
         "threads": config.resources.threads,
         **config.export.model_dump(exclude={"limit_seconds", "license"}),
     }
-
-
-def effort(config: Config, wildcards: Any) -> dict:
-    """Return the time limit of an engine with one model."""
-    return {"limit_seconds": config.export.limit_seconds}
 
 
 # Raise it when the results change.
