@@ -57,7 +57,6 @@ def prompts(files):
 CHANGES = [
     (lambda files: files["merge"]["inputs"].update(model=digest("x")), "base differs: "),
     (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "merged differs: "),
-    (lambda files: files["validation_report"].update(passed=False), "validation failed"),
     (prompts, "conflicts with other runs, prompts of t: "),
     (lambda files: files["before_merge"]["inputs"].update(data=digest("x")), "data differs: before_merge.json names "),
     (lambda files: files["selection"]["inputs"].update(model={"a": digest("x")}), "merged differs: "),

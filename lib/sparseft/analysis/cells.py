@@ -9,8 +9,6 @@ configuration. The reported validation rows took no part in the choice, so a tes
 number of trainings. A training cannot be chosen if a run of it is missing, has a fault, or has no result on the
 selection rows."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -33,6 +31,7 @@ CELLS += "selection_value selection_eval_loss selection_examples trainings_tried
 CELLS += ["status"]
 # Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
 DECIMALS = 12
+NO_SELECTION = "a run has no result on the selection rows"
 # Equal in all runs of a cell.
 _FIRST = ["original", "examples", "chance", "settings", "device", "selection_examples"]
 # What one device took. Its mean over several devices would be that of none.
@@ -113,10 +112,14 @@ def _choose(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(chosen=True, decided_by=None, obstacle=None)
     for _, group in table[table["trainings_tried"] > 1].groupby(CELL, dropna=False):
         seeds = set().union(*group["own_seeds"])
-        obstacles = [_obstacle(row, seeds - set(row.own_seeds)) for row in group.itertuples()]
+        missing = [min(seeds - set(own), default=None) for own in group["own_seeds"]]
+        # Why a training cannot be chosen; NaN if it can.
+        reasons = [[f"seed {seed} has no run of the study" for seed in missing], group["status"], NO_SELECTION]
+        lacking = [pd.notna(missing), ~group["status"].isin(SOUND), group["selection_value"].isna()]
+        obstacles = np.select(lacking, reasons, np.nan)
         table.loc[group.index, "obstacle"] = obstacles
         table.loc[group.index, "chosen"] = False
-        able = group[[obstacle is None for obstacle in obstacles]]
+        able = group[pd.isna(obstacles)]
         if able.empty:
             continue
         value = -gain(able["metric"].iloc[0]) * able["selection_value"]
@@ -126,12 +129,3 @@ def _choose(table: pd.DataFrame) -> pd.DataFrame:
         if len(ranked) > 1:
             table.at[ranked.index[0], "decided_by"] = (ranked.iloc[0] != ranked.iloc[1]).idxmax()
     return table
-
-
-def _obstacle(row: Any, missing_seeds: set[int]) -> str | None:
-    """Return why a training cannot be chosen; None if it can."""
-    if missing_seeds:
-        return f"seed {min(missing_seeds)} has no run of the study"
-    if row.status not in SOUND:
-        return row.status
-    return "a run has no result on the selection rows" if pd.isna(getattr(row, "selection_value", None)) else None

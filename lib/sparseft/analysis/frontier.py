@@ -72,10 +72,9 @@ def frontier(record: ServedRecord, wish: Wish, model: str) -> pd.DataFrame:
 def _speeds(served: Served) -> dict[str, np.ndarray]:
     """Return the speeds of each repeat by column: of generated tokens with the prompt, of prompts, and of later tokens;
     NaN where these took too short a time."""
-    columns = ("prompt_tokens_per_second", "decode_tokens_per_second")
-    prompt, decode = (np.array([getattr(use.loads[0], name) for use in served.uses], float) for name in columns)
-    speed = np.array([use.tokens_per_second for use in served.uses])
-    return {"speed": speed, "prompt_speed": prompt, "decode_speed": decode}
+    names = ["tokens_per_second", "prompt_tokens_per_second", "decode_tokens_per_second"]
+    repeats = pd.DataFrame([vars(use) | vars(use.loads[0]) for use in served.uses])[names].astype(float)
+    return dict(zip(("speed", "prompt_speed", "decode_speed"), repeats.to_numpy().T, strict=True))
 
 
 def _said(record: ServedRecord, place: int) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from sparseft import __version__
 from sparseft.analysis.cells import CELL
-from sparseft.analysis.comparisons import DIVERGENCE, EVAL_LOSS, VALUE, decided, sections
+from sparseft.analysis.comparisons import DIVERGENCE, VALUE, decided, sections
 from sparseft.analysis.sentences import (
     NONE,
     QUESTIONS,
@@ -37,7 +37,7 @@ from sparseft.analysis.sentences import (
     undecided,
     with_interval,
 )
-from sparseft.analysis.study import in_order
+from sparseft.analysis.study import MEASURES, in_order
 from sparseft.analysis.tables import RUN, Results
 from sparseft.axes.grid import DENSE, FINDINGS, MODES, NO_FINETUNE, PAGES, REPORT
 from sparseft.axes.methods import get_method
@@ -133,6 +133,7 @@ def _content(results: Results, figures: list) -> dict[str, Any]:
     answers = list(_answers(results, rows, figures))
     methods = [get_method(name) for name in rows["method"].unique()]
     runs = results.runs.assign(peak_memory_gb=results.runs["peak_memory_bytes"] / GB)
+    values = results.settings.drop(columns=RUN).agg(lambda column: "; ".join(map(str, column.dropna().unique())))
     return {
         "title": f"Sparse fine-tuning of {listed(rows['model'].unique())} on {listed(rows['task'].unique())}",
         "asked": _asked(results, rows),
@@ -141,7 +142,8 @@ def _content(results: Results, figures: list) -> dict[str, Any]:
         "tables": dict(_tables(results, rows)),
         "runs": runs,
         "table_of": _table,
-        "settings": _settings(results.settings),
+        # The digests are only in settings.csv.
+        "settings": values[~values.str.fullmatch("[0-9a-f; ]{64,}")].rename_axis("setting").reset_index(name="values"),
         "faults": results.faults[["run_id", "kind", "text"]],
         "checks": {"runs": len(runs), **runs[["passed", "weights", "violations"]].sum().astype(int)},
         "figures": figures,
@@ -230,12 +232,12 @@ def _mode(row: Any) -> str:
     return ", ".join(filter(None, ("baseline" if row.method == DENSE else row.mode, row.training)))
 
 
-def _judged(row: Any, measure: str, verdict: str) -> str:
+def _judged(row: Any, measure: str) -> str:
     """Return a measure of a row with its interval, and below it the verdict against dense.
 
     A cell that must not be judged has its status there."""
-    is_unsound = measure == VALUE and row.status == "fault"
-    word = row.status if is_unsound else getattr(row, verdict, None)
+    verdict = getattr(row, "verdict" if measure == VALUE else f"{measure}_verdict", None)
+    word = row.status if measure == VALUE and row.status == "fault" else verdict
     return with_interval(row, measure) + ("" if row.method == DENSE or pd.isna(word) else f"\n{word}")
 
 
@@ -249,16 +251,13 @@ def _verdict_columns(rows: pd.DataFrame, metric: str) -> dict[str, Column]:
     """Return the columns of a verdict table. The measure of the ranking comes first.
 
     A loss that is the value has no second column."""
-    measures: dict[str, Column] = {"value": partial(_judged, measure=VALUE, verdict="verdict")}
-    if metric == LOSS.name:
-        measures = {LOSS.name: measures["value"]}
-    else:
-        measures[LOSS.name] = partial(_judged, measure=EVAL_LOSS, verdict="eval_loss_verdict")
-    divergence: dict[str, Column] = {DIVERGENCE: partial(_judged, measure=DIVERGENCE, verdict="divergence_verdict")}
+    value, loss, divergence = (partial(_judged, measure=measure) for measure in MEASURES)
+    measures: dict[str, Column] = {LOSS.name: value} if metric == LOSS.name else {"value": value, LOSS.name: loss}
     if ranked_by(rows) == DIVERGENCE:
-        measures = divergence | {"agree, %": lambda row: number(100 * row.same_top_tokens, ".0f")} | measures
+        agreeing = {"agree, %": lambda row: number(100 * row.same_top_tokens, ".0f")}
+        measures = {DIVERGENCE: divergence, **agreeing, **measures}
     elif DIVERGENCE in rows and rows[DIVERGENCE].notna().any():
-        measures |= divergence
+        measures[DIVERGENCE] = divergence
     return {"method": name_of, "sparsity, %": percent, "mode": _mode, **measures}
 
 
@@ -296,12 +295,6 @@ def _tables(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.Data
     tried = results.cells[results.cells["trainings_tried"] > 1]
     if len(tried):
         yield "Trainings tried", _table(tried, TRAINING_COLUMNS)
-
-
-def _settings(settings: pd.DataFrame) -> pd.DataFrame:
-    """Return each setting with its values. The digests are only in settings.csv."""
-    values = settings.drop(columns=RUN).agg(lambda column: "; ".join(map(str, column.dropna().unique())))
-    return values[~values.str.fullmatch("[0-9a-f; ]{64,}")].rename_axis("setting").reset_index(name="values")
 
 
 def _asked(results: Results, rows: pd.DataFrame) -> list[tuple[str, list[str]]]:

@@ -10,7 +10,7 @@ row of `faults` with the reason:
 """
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import nan
@@ -31,7 +31,6 @@ from sparseft.common.errors import InputError
 from sparseft.data.settings import DIVERGENCE
 from sparseft.evaluation.evaluation_record import EvaluationRecord
 from sparseft.pruning.masks.validation_record import ValidationRecord
-from sparseft.serving.engine_record import EnginesRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record_file import files_digest
 from sparseft.study.config import Config
@@ -168,25 +167,22 @@ def _faults(files_of: Mapping[Run | None, RunFiles], probes: Sequence[str], conf
             differing = [key for key, value in asked.items() if getattr(files.engines, key) != value]
             faults += [f"engines.json: made with other settings than the configured ones: {key}" for key in differing]
         yield from ((run.id, "fault", text) for text in faults + of_others[run.id])
-        yield from ((run.id, "unchecked", text) for text in _unchecked(files, files_of))
+        start = files.start
+        lacking_files = {
+            "the mask's file is not there, its hash was not compared": not files.is_on_disk("mask"),
+            "the trained files are not there, their hash was not compared": (
+                files.train and not files.is_on_disk("adapter")
+            ),
+            "the task's manifest is not there, its definition was not compared": (
+                files.evaluation.definition_sha256 and not files.is_on_disk("definition")
+            ),
+            f"{start and start.id}, from which it starts, could not be read": start and start not in files_of,
+        }
+        unchecked = [*files.validation_report.not_checked, *(text for text, lacks in lacking_files.items() if lacks)]
+        yield from ((run.id, "unchecked", text) for text in unchecked)
         known = {*files.evaluation.probes, run.task}
         if lacking := [name for name in probes if name not in known]:
             yield run.id, "incomplete", f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"
-
-
-def _unchecked(files: RunFiles, known: Container[Run | None]) -> list[str]:
-    """Return what could not be checked about a run, in words."""
-    start = files.start
-    definition = files.evaluation.definition_sha256
-    reasons = {
-        "the mask's file is not there, its hash was not compared": not files.is_on_disk("mask"),
-        "the trained files are not there, their hash was not compared": files.train and not files.is_on_disk("adapter"),
-        "the task's manifest is not there, its definition was not compared": (
-            definition and not files.is_on_disk("definition")
-        ),
-        f"{start and start.id}, from which it starts, could not be read": start and start not in known,
-    }
-    return [*files.validation_report.not_checked, *(text for text, is_true in reasons.items() if is_true)]
 
 
 def _row(files: RunFiles, start: RunFiles | None) -> dict[str, object]:
@@ -233,21 +229,18 @@ def _measured(files: RunFiles) -> dict[str, Any]:
         # No layer has an error if the mask prunes nothing.
         shares = [layer.error_after / layer.error_before for layer in train.reconstruction.layers if layer.error_before]
         row["reconstruction_error"] = fmean(shares) if shares else nan
-    return row | (_engine_columns(files.engines) if files.engines else {})
-
-
-def _engine_columns(record: EnginesRecord) -> dict[str, Any]:
-    """Return what each engine that agrees on both models measured of the run, and how much faster than dense it is."""
-    columns: dict[str, Any] = {}
-    results = pd.DataFrame(map(vars, record.results))
-    for engine, repeats in results[~results["engine"].isin(record.differing)].groupby("engine", sort=False):
+    if not files.engines:
+        return row
+    results = pd.DataFrame(map(vars, files.engines.results))
+    # Only engines that agree on both models have columns.
+    for engine, repeats in results[~results["engine"].isin(files.engines.differing)].groupby("engine", sort=False):
         run, dense = (repeats[repeats["model"] == model].reset_index() for model in ("run", "dense"))
-        columns |= mean_columns(f"{engine}_speedup", run["tokens_per_second"] / dense["tokens_per_second"]) | {
+        row |= mean_columns(f"{engine}_speedup", run["tokens_per_second"] / dense["tokens_per_second"]) | {
             f"{engine}_tokens_per_second": fmean(run["tokens_per_second"]),
             f"{engine}_first_token_seconds": fmean(run["first_token_seconds"]),
             f"{engine}_memory_bytes": run["peak_memory_bytes"].max(),
         }
-    return columns
+    return row
 
 
 def _scored(files: RunFiles) -> Iterator[tuple]:

@@ -10,7 +10,7 @@ would slow the memory.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparseft.axes.grid import RUN_ID, Run
 from sparseft.common.command import Flags, Folder, Threads
@@ -20,13 +20,11 @@ from sparseft.data.prepared import find_task, read_prepared
 from sparseft.models.language_model.gpus import Gpus
 from sparseft.serving.engine_record import EnginesRecord
 from sparseft.serving.settings import Export
+from sparseft.stages.find_shares import effort  # noqa: F401
 from sparseft.storage.record import claim_record
 from sparseft.storage.record_file import write
 from sparseft.study.config import Config
 from sparseft.study.planning.needs import Job, Needs, SizesOf, lm_eval_batch_bytes, served_tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -36,11 +34,6 @@ def settings(config: Config, wildcards: Any) -> dict:
         "threads": config.resources.threads,
         **config.export.model_dump(exclude={"limit_seconds", "license"}),
     }
-
-
-def effort(config: Config, wildcards: Any) -> dict:
-    """Return the time limit of an engine with one model."""
-    return {"limit_seconds": config.export.limit_seconds}
 
 
 # Raise it when the results change.
@@ -90,7 +83,16 @@ def run(
     engines = find_engines(export, threads)
     manifest = check_measured(run_id, model_path, export_dir)
     inputs = {"dense": manifest.dense, "export": manifest.digest, "model": manifest.merged}
-    prompts, inputs["data"] = read_prompts(run_id, data_dir, load_tokenizer(export_dir), export)
+    task = find_task(data_dir, Run.parse(run_id).task)
+    rows, inputs["data"] = read_prepared(data_dir / "validation.jsonl", task)
+    tokenizer, length = load_tokenizer(export_dir), export.prompt_tokens
+    ids = [token for part in texts_of(task, rows).parts for token in tokenizer(part).input_ids]
+    prompts = [ids[begin : begin + length] for begin in range(0, export.prompts * length, length)]
+    if len(prompts[-1]) < length:
+        raise InputError(
+            f"{data_dir}/validation.jsonl: its prompts have {len(ids)} tokens, {export.prompts * length} are needed",
+            "lower export.prompts or export.prompt_tokens",
+        )
     start(threads, gpus)
     # It locks the GPU that the engines use.
     device = device_name(choose_device())
@@ -117,19 +119,3 @@ def run(
     )
     write(output, record)
     return 0 if record.passed else 1
-
-
-def read_prompts(
-    run_id: str, data_dir: Path, tokenizer: "PreTrainedTokenizerBase", export: Export
-) -> tuple[list[list[int]], str]:
-    """Return the prompts, cut from the validation rows of a run's task, and the sha256 of the rows."""
-    task = find_task(data_dir, Run.parse(run_id).task)
-    rows, digest = read_prepared(data_dir / "validation.jsonl", task)
-    needed = export.prompts * export.prompt_tokens
-    ids = [token for part in texts_of(task, rows).parts for token in tokenizer(part).input_ids]
-    if len(ids) < needed:
-        raise InputError(
-            f"{data_dir}/validation.jsonl: its prompts have {len(ids)} tokens, {needed} are needed",
-            "lower export.prompts or export.prompt_tokens",
-        )
-    return [ids[begin : begin + export.prompt_tokens] for begin in range(0, needed, export.prompt_tokens)], digest

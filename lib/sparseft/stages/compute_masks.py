@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -50,7 +49,6 @@ from sparseft.study.planning.needs import Job, Needs, SizesOf, calibration_lengt
 
 if TYPE_CHECKING:
     from sparseft.models.checkpoints.checkpoint import Checkpoint
-    from sparseft.pruning.mask_generator import MaskPass
 
 
 def settings(config: Config, wildcards: Any) -> dict:
@@ -191,7 +189,7 @@ def run(
         is_added: keep the report of an earlier pass; each sparsity gets a report of its own,
             report_{method}_sparsity{XX}.json
     """
-    from sparseft.pruning.mask_generator import MaskPass
+    from sparseft.pruning.mask_generator import MaskPass, compute_masks
 
     percents = sorted({whole_percent(fraction) for fraction in sparsity})
     methods = methods_of(method, importance)
@@ -220,8 +218,18 @@ def run(
         hold(one.files.report)
         if one.files.base:
             hold(one.files.base)
-        prune = pruning_of(one.method)
-        prune(replace(one, calibration=calibration_of(one.method, settings, examples, threads)))
+        calibrated = replace(one, calibration=calibration_of(one.method, settings, examples, threads))
+        # Only a method with a pruned base needs the libraries of its module.
+        if not one.method.has_pruned_base:
+            compute_masks(calibrated)
+        elif one.method.pattern.units:
+            from sparseft.pruning.smaller import remove_units
+
+            remove_units(calibrated)
+        else:
+            from sparseft.pruning.updates import UPDATES
+
+            UPDATES[one.method.algorithm](calibrated)
 
 
 def checkpoint_for(methods: list[Method], path: Path) -> Checkpoint:
@@ -235,22 +243,6 @@ def checkpoint_for(methods: list[Method], path: Path) -> Checkpoint:
             f"prepare_model.py --source mdl:{path}, then give that folder",
         )
     return checkpoint
-
-
-def pruning_of(method: Method) -> Callable[[MaskPass], object]:
-    """Return the function that writes the masks of a method. Only one with a pruned base needs the libraries of its
-    module."""
-    from sparseft.pruning.mask_generator import compute_masks
-
-    if not method.has_pruned_base:
-        return compute_masks
-    if method.pattern.units:
-        from sparseft.pruning.smaller import remove_units
-
-        return remove_units
-    from sparseft.pruning.updates import UPDATES
-
-    return UPDATES[method.algorithm]
 
 
 def methods_of(names: list[str], importance: str) -> list[Method]:

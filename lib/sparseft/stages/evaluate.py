@@ -207,11 +207,21 @@ class Inputs:
 
 
 def read(examples: Examples, is_searched: bool) -> Inputs:
-    """Read what the model is evaluated on, and search it for what the model has seen."""
+    """Read what the model is evaluated on, and search it for what the model has seen.
+
+    Raises InputError if a task is named twice, or if a probe has no metric."""
     from sparseft.evaluation.divergence import read_dense_windows
     from sparseft.models.checkpoints.checkpoint import Checkpoint
 
-    tasks = read_tasks(examples.task, examples.data_dir, examples.probes)
+    tasks: dict[str, TaskRows] = {}
+    for place in (f"{examples.task}:{examples.data_dir}", *examples.probes):
+        name, _, folder = place.partition(":")
+        task = find_task(Path(folder), name)
+        if name in tasks:
+            raise InputError(f"--probes {name}: the task is evaluated twice", "name each task once")
+        if tasks and task.headline is LOSS:
+            raise InputError(f"--probes {name}: the task has no metric but its loss", "name a task of lm-eval")
+        tasks[name] = task, *read_splits(Path(folder), task)
     task, rows, digests = tasks.pop(examples.task)
     # The few-shot examples come from the training rows.
     inputs = Inputs(task, rows, tasks, {"data": digests["validation"], "train": digests["train"]})
@@ -278,22 +288,6 @@ def measure(
     shares = {"overlap": inputs.shares.get(inputs.task.name), "perplexity_overlap": inputs.shares.get(TEXT)}
     content |= {name: share for name, share in shares.items() if share is not None}
     return content | (divergence_of(windows, scores) if windows and scores else {})
-
-
-def read_tasks(name: str, folder: Path, probes: tuple[str, ...]) -> dict[str, TaskRows]:
-    """Return the task and the probes by name.
-
-    Raises InputError if a task is named twice, or if a probe has no metric."""
-    tasks: dict[str, TaskRows] = {}
-    for place in (f"{name}:{folder}", *probes):
-        probe, _, data_dir = place.partition(":")
-        task = find_task(Path(data_dir), probe)
-        if probe in tasks:
-            raise InputError(f"--probes {probe}: the task is evaluated twice", "name each task once")
-        if tasks and task.headline is LOSS:
-            raise InputError(f"--probes {probe}: the task has no metric but its loss", "name a task of lm-eval")
-        tasks[probe] = task, *read_splits(Path(data_dir), task)
-    return tasks
 
 
 def load(

@@ -15,6 +15,7 @@ from sparseft.axes.grid import RUN_ID, Run
 from sparseft.common.command import Flags, Folder
 from sparseft.serving.manifest import ExportManifest
 from sparseft.serving.settings import LLAMA_CPP, QUANTIZED, Export
+from sparseft.stages.find_shares import effort  # noqa: F401
 from sparseft.storage.outputs import claim
 from sparseft.study.config import Config
 from sparseft.study.planning.needs import of_one_model
@@ -28,11 +29,6 @@ def settings(config: Config, wildcards: Any) -> dict:
     engines = [place for place in section.engines if is_quantised and place.startswith(LLAMA_CPP)]
     names = section.model_dump(include={"gguf", "converter", "license"}) | {"engines": engines}
     return {"run_id": RUN_ID.format(**vars(wildcards)), **names}
-
-
-def effort(config: Config, wildcards: Any) -> dict:
-    """Return the time limit of the converter."""
-    return {"limit_seconds": config.export.limit_seconds}
 
 
 # Raise it when the results change.

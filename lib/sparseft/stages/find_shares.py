@@ -33,7 +33,7 @@ def settings(config: Config, wildcards: Any) -> dict:
 
 
 def effort(config: Config, wildcards: Any) -> dict:
-    """Return the time limit of an engine with one model."""
+    """Return the time limit of an engine with one model, and of a converter."""
     return {"limit_seconds": config.export.limit_seconds}
 
 

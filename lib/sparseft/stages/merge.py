@@ -23,7 +23,7 @@ from sparseft.training.lora.merge_record import MergeRecord
 
 
 def settings(config: Config, wildcards: Any) -> dict:
-    """Return the run, whose mode decides what is merged."""
+    """Return the run, whose mode decides what is merged, and what must be zero."""
     return {"run_id": RUN_ID.format(**vars(wildcards))}
 
 

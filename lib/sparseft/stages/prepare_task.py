@@ -138,14 +138,13 @@ def check_overlap(task: Task, rows: SplitRows, *, is_trained_on: bool) -> float:
     if share:
         print(f"warning: {what}; the score says less about new examples", file=sys.stderr)
     # The words of a generated row are a template's, and those of a text are compared in windows already.
-    if not (task.generate or task.sequence_length):
-        near = [(row, other) for row, other in sorted(near_copies(task, rows).items()) if not found[row]]
-        if near:
-            row, other = near[0]
-            print(
-                f"warning: {task.name}: {len(near)} of {len(found)} validation examples are near copies of"
-                f" training rows: half of their words are there in the same order; the first is line"
-                f" {row + 1} of validation.jsonl, with line {other + 1} of train.jsonl",
-                file=sys.stderr,
-            )
+    copies = {} if task.generate or task.sequence_length else near_copies(task, rows)
+    if near := [(row, other) for row, other in sorted(copies.items()) if not found[row]]:
+        row, other = near[0]
+        print(
+            f"warning: {task.name}: {len(near)} of {len(found)} validation examples are near copies of"
+            f" training rows: half of their words are there in the same order; the first is line"
+            f" {row + 1} of validation.jsonl, with line {other + 1} of train.jsonl",
+            file=sys.stderr,
+        )
     return share

@@ -10,27 +10,21 @@ above 0, the report and the line on stderr say what was not checked.
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from sparseft.axes.grid import RUN_ID, Run
+from sparseft.axes.grid import Run
 from sparseft.axes.modes import get_mode
 from sparseft.common.command import Folder
 from sparseft.pruning.masks.validation_record import ValidationRecord
+from sparseft.stages.merge import settings  # noqa: F401
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import claim_record
 from sparseft.storage.record_file import write
-from sparseft.study.config import Config
 from sparseft.study.planning.needs import of_one_model
 from sparseft.training.lora.merge_record import check_model
-
-
-def settings(config: Config, wildcards: Any) -> dict:
-    """Return the run, whose mode decides what must be zero."""
-    return {"run_id": RUN_ID.format(**vars(wildcards))}
-
 
 # Raise it when the results change.
 VERSION = 1

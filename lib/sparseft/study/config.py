@@ -264,29 +264,26 @@ class Config(Section):
                 " or more": is_read and is_sampled and not self.divergence_windows,
             }
         )
+        of_task = [method for method in self.grid.methods if get_method(method).uses_task]
         for training in dict.fromkeys(["", *self.grid.trainings]):
             try:
-                self._check_recovery(self.training_of(name, training).recover_on)
+                first = self.training_of(name, training).recover_on
             except ValidationError as error:
                 place = f"grid.trainings.{training}, for {name}" if training else f"tasks.{name}.training"
                 raise ValueError(f"{place}: {first_fault(error)}") from None
+            refuse(
+                {
+                    f"training.recover_on {first}: name a task of kind text that is in grid.tasks": (
+                        first and (first not in self.grid.tasks or self.task_data(first).kind != "text")
+                    ),
+                    f"training.recover_on {first}: the masks of {of_task} differ from task to task; calibrate them"
+                    " on a text, METHOD_on_TEXT": first and of_task,
+                }
+            )
         # The default configuration has tasks that a study need not use.
         for mode in self.trained_modes if name in self.grid.tasks else []:
             self.check_trainings(name, partial(Training.check_processes, processes=self.resources.processes, mode=mode))
             self.check_trainings(name, partial(Training.check, mode=mode, projections=set(PROJECTIONS)))
-
-    def _check_recovery(self, text: str | None) -> None:
-        """Raise InputError if no run can be trained first on the task `text`."""
-        of_task = [name for name in self.grid.methods if get_method(name).uses_task]
-        refuse(
-            {
-                f"training.recover_on {text}: name a task of kind text that is in grid.tasks": (
-                    text and (text not in self.grid.tasks or self.task_data(text).kind != "text")
-                ),
-                f"training.recover_on {text}: the masks of {of_task} differ from task to task; calibrate them"
-                " on a text, METHOD_on_TEXT": text and of_task,
-            }
-        )
 
     def check_trainings(self, task: str, check: Callable[[Training], object]) -> None:
         """Call `check` with the schedule of each training of a task.

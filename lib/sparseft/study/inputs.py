@@ -138,8 +138,7 @@ def check_sources(config: Config) -> None:
 
 def _known_sizes(config: Config) -> dict[str, ModelSizes]:
     """Return the models of the study whose config.json is known, by name."""
-    known = {name: known_sizes(name, config.models) for name in config.grid.models}
-    return {name: sizes for name, sizes in known.items() if sizes}
+    return {name: sizes for name in config.grid.models if (sizes := known_sizes(name, config.models))}
 
 
 def _sources(config: Config, unprepared: dict[str, str]) -> list[tuple[str, str]]:
