@@ -87,8 +87,9 @@ def prune_layer(
         columns = weights[:, start:end].T.contiguous()
         errors = torch.empty_like(columns)
         if not group:
-            number = _share(count, end, cols) - _share(count, start, cols)
-            lowest = _lowest(_scores(columns, U.diagonal()).reshape(1, -1), number)
+            # How many of the pruned weights are in the columns before the block, and with it.
+            before, after = (round(Fraction(count * edge, cols)) for edge in (start, end))
+            lowest = _lowest(_scores(columns, U.diagonal()).reshape(1, -1), after - before)
             kept[:, start:end] = ~lowest.reshape(rows, -1)
         for column in range(end - start):
             if group and column % group == 0:
@@ -122,11 +123,6 @@ def _factor(factor: Tensor, damped: Tensor) -> Tensor | None:
     failed = torch.empty((), dtype=torch.int32, device=factor.device)
     torch.linalg.cholesky_ex(inverse(factor, damped), upper=True, out=(factor, failed))
     return None if failed else factor
-
-
-def _share(count: int, end: int, cols: int) -> int:
-    """Return how many of the `count` pruned weights of a layer are in its first `end` columns."""
-    return round(Fraction(count * end, cols))
 
 
 def _scores(columns: Tensor, diagonal: Tensor) -> Tensor:

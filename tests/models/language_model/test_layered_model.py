@@ -33,7 +33,7 @@ def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it
         held = {path for path, parameter in layered.model.named_parameters() if not parameter.is_meta}
         prefix, shapes = f"model.layers.{number}.", prunable_shapes(checkpoint)
         assert {path for path in held if ".layers." in path} == {path for path in whole if path.startswith(prefix)}
-        linears = layered.linears(number, shapes)
+        linears = layered.linears(number)
         assert linears.keys() == {layer for layer in shapes if layer.startswith(prefix)}
         assert all(linear.weight.shape == shapes[layer] for layer, linear in linears.items())
     layered.read_head()
