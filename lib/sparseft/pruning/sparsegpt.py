@@ -75,10 +75,14 @@ def prune_layer(
     damping: the first one, as a share of the mean of the Hessian's diagonal
     group: M of N:M. Each group of a row loses the same number. `block` and cols must be multiples of it.
 
-    Raises InputError as `inverse_factor` does."""
-    factor, damping = inverse_factor(layer, hessian, damping)
+    Raises InputError as `solve_damped` does."""
+    diagonal = hessian.diagonal().clone()
+    is_dead = diagonal == 0
+    if not is_dead.all():
+        diagonal[is_dead] = diagonal[~is_dead].mean()
+    factor, damping = solve_damped(layer, hessian, diagonal, diagonal.mean(), damping, _factor)
     rows, cols = weights.shape
-    weights = weights.masked_fill(hessian.diagonal() == 0, 0)
+    weights = weights.masked_fill(is_dead, 0)
     kept = torch.ones_like(weights, dtype=torch.bool)
     for start in range(0, cols, block):
         end = min(start + block, cols)
@@ -102,17 +106,6 @@ def prune_layer(
         weights[:, start:end] = columns.T
         weights[:, end:].addmm_(errors.T, factor[start:end, end:], alpha=-1)
     return NewWeights(weights.masked_fill_(~kept, 0), kept, damping)
-
-
-def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Return the upper triangle U with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping.
-
-    Raises InputError as `solve_damped` does."""
-    diagonal = hessian.diagonal().clone()
-    is_dead = diagonal == 0
-    if not is_dead.all():
-        diagonal[is_dead] = diagonal[~is_dead].mean()
-    return solve_damped(layer, hessian, diagonal, diagonal.mean(), damping, _factor)
 
 
 def _factor(factor: Tensor, damped: Tensor) -> Tensor | None:

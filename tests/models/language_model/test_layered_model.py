@@ -57,9 +57,6 @@ def test_states_are_on_a_gpu_if_they_take_at_most_an_eighth_of_what_its_job_can_
     assert place_of_states(torch.device(device), 100).type == kind
 
 
-CPU = torch.device("cpu")
-
-
 def results(model, tokenizer) -> list:
     records = []
     for name in ("hellaswag_mini", "gsm8k_mini"):
