@@ -35,7 +35,7 @@ from sparseft.models.language_model.batches import Example, collate
 from sparseft.models.language_model.hardware import limit_threads, peak_memory, use_repeatable_kernels
 from sparseft.models.language_model.loss import AnswerLoss
 from sparseft.models.language_model.weights import divide
-from sparseft.pruning.calibration import compute_statistic
+from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.training.lora.masked_lora import LoRALinear, attach
 from sparseft.training.settings import Training
 from torch import Tensor, nn
@@ -133,7 +133,8 @@ def own_step(case: str, model: nn.Module, tokens: int, device: torch.device) -> 
         MODELS.mkdir(exist_ok=True)
         written = tempfile.TemporaryDirectory(dir=MODELS)
         model.save_pretrained(written.name)
-        return lambda: compute_statistic(Checkpoint(Path(written.name)), examples, INPUT_NORMS)
+        # A new calibration each time, because one keeps its results.
+        return lambda: ExampleCalibration(lambda _: examples, {}).compute(Checkpoint(Path(written.name)), INPUT_NORMS)
     batch = collate(examples).to(device)
     loss = AnswerLoss(model)
     if case == EVALUATED:

@@ -22,8 +22,7 @@ from sparseft.models.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.models.language_model.batches import Example, collate, encode
 from sparseft.models.language_model.loss import AnswerLoss
 from sparseft.models.language_model.weights import memory_path
-from sparseft.pruning import calibration
-from sparseft.pruning.calibration import compute_statistic
+from sparseft.pruning.calibration import MULTIPLE
 from sparseft.pruning.calibration_examples import calibration_examples, choose_windows, text_examples
 from tiny_models import MODELS, SIZES, edited, save_tiny, stock
 from torch import Tensor
@@ -65,7 +64,7 @@ def test_the_bits_are_those_of_a_whole_backward(tmp_path, name, dtype, statistic
     for example in sorted(EXAMPLES, key=lambda example: -len(example.ids)):
         for weight in weights.values():
             weight.requires_grad_(True).grad = None
-        AnswerLoss(model)(collate([example], calibration.MULTIPLE)).mean().backward()
+        AnswerLoss(model)(collate([example], MULTIPLE)).mean().backward()
         for layer, weight in weights.items():
             totals[layer] += 0 if weight.grad is None else of(weight.grad)
     for layer, found in dict(ChainMap(*parts)).items():
@@ -95,7 +94,7 @@ def test_the_totals_of_two_decoder_layers_are_never_in_memory_at_once(tmp_path):
     ids=["norms", "stade"],
 )
 def test_a_statistic_of_inputs_is_that_of_the_captured_inputs(tiny, statistic, of):
-    values = compute_statistic(tiny, EXAMPLES, statistic)
+    values = CALIBRATION.compute(tiny, statistic)
     inputs = inputs_of(stock(tiny.folder), prunable_layers(tiny), EXAMPLES)
     assert list(values) == prunable_layers(tiny)
     for layer, found in values.items():
@@ -124,19 +123,19 @@ def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny)
     assert list(norms) == prunable_layers(tiny)
     for layer, norm in norms.items():
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
-    dense = compute_statistic(tiny, EXAMPLES, INPUT_NORMS)
+    dense = CALIBRATION.compute(tiny, INPUT_NORMS)
     changed = [layer for layer in norms if not np.allclose(norms[layer], dense[layer], rtol=1e-3)]
     assert changed == [layer for layer in norms if layer.startswith("model.layers.1.")]
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_an_expert_that_no_token_reaches_scores_zero(tiny_models, name):
-    checkpoint, pair = Checkpoint(tiny_models[name]), [Example([5, 6], 1)]
-    idle = {layer for layer, norm in compute_statistic(checkpoint, pair, INPUT_NORMS).items() if not norm.any()}
+    checkpoint, calibration = Checkpoint(tiny_models[name]), looking_at([Example([5, 6], 1)])
+    idle = {layer for layer, norm in calibration.compute(checkpoint, INPUT_NORMS).items() if not norm.any()}
     assert 0 < len(idle) < 24  # of 2 x 4 experts x 3
     assert all("experts" in layer for layer in idle)
     for statistic in {importance.statistic for importance in IMPORTANCES if importance.score}:
-        values = compute_statistic(checkpoint, pair, statistic)
+        values = calibration.compute(checkpoint, statistic)
         assert not any(values[layer].any() for layer in idle)
 
 
@@ -166,7 +165,7 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
         tensors["model.layers.1.input_layernorm.weight"][:] = float("nan")
     checkpoint = Checkpoint(tmp_path / "m")
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*gradient .*finite"):
-        compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
+        looking_at(EXAMPLES[:1]).compute(checkpoint, GRADIENT_MAGNITUDES)
     with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
         for weights, norms_of in CALIBRATION.in_sequence(checkpoint, INPUT_NORMS):
             for layer in weights:

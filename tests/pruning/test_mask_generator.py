@@ -14,7 +14,6 @@ from sparseft.axes.selection import units
 from sparseft.common.errors import InputError
 from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning import mask_generator
-from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.calibration_examples import calibration_examples
 from sparseft.pruning.mask_generator import random_source
 from sparseft.pruning.masks.mask_file import read_mask
@@ -147,7 +146,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, value, method):
 def test_masks_of_one_pass_follow_the_scores_of_their_importance(tiny, computed, importance, scope, score):
     method = get_method(f"unstructured_{importance}")
     examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
-    values = compute_statistic(tiny, examples, method.importance.statistic)
+    values = looking_at(examples).compute(tiny, method.importance.statistic)
     for percent, mask in computed(tiny, method.name, PERCENTS, sequential=False).items():
         for layer in mask.shape:
             weights = read_float32(tiny, f"{layer}.weight")

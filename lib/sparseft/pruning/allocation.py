@@ -98,33 +98,24 @@ def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) 
     sparsities).
 
     A part of n slots has the keys (k + 1/2) / n + shift for k = 0 ... n - 1. Equal keys are in the order of the parts.
-    The
-    slots are not listed: bisection finds the largest pruned key, exactly."""
+    The slots are not listed: bisection finds the largest pruned key, exactly."""
     # All keys are integers in units of 1 / scale.
     scale = math.lcm(*(2 * size for size in sizes), *(shift.denominator for shift in shifts))
     parts = [(size, int(shift * scale)) for size, shift in zip(sizes, shifts, strict=True)]
     pruned = []
     for percent in percents:
         count = round(Fraction(percent * sum(sizes), 100))
-        key = _largest_key(parts, count, scale)
+        key, high = 0, scale + max(shift for _, shift in parts)
+        while key < high:
+            middle = (key + high) // 2
+            if sum(_slots_up_to(middle, part, scale) for part in parts) >= count:
+                high = middle
+            else:
+                key = middle + 1
         below = [_slots_up_to(key - 1, part, scale) for part in parts]
         ties = np.array([_slots_up_to(key, part, scale) for part in parts], np.int64) - below
         pruned.append(below + ties * (np.cumsum(ties) <= count - sum(below)))
     return np.array(pruned).T
-
-
-def _largest_key(parts: list[tuple[int, int]], count: int, scale: int) -> int:
-    """Return the smallest key up to which there are at least `count` slots. `parts` and `scale` are those of
-    _slots_up_to."""
-    low = 0
-    high = scale + max(shift for _, shift in parts)
-    while low < high:
-        middle = (low + high) // 2
-        if sum(_slots_up_to(middle, part, scale) for part in parts) >= count:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 def _slots_up_to(key: int, part: tuple[int, int], scale: int) -> int:

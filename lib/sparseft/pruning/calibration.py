@@ -36,8 +36,7 @@ from sparseft.axes.importances import Statistic
 from sparseft.common.errors import InputError
 from sparseft.common.progress import show
 from sparseft.models.checkpoints.checkpoint import Checkpoint
-from sparseft.models.checkpoints.layers import prunable_layers
-from sparseft.models.language_model.batches import Batch, Example, collate
+from sparseft.models.language_model.batches import Example, collate
 from sparseft.models.language_model.hardware import choose_device
 from sparseft.models.language_model.layered_model import LayeredModel, Stream, entering
 from sparseft.models.language_model.loss import AnswerLoss
@@ -84,33 +83,79 @@ class ExampleCalibration:
             run_layer(stream, number, advance=True)
 
     def compute(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
-        """Return a statistic of the dense model by layer, fp32. It is computed once."""
+        """Return a statistic of the dense model by layer over all examples, fp32. It is computed once.
+
+        An expert that no token reaches has a total of zeros. Raises InputError if a value is not finite."""
         key = checkpoint.folder, statistic
         if key not in self._results:
-            self._results[key] = compute_statistic(checkpoint, self.examples_of(checkpoint), statistic)
+            values: dict[str, np.ndarray] = {}
+            if statistic.of_gradients:
+                for part in self.compute_gradients(checkpoint, statistic):
+                    values |= part
+            else:
+                with torch.no_grad():
+                    for stream, number, linears in decoder_layers(checkpoint, self.examples_of(checkpoint)):
+                        with _accumulated(statistic, linears) as values_of:
+                            run_layer(stream, number, advance=True)
+                        values |= {layer: values_of(layer).cpu().numpy() for layer in linears}
+            self._results[key] = values
         return self._results[key]
 
     def compute_gradients(self, checkpoint: Checkpoint, statistic: Statistic) -> Iterator[dict[str, np.ndarray]]:
-        """Yield a statistic of the dense model's gradients by layer, fp32, decoder layer by decoder layer, last one
-        first."""
-        return _of_gradients(checkpoint, self.examples_of(checkpoint), statistic)
+        """Yield a statistic of the gradients dL_i/dW of the dense model by layer, fp32, decoder layer by decoder layer,
+        from the last to the first.
 
+        Each example is a batch of its own, so that the gradients of two examples are never added before the statistic
+        sees them. The padding to MULTIPLE does not change the loss. The bits are those of a backward through the whole
+        model.
 
-def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic: Statistic) -> dict[str, np.ndarray]:
-    """Return a statistic of the dense model by layer over all examples, fp32.
-
-    An expert that no token reaches has a total of zeros. Raises InputError if a value is not finite."""
-    values: dict[str, np.ndarray] = {}
-    if statistic.of_gradients:
-        for part in _of_gradients(checkpoint, examples, statistic):
-            values |= part
-        return values
-    with torch.no_grad():
-        for stream, number, linears in decoder_layers(checkpoint, examples):
-            with _accumulated(statistic, linears) as values_of:
-                run_layer(stream, number, advance=True)
-            values |= {layer: values_of(layer).cpu().numpy() for layer in linears}
-    return values
+        A forward pass keeps what enters each decoder layer. Then one decoder layer at a time is computed again, with
+        its backward, on all examples. Memory is one decoder layer with its totals, one gradient, the weights outside
+        the decoder layers, the activations of one example in one decoder layer, and the kept inputs of all examples in
+        the machine's memory."""
+        layered = LayeredModel(checkpoint, choose_device(), widens_float16=True)
+        layered.model.requires_grad_(False)
+        layered.read_head()
+        # The longest example comes first, so that the heap does not grow later.
+        examples = sorted(self.examples_of(checkpoint), key=lambda example: -len(example.ids))
+        batches = [collate([example], MULTIPLE) for example in examples]
+        # With the gradients of the outputs.
+        stream = Stream(layered, [batch.ids[0] for batch in batches], copies=len(layered) + 1)
+        # What enters each decoder layer, by example.
+        inputs = [stream.states]
+        # What the loss says of the outputs of a decoder layer, and then of its inputs, by example.
+        gradients: list[Tensor | None] = [None] * len(batches)
+        forward, backward = range(len(layered) - 1), reversed(range(len(layered)))
+        order = [*forward, *backward]
+        for step, number in enumerate(show(layered.layers(order), "gradients", len(order))):
+            if step in forward:
+                stream.states = list(inputs[number])
+                with torch.no_grad():
+                    run_layer(stream, number, advance=True)
+                inputs.append(stream.states)
+                continue
+            stream.states = inputs.pop()
+            linears = layered.linears(number)
+            totals = {layer: _zeros(statistic, linear.weight) for layer, linear in linears.items()}
+            for layer, linear in linears.items():
+                linear.weight.requires_grad_(True)
+                linear.weight.register_post_accumulate_grad_hook(partial(_add_and_free, statistic, totals, layer))
+            for example, batch in enumerate(batches):
+                # The embeddings need no gradient.
+                states = stream.states[example].detach().requires_grad_(number > 0)
+                stream.states[example] = states
+                gradient = gradients[example]
+                if gradient is None:
+                    # After the last decoder layer comes the loss of the example.
+                    with entering(layered.model, number, states[None].to(layered.device)):
+                        AnswerLoss(layered.model)(batch.to(layered.device)).mean().backward()
+                else:
+                    stream.outputs(number, [example]).backward(gradient.to(layered.device))
+                gradients[example] = states.grad
+            # The totals are popped, because those of two decoder layers must not be in memory at once.
+            yield {
+                layer: _finished(layer, statistic, totals.pop(layer), len(batches)).cpu().numpy() for layer in linears
+            }
 
 
 def decoder_layers(
@@ -118,10 +163,9 @@ def decoder_layers(
 ) -> Iterator[tuple[Stream, int, dict[str, nn.Linear]]]:
     """Yield what enters each decoder layer of a model, its number, and its prunable layers by name."""
     layered = LayeredModel(checkpoint, choose_device(), widens_float16=True)
-    prunable = prunable_layers(checkpoint)
     stream = Stream(layered, [torch.tensor(example.ids) for example in examples])
     for number in show(layered.layers(range(len(layered))), "decoder layer", len(layered)):
-        yield stream, number, layered.linears(number, prunable)
+        yield stream, number, layered.linears(number)
 
 
 @contextmanager
@@ -142,68 +186,6 @@ def _accumulated(statistic: Statistic, linears: dict[str, nn.Linear]) -> Iterato
     yield lambda layer: _finished(layer, statistic, totals.pop(layer), tokens[layer])
     for hook in hooks:
         hook.remove()
-
-
-def _of_gradients(
-    checkpoint: Checkpoint, examples: list[Example], statistic: Statistic
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a statistic of the gradients dL_i/dW by layer, fp32, decoder layer by decoder layer, from the last to the
-    first.
-
-    Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees
-    them. The padding to MULTIPLE does not change the loss. The bits are those of a backward through the whole model.
-
-    A forward pass keeps what enters each decoder layer. Then one decoder layer at a time is computed again, with its
-    backward, on all examples. Memory is one decoder layer with its totals, one gradient, the weights outside the
-    decoder layers, the activations of one example in one decoder layer, and the kept inputs of all examples in the
-    machine's memory."""
-    layered = LayeredModel(checkpoint, choose_device(), widens_float16=True)
-    layered.model.requires_grad_(False)
-    layered.read_head()
-    prunable = prunable_layers(checkpoint)
-    # The longest example comes first, so that the heap does not grow later.
-    batches = [collate([example], MULTIPLE) for example in sorted(examples, key=lambda example: -len(example.ids))]
-    # With the gradients of the outputs.
-    stream = Stream(layered, [batch.ids[0] for batch in batches], copies=len(layered) + 1)
-    # What enters each decoder layer, by example.
-    inputs = [stream.states]
-    # What the loss says of the outputs of a decoder layer, and then of its inputs, by example.
-    gradients: list[Tensor | None] = [None] * len(batches)
-    forward, backward = range(len(layered) - 1), reversed(range(len(layered)))
-    order = [*forward, *backward]
-    for step, number in enumerate(show(layered.layers(order), "gradients", len(order))):
-        if step in forward:
-            stream.states = list(inputs[number])
-            with torch.no_grad():
-                run_layer(stream, number, advance=True)
-            inputs.append(stream.states)
-            continue
-        stream.states = inputs.pop()
-        linears = layered.linears(number, prunable)
-        totals = {layer: _zeros(statistic, linear.weight) for layer, linear in linears.items()}
-        for layer, linear in linears.items():
-            linear.weight.requires_grad_(True)
-            linear.weight.register_post_accumulate_grad_hook(partial(_add_and_free, statistic, totals, layer))
-        for example, batch in enumerate(batches):
-            gradients[example] = _backward(layered, stream, number, example, batch, gradients[example])
-        # The totals are popped, because those of two decoder layers must not be in memory at once.
-        yield {layer: _finished(layer, statistic, totals.pop(layer), len(batches)).cpu().numpy() for layer in linears}
-
-
-def _backward(
-    layered: LayeredModel, stream: Stream, number: int, example: int, batch: Batch, gradient: Tensor | None
-) -> Tensor | None:
-    """Compute decoder layer `number` and its backward on one example. Return the gradient of its inputs, (tokens, H).
-
-    `gradient` is that of its outputs. It is None of the last decoder layer, after which comes the loss of the example's
-    batch. The embeddings need no gradient."""
-    states = stream.states[example] = stream.states[example].detach().requires_grad_(number > 0)
-    if gradient is None:
-        with entering(layered.model, number, states[None].to(layered.device)):
-            AnswerLoss(layered.model)(batch.to(layered.device)).mean().backward()
-    else:
-        stream.outputs(number, [example]).backward(gradient.to(layered.device))
-    return states.grad
 
 
 def _add_and_free(statistic: Statistic, totals: dict[str, Tensor], layer: str, weight: Tensor) -> None:

@@ -75,10 +75,14 @@ def prune_layer(
     damping: the first one, as a share of the mean of the Hessian's diagonal
     group: M of N:M. Each group of a row loses the same number. `block` and cols must be multiples of it.
 
-    Raises InputError as `inverse_factor` does."""
-    factor, damping = inverse_factor(layer, hessian, damping)
+    Raises InputError as `solve_damped` does."""
+    diagonal = hessian.diagonal().clone()
+    is_dead = diagonal == 0
+    if not is_dead.all():
+        diagonal[is_dead] = diagonal[~is_dead].mean()
+    factor, damping = solve_damped(layer, hessian, diagonal, diagonal.mean(), damping, _factor)
     rows, cols = weights.shape
-    weights = weights.masked_fill(hessian.diagonal() == 0, 0)
+    weights = weights.masked_fill(is_dead, 0)
     kept = torch.ones_like(weights, dtype=torch.bool)
     for start in range(0, cols, block):
         end = min(start + block, cols)
@@ -87,8 +91,9 @@ def prune_layer(
         columns = weights[:, start:end].T.contiguous()
         errors = torch.empty_like(columns)
         if not group:
-            number = _share(count, end, cols) - _share(count, start, cols)
-            lowest = _lowest(_scores(columns, U.diagonal()).reshape(1, -1), number)
+            # How many of the pruned weights are in the columns before the block, and with it.
+            before, after = (round(Fraction(count * edge, cols)) for edge in (start, end))
+            lowest = _lowest(_scores(columns, U.diagonal()).reshape(1, -1), after - before)
             kept[:, start:end] = ~lowest.reshape(rows, -1)
         for column in range(end - start):
             if group and column % group == 0:
@@ -103,17 +108,6 @@ def prune_layer(
     return NewWeights(weights.masked_fill_(~kept, 0), kept, damping)
 
 
-def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Return the upper triangle U with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping.
-
-    Raises InputError as `solve_damped` does."""
-    diagonal = hessian.diagonal().clone()
-    is_dead = diagonal == 0
-    if not is_dead.all():
-        diagonal[is_dead] = diagonal[~is_dead].mean()
-    return solve_damped(layer, hessian, diagonal, diagonal.mean(), damping, _factor)
-
-
 def _factor(factor: Tensor, damped: Tensor) -> Tensor | None:
     """Return the upper triangle U with U^T U = damped^-1, in the place of the lower triangle of `damped`. None if the
     factorisation fails.
@@ -122,11 +116,6 @@ def _factor(factor: Tensor, damped: Tensor) -> Tensor | None:
     failed = torch.empty((), dtype=torch.int32, device=factor.device)
     torch.linalg.cholesky_ex(inverse(factor, damped), upper=True, out=(factor, failed))
     return None if failed else factor
-
-
-def _share(count: int, end: int, cols: int) -> int:
-    """Return how many of the `count` pruned weights of a layer are in its first `end` columns."""
-    return round(Fraction(count * end, cols))
 
 
 def _scores(columns: Tensor, diagonal: Tensor) -> Tensor:

@@ -155,11 +155,9 @@ def _routed(block: nn.Module, values: Callable[[Routed], Tensor], parts: list[Te
     # transformers calls the router `gate` in every class.
     hooks = [block.gate.register_forward_hook(note_router), block.register_forward_hook(finish)]
     hooks += [expert.register_forward_hook(note_norms) for expert in block.experts]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def _mean_loss(layered: LayeredModel, states: list[Tensor], examples: list[Example]) -> float:

@@ -87,15 +87,6 @@ def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_pat
         assert all(end <= begin + 0.02 for (_, end), (begin, _) in pairwise(mine))
 
 
-@pytest.mark.process
-@pytest.mark.long
-def test_jobs_that_share_a_device_run_at_once(tmp_path):
-    jobs = [started(1, 2, tmp_path, 1.5) for _ in range(4)]
-    begins, ends, devices = zip(*(job.communicate(timeout=60)[0].split() for job in jobs), strict=True)
-    assert max(map(float, begins)) < min(map(float, ends))
-    assert sorted(devices) == ["GPU-aa", "GPU-aa", "GPU-bb", "GPU-bb"]
-
-
 @pytest.mark.parametrize(("shares", "fit"), [
     ((2, 2), True), ((2, 2, 2), False), ((2, 1), False), ((2, 3), True), ((2, 3, 3), False), ((2, 4, 4), True),
 ])  # fmt: skip

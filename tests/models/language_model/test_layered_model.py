@@ -33,7 +33,7 @@ def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it
         held = {path for path, parameter in layered.model.named_parameters() if not parameter.is_meta}
         prefix, shapes = f"model.layers.{number}.", prunable_shapes(checkpoint)
         assert {path for path in held if ".layers." in path} == {path for path in whole if path.startswith(prefix)}
-        linears = layered.linears(number, shapes)
+        linears = layered.linears(number)
         assert linears.keys() == {layer for layer in shapes if layer.startswith(prefix)}
         assert all(linear.weight.shape == shapes[layer] for layer, linear in linears.items())
     layered.read_head()
@@ -55,9 +55,6 @@ def test_states_are_on_a_gpu_if_they_take_at_most_an_eighth_of_what_its_job_can_
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2 * (800 + 600_000_000)))
     monkeypatch.setenv("SPARSEFT_JOBS_PER_GPU", str(jobs))
     assert place_of_states(torch.device(device), 100).type == kind
-
-
-CPU = torch.device("cpu")
 
 
 def results(model, tokenizer) -> list:

@@ -16,7 +16,7 @@ from sparseft.models.checkpoints.checkpoint import Checkpoint
 from sparseft.models.checkpoints.layers import ROTARY_BUFFER, decoder_layer_of
 from sparseft.models.language_model.hardware import gpu_share
 from sparseft.models.language_model.model import computed_by, empty_model
-from sparseft.models.language_model.weights import map_weight, memory_path, unfuse_experts
+from sparseft.models.language_model.weights import layer_paths, map_weight, memory_path, unfuse_experts
 
 _LAYERS = "model.layers."
 
@@ -58,9 +58,9 @@ class LayeredModel:
         self.model.tie_weights()
         self._read(name for name in self.checkpoint.tensors if not name.startswith("model."))
 
-    def linears(self, number: int, layers: Iterable[str]) -> dict[str, nn.Linear]:
-        """Return the modules of those prunable `layers` that are in a decoder layer, by their names on disk."""
-        paths = {layer: memory_path(self.checkpoint.architecture, layer) for layer in layers}
+    def linears(self, number: int) -> dict[str, nn.Linear]:
+        """Return the modules of the prunable layers in a decoder layer, by their names on disk."""
+        paths = layer_paths(self.checkpoint)
         return {key: self.model.get_submodule(path) for key, path in paths.items() if decoder_layer_of(key) == number}
 
     def _read(self, names: Iterable[str]) -> None:
