@@ -1,4 +1,4 @@
-"""Read and write .mdl files: round trips, and damaged or hostile ones."""
+"""Read and write .mdl files: round trips, files that cerebras-pytorch wrote, and damaged or hostile ones."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,8 @@ from sparseft.common.errors import InputError
 from sparseft.models.checkpoints.mdl import MdlFile, mdl_writer
 
 pytestmark = pytest.mark.process
+CSTORCH = Path(__file__).parents[4] / "shared/fixtures/cstorch"
+needs_fixtures = pytest.mark.skipif(not CSTORCH.exists(), reason="needs the developers' folder ../shared")
 VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
 
 
@@ -54,6 +56,16 @@ def test_a_file_whose_writing_failed_is_absent(tmp_path):
         writer.create("w", "BF16", VALUES.shape)
         raise RuntimeError("half way")
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_fixtures
+def test_files_of_cerebras_pytorch_are_read():
+    number = {path.name: len(MdlFile(path).tensors) for path in sorted(CSTORCH.glob("*.mdl"))}
+    assert number == {"lora_step10.mdl": 184, "nested_bf16.mdl": 25, "nested_fp32.mdl": 25, "tied.mdl": 9}
+    tied = MdlFile(CSTORCH / "tied.mdl")
+    assert tied.tensors["model.lm_head.weight"] == tied.tensors["model.model.embed_tokens.weight"]
+    assert tied.read(tied.tensors["model.a.b.c/d"]).shape == (2,)
+    assert tied.leaves["model.set.1"]["scalar_value"] == 2
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
