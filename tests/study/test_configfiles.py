@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from project import ROOT
 from sparseft.common.errors import InputError
+from sparseft.study import yaml_file
 from sparseft.study.configfiles import read_configuration, written
-from sparseft.study.yaml_file import check_command, read_sections
+from sparseft.study.yaml_file import check_command, parsed, read_sections
 
 STUDIES = {
     "set schedule": "training: {steps: 3, lora_targets: [q_proj, v_proj]}\ntasks: {boolq_mini: {training: {steps: 5}}}",
@@ -57,6 +58,10 @@ def test_the_written_configuration_gives_the_same_study(write, name):
         ("grid:\n\tseeds: [1]", "line 2: found character '\\t' that cannot start any token"),
         ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("- a list", "holds no sections"),
+        (
+            "x0: &x0 [a, a]\n" + "".join(f"x{n}: &x{n} [{10 * f'*x{n - 1}, '}]\n" for n in range(1, 9)),
+            "line 5: an alias stands in what it names, or makes 100,000 values of them",
+        ),
     ],
 )
 def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
@@ -64,6 +69,12 @@ def test_what_yaml_would_read_as_something_else_is_refused(write, text, line):
         read_sections(write(text))
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "study.yaml").write_bytes("# caf\xe9".encode("latin-1"))
+    with pytest.raises(InputError, match="study.yaml: not UTF-8 text; .*save the file as UTF-8"):
+        read_configuration([tmp_path / "study.yaml"])
 
 
 def test_values_of_the_command_lie_over_the_files(write):
@@ -93,3 +104,8 @@ def test_every_mistake_is_in_one_line(write):
     assert places == ["grid.methods.1", "grid.sparsitys", "training.batch_size", "cerebras.csx_micro_batch_size"]
     with pytest.raises(InputError, match=r"grid.models asks for 'llama', .*; also: grid.tasks asks for 'none'"):
         read_configuration([write("grid: {models: [llama], tasks: [none]}")])
+
+
+def test_any_number_of_values_is_read_if_no_alias_makes_them(monkeypatch):
+    monkeypatch.setattr(yaml_file, "MOST", 5)
+    assert parsed("{a: [1, 2, 3, 4, 5, 6], b: &b [7], c: *b}", "study") == {"a": [1, 2, 3, 4, 5, 6], "b": [7], "c": [7]}

@@ -8,10 +8,33 @@ import yaml
 from sparseft.common.errors import InputError, one_line
 from sparseft.storage.reading import read_text
 
+# The aliases of a file stand for fewer values.
+MOST = 100_000
+
 
 class _Loader(yaml.SafeLoader):
     """Refuse what YAML would read as something else than you do: the first of two equal keys, and 010, which it reads
-    as 8."""
+    as 8.
+
+    It also refuses what has no end, because an alias stands inside of what it names, or hardly one, because aliases of
+    aliases do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[yaml.Node, int] = {}
+        self._size = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """Return a node, and count the values in it. What an alias names must have ended, or it has no size yet."""
+        before, is_alias = self._size, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self._size += self._sizes.get(node, MOST) if is_alias else 1
+        self._sizes[node] = self._size - before
+        # Each node counts once as itself.
+        if self._size - len(self._sizes) >= MOST:
+            what = f"an alias stands in what it names, or makes {MOST:,} values of them"
+            raise yaml.composer.ComposerError(None, None, what, node.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Return a mapping, whose keys must differ."""
