@@ -142,7 +142,7 @@ rule measure_throughput:
         settings=settings_of(measure_throughput),
         version=version_of(measure_throughput),
         data_dir=folder_of_rows,
-        gpus=STUDY.resources.gpus,  # Another device measures again.,
+        gpus=STUDY.resources.gpus,  # Another device measures again.
     shell:
         f"{PYTHON} {SCRIPTS}/measure_throughput.py"
         " --model_path {input.model_path:q} --mask_path {input.mask_path:q} --data_dir {params.data_dir:q}"
