@@ -61,7 +61,7 @@ rule check_engines:
         version=version_of(check_engines),
         effort=effort_of(check_engines),
         data_dir=folder_of_rows,
-        gpus=STUDY.resources.gpus,  # Another device measures again.,
+        gpus=STUDY.resources.gpus,  # Another device measures again.
     shell:
         f"{PYTHON} {SCRIPTS}/check_engines.py"
         " --export_dir {input.export_dir:q} --model_path {input.model_path:q} --data_dir {params.data_dir:q}"

@@ -78,7 +78,7 @@ checkpoint find_shares:
         settings=settings_of(find_shares),
         version=version_of(find_shares),
         effort=effort_of(find_shares),
-        gpus=STUDY.resources.gpus,  # Another device measures again.,
+        gpus=STUDY.resources.gpus,  # Another device measures again.
     shell:
         f"{PYTHON} {SCRIPTS}/find_shares.py"
         " --model_path {input.model_path:q} --output {output:q} {params.settings} {params.effort}"
@@ -113,7 +113,7 @@ rule ship_model:
         effort=effort_of(ship_stage),
         optional=lambda w, input: flags(held_out=input.held_out),
         chosen=lambda w, output: Path(output.chosen).parent,
-        gpus=STUDY.resources.gpus,  # Another device measures again.,
+        gpus=STUDY.resources.gpus,  # Another device measures again.
     shell:
         f"{PYTHON} {SCRIPTS}/ship.py"
         " --models {input.models:q} --divergence {input.divergence:q} {params.optional}"
